@@ -1,0 +1,101 @@
+-- One row for each step that waits, or waited, for an event.
+-- A subscription is free when external_token is null or external_token_expiry is not after :now.
+
+-- name: create_event_subscriptions_table()#
+-- The table and indexes of the reference (wfe-sqlite 1.11.4), and one that returns the live rows of a name and key in
+-- the order of the queries.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS event_subscriptions (
+    id TEXT PRIMARY KEY,
+    workflow_id TEXT NOT NULL,
+    step_id INTEGER NOT NULL,
+    execution_pointer_id TEXT NOT NULL,
+    event_name TEXT NOT NULL,
+    event_key TEXT NOT NULL,
+    subscribe_as_of TEXT NOT NULL,
+    subscription_data TEXT,
+    external_token TEXT,
+    external_worker_id TEXT,
+    external_token_expiry TEXT,
+    terminated INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS idx_event_subscriptions_name_key ON event_subscriptions (event_name, event_key);
+CREATE INDEX IF NOT EXISTS idx_event_subscriptions_workflow_id ON event_subscriptions (workflow_id);
+CREATE INDEX IF NOT EXISTS idx_event_subscriptions_live
+ON event_subscriptions (event_name, event_key, subscribe_as_of, id)
+WHERE terminated = 0;
+
+-- name: create_event_subscription(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry)!
+-- Inserts a subscription.
+-- used by: create_event_subscription, persist_workflow_with_subscriptions
+-- index: none
+INSERT INTO event_subscriptions (
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+    external_token, external_worker_id, external_token_expiry
+)
+VALUES (
+    :id, :workflow_id, :step_id, :execution_pointer_id, :event_name, :event_key, :subscribe_as_of,
+    :subscription_data, :external_token, :external_worker_id, :external_token_expiry
+);
+
+-- name: get_subscriptions(event_name, event_key, as_of)
+-- The live subscriptions of one name and key made up to :as_of, the oldest first.
+-- used by: get_subscriptions
+-- index: idx_event_subscriptions_live
+SELECT
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+    external_token, external_worker_id, external_token_expiry
+FROM event_subscriptions
+WHERE event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
+ORDER BY subscribe_as_of, id;
+
+-- name: get_subscription(id)^
+-- One subscription by id, terminated or not.
+-- used by: get_subscription, set_subscription_token, clear_subscription_token
+-- index: sqlite_autoindex_event_subscriptions_1
+SELECT
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+    external_token, external_worker_id, external_token_expiry
+FROM event_subscriptions
+WHERE id = :id;
+
+-- name: get_first_open_subscription(event_name, event_key, as_of, now)^
+-- The oldest live subscription of one name and key that nobody holds at :now.
+-- used by: get_first_open_subscription
+-- index: idx_event_subscriptions_live
+SELECT
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+    external_token, external_worker_id, external_token_expiry
+FROM event_subscriptions
+WHERE
+    event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
+    AND (external_token IS NULL OR external_token_expiry <= :now)
+ORDER BY subscribe_as_of, id
+LIMIT 1;
+
+-- name: set_subscription_token(id, token, worker_id, expiry, now)!
+-- Takes a live subscription that is free at :now, or renews the same token; changes no row when another holds it.
+-- used by: set_subscription_token
+-- index: sqlite_autoindex_event_subscriptions_1
+UPDATE event_subscriptions
+SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = :expiry
+WHERE
+    id = :id AND terminated = 0
+    AND (external_token IS NULL OR external_token = :token OR external_token_expiry <= :now);
+
+-- name: clear_subscription_token(id, token)!
+-- Frees a subscription; changes no row when it does not hold this token.
+-- used by: clear_subscription_token
+-- index: sqlite_autoindex_event_subscriptions_1
+UPDATE event_subscriptions
+SET external_token = NULL, external_worker_id = NULL, external_token_expiry = NULL
+WHERE id = :id AND external_token = :token;
+
+-- name: terminate_subscription(id)!
+-- Ends a subscription; the row stays.
+-- used by: terminate_subscription
+-- index: sqlite_autoindex_event_subscriptions_1
+UPDATE event_subscriptions
+SET terminated = 1
+WHERE id = :id;

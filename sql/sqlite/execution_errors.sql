@@ -1,0 +1,40 @@
+-- One row for each error of a step, in the order in which they were stored.
+
+-- name: create_execution_errors_table()#
+-- The table of the reference (wfe-sqlite 1.11.4), and an index for the errors of one workflow.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS execution_errors (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    error_time TEXT NOT NULL,
+    workflow_id TEXT NOT NULL,
+    execution_pointer_id TEXT NOT NULL,
+    message TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors (workflow_id);
+
+-- name: persist_errors(error_time, workflow_id, execution_pointer_id, message)*!
+-- Inserts errors.
+-- used by: persist_errors
+-- index: none
+INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
+VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
+
+-- name: get_execution_errors(row_limit)
+-- Errors of all workflows, the first stored first; a null :row_limit is no limit.
+-- used by: get_execution_errors
+-- scan: all rows are asked for, in the order of the table
+SELECT error_time, workflow_id, execution_pointer_id, message, id
+FROM execution_errors
+ORDER BY id
+LIMIT coalesce(:row_limit, -1);
+
+-- name: get_execution_errors_of_workflow(workflow_id, row_limit)
+-- Errors of one workflow, the first stored first; a null :row_limit is no limit.
+-- used by: get_execution_errors
+-- index: idx_execution_errors_workflow_id
+SELECT error_time, workflow_id, execution_pointer_id, message, id
+FROM execution_errors
+WHERE workflow_id = :workflow_id
+ORDER BY id
+LIMIT coalesce(:row_limit, -1);

@@ -1,0 +1,105 @@
+-- One row for each step of a workflow. The order of a workflow's pointers is the order of their rowids, here as in the
+-- reference: rows are inserted in list order, and idx_execution_pointers_workflow_id returns equal keys by rowid.
+
+-- name: create_execution_pointers_table()#
+-- The table and index of the reference (wfe-sqlite 1.11.4).
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS execution_pointers (
+    id TEXT PRIMARY KEY,
+    workflow_id TEXT NOT NULL,
+    step_id INTEGER NOT NULL,
+    active INTEGER NOT NULL DEFAULT 1,
+    status TEXT NOT NULL,
+    sleep_until TEXT,
+    persistence_data TEXT,
+    start_time TEXT,
+    end_time TEXT,
+    event_name TEXT,
+    event_key TEXT,
+    event_published INTEGER NOT NULL DEFAULT 0,
+    event_data TEXT,
+    step_name TEXT,
+    retry_count INTEGER NOT NULL DEFAULT 0,
+    children TEXT NOT NULL DEFAULT '[]',
+    context_item TEXT,
+    predecessor_id TEXT,
+    outcome TEXT,
+    scope TEXT NOT NULL DEFAULT '[]',
+    extension_attributes TEXT NOT NULL DEFAULT '{}',
+    FOREIGN KEY (workflow_id) REFERENCES workflows (id) ON DELETE CASCADE
+);
+CREATE INDEX IF NOT EXISTS idx_execution_pointers_workflow_id ON execution_pointers (workflow_id);
+
+-- name: insert_execution_pointers(id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
+-- Inserts pointers in list order.
+-- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions
+-- index: none
+INSERT INTO execution_pointers (
+    id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+    event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
+    scope, extension_attributes
+)
+VALUES (
+    :id, :workflow_id, :step_id, :active, :status, :sleep_until, :persistence_data, :start_time, :end_time,
+    :event_name, :event_key, :event_published, :event_data, :step_name, :retry_count, :children, :context_item,
+    :predecessor_id, :outcome, :scope, :extension_attributes
+);
+
+-- name: delete_execution_pointers(workflow_id)!
+-- Removes all pointers of a workflow, before its new ones are inserted.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: idx_execution_pointers_workflow_id
+DELETE FROM execution_pointers
+WHERE workflow_id = :workflow_id;
+
+-- name: get_execution_pointers(workflow_id)
+-- The pointers of one workflow in list order.
+-- used by: get_workflow_instance
+-- index: idx_execution_pointers_workflow_id
+SELECT
+    id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key,
+    event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope,
+    extension_attributes, workflow_id
+FROM execution_pointers
+WHERE workflow_id = :workflow_id
+ORDER BY rowid;
+
+-- name: get_execution_pointers_by_name(name)
+-- The pointers of the workflow with this name in list order.
+-- used by: get_workflow_instance_by_name
+-- index: sqlite_autoindex_workflows_2, idx_execution_pointers_workflow_id
+SELECT
+    id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key,
+    event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope,
+    extension_attributes, workflow_id
+FROM execution_pointers
+WHERE
+    workflow_id = (
+        SELECT workflows.id
+        FROM workflows
+        WHERE workflows.name = :name
+    )
+ORDER BY rowid;
+
+-- name: get_execution_pointers_of_instances(ids)
+-- The pointers of the workflows whose ids are in :ids, a JSON array; those of one workflow come in list order.
+-- used by: get_workflow_instances
+-- index: idx_execution_pointers_workflow_id
+SELECT
+    id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key,
+    event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope,
+    extension_attributes, workflow_id
+FROM execution_pointers
+WHERE workflow_id IN (SELECT value FROM json_each(:ids))
+ORDER BY workflow_id, rowid;
+
+-- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
+-- One of the pointers in :ids, a JSON array, that belongs to another workflow than :workflow_id: says why an insert failed.
+-- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions
+-- index: sqlite_autoindex_execution_pointers_1
+SELECT id, workflow_id
+FROM execution_pointers
+WHERE id IN (SELECT value FROM json_each(:ids)) AND workflow_id <> :workflow_id
+ORDER BY id
+LIMIT 1;

@@ -1,0 +1,97 @@
+-- One row for each command that is due at a time (execute_time, epoch milliseconds), at most one for a name and data.
+-- A claim is a fresh token, the worker that took it, and when it expires; a command is free when claim_token is null or
+-- claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's table.
+
+-- name: create_scheduled_commands_table()#
+-- The table and index of the reference (wfe-sqlite 1.11.4), and the columns of add_scheduled_commands_claim.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS scheduled_commands (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    command_name TEXT NOT NULL,
+    data TEXT NOT NULL,
+    execute_time INTEGER NOT NULL,
+    claim_token TEXT,
+    claim_worker_id TEXT,
+    claim_expires_at TEXT,
+    rescheduled_time INTEGER,
+    UNIQUE (command_name, data)
+);
+CREATE INDEX IF NOT EXISTS idx_scheduled_commands_execute_time ON scheduled_commands (execute_time);
+
+-- name: add_scheduled_commands_claim()#
+-- Adds what a table written by the reference lacks.
+-- used by: ensure_store_exists
+-- index: none
+ALTER TABLE scheduled_commands ADD COLUMN claim_token TEXT;
+ALTER TABLE scheduled_commands ADD COLUMN claim_worker_id TEXT;
+ALTER TABLE scheduled_commands ADD COLUMN claim_expires_at TEXT;
+ALTER TABLE scheduled_commands ADD COLUMN rescheduled_time INTEGER;
+
+-- name: schedule_command(command_name, data, execute_time)!
+-- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
+-- rescheduled_time, so that the completion of the claim does not lose it.
+-- used by: schedule_command
+-- index: none
+INSERT INTO scheduled_commands (command_name, data, execute_time)
+VALUES (:command_name, :data, :execute_time)
+ON CONFLICT (command_name, data) DO UPDATE SET
+    execute_time = CASE
+        WHEN claim_token IS NULL THEN min(execute_time, excluded.execute_time)
+        ELSE execute_time
+    END,
+    rescheduled_time = CASE
+        WHEN claim_token IS NULL THEN NULL
+        ELSE min(coalesce(rescheduled_time, excluded.execute_time), excluded.execute_time)
+    END;
+
+-- name: claim_commands(as_of, now, after_time, after_id, token, worker_id, expires_at, row_limit)
+-- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
+-- used by: process_commands
+-- index: idx_scheduled_commands_execute_time, INTEGER PRIMARY KEY
+UPDATE scheduled_commands
+SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
+WHERE
+    id IN (
+        SELECT id
+        FROM scheduled_commands
+        WHERE
+            execute_time <= :as_of AND (execute_time, id) > (:after_time, :after_id)
+            AND (claim_token IS NULL OR claim_expires_at <= :now)
+        ORDER BY execute_time, id
+        LIMIT :row_limit
+    )
+RETURNING id, command_name, data, execute_time;
+
+-- name: reschedule_command(id, token)!
+-- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
+-- used by: process_commands
+-- index: INTEGER PRIMARY KEY
+UPDATE scheduled_commands
+SET
+    execute_time = rescheduled_time,
+    rescheduled_time = NULL,
+    claim_token = NULL,
+    claim_worker_id = NULL,
+    claim_expires_at = NULL
+WHERE id = :id AND claim_token = :token AND rescheduled_time IS NOT NULL;
+
+-- name: complete_command(id, token)!
+-- Deletes a command that is done, if the claim still holds it.
+-- used by: process_commands
+-- index: INTEGER PRIMARY KEY
+DELETE FROM scheduled_commands
+WHERE id = :id AND claim_token = :token;
+
+-- name: release_command(id, token)!
+-- Ends the claim of a command that was not done: it is due again.
+-- used by: process_commands
+-- index: INTEGER PRIMARY KEY
+UPDATE scheduled_commands
+SET
+    execute_time = min(execute_time, coalesce(rescheduled_time, execute_time)),
+    rescheduled_time = NULL,
+    claim_token = NULL,
+    claim_worker_id = NULL,
+    claim_expires_at = NULL
+WHERE id = :id AND claim_token = :token;

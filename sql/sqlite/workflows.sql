@@ -1,0 +1,96 @@
+-- One row for each workflow instance. Times are RFC 3339 text in UTC, JSON is text, next_execution is epoch milliseconds.
+
+-- name: create_workflows_table()#
+-- The table and indexes of the reference (wfe-sqlite 1.11.4), and one partial index for the poll: it holds only what
+-- can be polled, so a million finished workflows cost it nothing.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS workflows (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    root_workflow_id TEXT,
+    definition_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    description TEXT,
+    reference TEXT,
+    status TEXT NOT NULL,
+    data TEXT NOT NULL,
+    next_execution INTEGER,
+    create_time TEXT NOT NULL,
+    complete_time TEXT
+);
+CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
+CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
+CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (next_execution, id)
+WHERE status = 'Runnable';
+
+-- name: create_new_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time)!
+-- Inserts a workflow; an empty name becomes the id.
+-- used by: create_new_workflow
+-- index: none
+INSERT INTO workflows (
+    id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+    create_time, complete_time
+)
+VALUES (
+    :id, CASE :name WHEN '' THEN :id ELSE :name END, :root_workflow_id, :definition_id, :version, :description,
+    :reference, :status, :data, :next_execution, :create_time, :complete_time
+);
+
+-- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time)!
+-- Overwrites a workflow, all but its create_time; an empty name leaves the stored one.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: sqlite_autoindex_workflows_1
+UPDATE workflows
+SET
+    name = CASE :name WHEN '' THEN name ELSE :name END,
+    root_workflow_id = :root_workflow_id,
+    definition_id = :definition_id,
+    version = :version,
+    description = :description,
+    reference = :reference,
+    status = :status,
+    data = :data,
+    next_execution = :next_execution,
+    complete_time = :complete_time
+WHERE id = :id;
+
+-- name: get_runnable_instances(as_at, row_limit)
+-- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
+-- used by: get_runnable_instances
+-- index: idx_workflows_runnable
+SELECT id
+FROM workflows
+WHERE status = 'Runnable' AND next_execution <= :as_at
+ORDER BY next_execution, id
+LIMIT coalesce(:row_limit, -1);
+
+-- name: get_workflow_instance(id)^
+-- One workflow by id.
+-- used by: get_workflow_instance
+-- index: sqlite_autoindex_workflows_1
+SELECT
+    id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
+    create_time, complete_time
+FROM workflows
+WHERE id = :id;
+
+-- name: get_workflow_instance_by_name(name)^
+-- One workflow by its unique name.
+-- used by: get_workflow_instance_by_name
+-- index: sqlite_autoindex_workflows_2
+SELECT
+    id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
+    create_time, complete_time
+FROM workflows
+WHERE name = :name;
+
+-- name: get_workflow_instances(ids)
+-- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order.
+-- used by: get_workflow_instances
+-- index: sqlite_autoindex_workflows_1
+SELECT
+    id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
+    create_time, complete_time
+FROM workflows
+WHERE id IN (SELECT value FROM json_each(:ids));

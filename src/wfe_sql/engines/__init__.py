@@ -1,0 +1,64 @@
+"""How a unit of work runs. A unit is data, not a callback, so that each engine can group what waits as suits it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One named query of a unit, with its parameters.
+
+    Attributes:
+        query: The query's name.
+        params: Its parameters by name; a list of them for a query that runs many times.
+        otherwise: What the unit fails with when the query returns no row or changes none.
+        conflicts: What the unit fails with when a unique column, "table.column", has the value already.
+    """
+
+    query: str
+    params: Params
+    otherwise: Exception | None = None
+    conflicts: Mapping[str, Exception] = field(default_factory=dict)
+
+
+Unit = Sequence[Statement]
+"""Statements that happen together or not at all."""
+
+Results = list[Any]
+"""What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
+
+
+class UniqueViolationError(Exception):
+    """A unique column has the value already, and the statement did not say what that means."""
+
+    def __init__(self, column: str) -> None:
+        """Name the column as "table.column"."""
+        super().__init__(column)
+        self.column = column
+
+
+class Engine(Protocol):
+    """What a provider needs from a database."""
+
+    async def open(self) -> None:
+        """Connect, and make the store where it does not exist."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is pending and disconnect; further calls raise `ProviderClosedError`."""
+        ...
+
+    async def ensure_store_exists(self) -> None:
+        """Make the tables, columns and indexes that are missing."""
+        ...
+
+    async def write(self, unit: Unit) -> Results:
+        """Run a unit that changes something; it is durable when this returns."""
+        ...
+
+    async def read(self, unit: Unit) -> Results:
+        """Run a unit that changes nothing, on one snapshot."""
+        ...

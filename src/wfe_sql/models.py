@@ -1,0 +1,163 @@
+"""What a workflow engine stores, as plain dataclasses.
+
+Field names, their order and their defaults are those of the Rust crate `wfe-core`. All are made with keywords, can be
+changed in place, and compare by their fields. Times are aware `datetime`s; what is read back is in UTC, to the
+microsecond. A field of type `Any` holds JSON: None, bool, int, float, str, list, and dict with string keys.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+
+class WorkflowStatus(StrEnum):
+    """Where a workflow stands. Only a `Runnable` one is polled."""
+
+    Runnable = "Runnable"
+    Suspended = "Suspended"
+    Complete = "Complete"
+    Terminated = "Terminated"
+
+
+class PointerStatus(StrEnum):
+    """Where a step of a workflow stands."""
+
+    Pending = "Pending"
+    Running = "Running"
+    Complete = "Complete"
+    Skipped = "Skipped"
+    Sleeping = "Sleeping"
+    WaitingForEvent = "WaitingForEvent"
+    Failed = "Failed"
+    Compensated = "Compensated"
+    Cancelled = "Cancelled"
+    PendingPredecessor = "PendingPredecessor"
+
+
+class CommandName(StrEnum):
+    """What a scheduled command does."""
+
+    ProcessWorkflow = "ProcessWorkflow"
+    ProcessEvent = "ProcessEvent"
+
+
+def new_id() -> str:
+    """Return a new random UUID4 as text."""
+    return str(uuid4())
+
+
+def utc_now() -> datetime:
+    """Return the current time, aware and in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionPointer:
+    """One step of a workflow: what it waits for, what it stored, how it ended."""
+
+    id: str = field(default_factory=new_id)
+    step_id: int
+    active: bool = True
+    status: PointerStatus = PointerStatus.Pending
+    sleep_until: datetime | None = None
+    persistence_data: Any = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    event_name: str | None = None
+    event_key: str | None = None
+    event_published: bool = False
+    event_data: Any = None
+    step_name: str | None = None
+    retry_count: int = 0
+    children: list[str] = field(default_factory=list)
+    context_item: Any = None
+    predecessor_id: str | None = None
+    outcome: Any = None
+    scope: list[str] = field(default_factory=list)
+    extension_attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkflowInstance:
+    """One run of a workflow definition, with its execution pointers in order.
+
+    `name` is unique among all workflows; "" means "the id" when the workflow is created and "as stored" when it is
+    persisted. `next_execution` is epoch milliseconds, None for never.
+    """
+
+    id: str = field(default_factory=new_id)
+    name: str = ""
+    root_workflow_id: str | None = None
+    workflow_definition_id: str
+    version: int
+    description: str | None = None
+    reference: str | None = None
+    execution_pointers: list[ExecutionPointer] = field(default_factory=list)
+    next_execution: int | None = 0
+    status: WorkflowStatus = WorkflowStatus.Runnable
+    data: Any
+    create_time: datetime = field(default_factory=utc_now)
+    complete_time: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """Something that happened outside, for workflows that wait for its name and key."""
+
+    id: str = field(default_factory=new_id)
+    event_name: str
+    event_key: str
+    event_data: Any
+    event_time: datetime = field(default_factory=utc_now)
+    is_processed: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class EventSubscription:
+    """A step's wait for an event; the `external_*` fields say which worker holds it, and until when."""
+
+    id: str = field(default_factory=new_id)
+    workflow_id: str
+    step_id: int
+    execution_pointer_id: str
+    event_name: str
+    event_key: str
+    subscribe_as_of: datetime
+    subscription_data: Any = None
+    external_token: str | None = None
+    external_worker_id: str | None = None
+    external_token_expiry: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ScheduledCommand:
+    """Something to do at a time. There is at most one for each (command_name, data).
+
+    `data` is the id of the workflow or event; `execute_time` is epoch milliseconds.
+    """
+
+    command_name: CommandName
+    data: str
+    execute_time: int
+
+    @classmethod
+    def process_workflow(cls, workflow_id: str, execute_time: int) -> "ScheduledCommand":
+        """Return a command that processes a workflow at `execute_time` (epoch milliseconds)."""
+        return cls(command_name=CommandName.ProcessWorkflow, data=workflow_id, execute_time=execute_time)
+
+    @classmethod
+    def process_event(cls, event_id: str, execute_time: int) -> "ScheduledCommand":
+        """Return a command that processes an event at `execute_time` (epoch milliseconds)."""
+        return cls(command_name=CommandName.ProcessEvent, data=event_id, execute_time=execute_time)
+
+
+@dataclass(slots=True, kw_only=True)
+class ExecutionError:
+    """What went wrong in a step, kept for people to read."""
+
+    error_time: datetime = field(default_factory=utc_now)
+    workflow_id: str
+    execution_pointer_id: str
+    message: str

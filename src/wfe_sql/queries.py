@@ -1,0 +1,263 @@
+"""Finds the `.sql` files of a dialect, checks that they keep the rules of the house, and loads them through aiosql.
+
+A file is a list of queries, each of this form:
+
+    -- name: get_event(id)^
+    -- What it does.
+    -- used by: get_event
+    -- index: sqlite_autoindex_events_1
+    SELECT ...;
+
+The words after `name:` are aiosql's: the name, its parameters, and the operation (nothing for rows, `^` one row, `$`
+one value, `!` the number of rows changed, `*!` the same for many sets of parameters, `#` a script). `used by:` names
+the methods that run the query; `index:` the indexes that its plan uses, or `none`; `scan:` instead says why it needs
+none.
+
+aiosql is lenient where a mistake loses a query without a word (https://nackjicholson.github.io/aiosql/defining-sql-queries.html);
+the checks here turn each of these cases into a `QueryFileError` that names file, line and query.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from aiosql.queries import Queries
+from aiosql.query_loader import QueryLoader
+from aiosql.types import DriverAdapterProtocol
+from aiosql.utils import SQLLoadException, SQLParseException
+
+from wfe_sql.errors import QueryFileError
+
+_NAME_LINE = re.compile(r"-- name: (?P<name>[a-z][a-z0-9_]*)\((?P<params>[a-z0-9_, ]*)\)(?P<operation>\^|\$|!|\*!|#|)")
+_LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+\w+\s*\()", re.IGNORECASE)
+_HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan): (?P<value>.+)")
+_STRING = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One named query as its file has it."""
+
+    name: str
+    params: tuple[str, ...]
+    operation: str
+    summary: str
+    used_by: tuple[str, ...]
+    index: tuple[str, ...]
+    scan: str | None
+    sql: str
+    file: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        """File, line and name, as error messages have them."""
+        return f"{self.file}:{self.line}: query {self.name}"
+
+
+class QuerySet(Mapping[str, Query]):
+    """The queries of a dialect, by name, ready to be run through aiosql."""
+
+    def __init__(self, queries: Iterable[Query], adapter: DriverAdapterProtocol) -> None:
+        self._queries = {query.name: query for query in queries}
+        self._runnable = _load_through_aiosql(self._queries.values(), adapter)
+
+    def run(self, connection: Any, name: str, params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+        """Run a query on a connection of the driver: with one set of parameters, or a list of them for `*!`."""
+        query = getattr(self._runnable, name)
+        return query(connection, **params) if isinstance(params, Mapping) else query(connection, params)
+
+    def __getitem__(self, name: str) -> Query:
+        return self._queries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queries)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+
+def find_sql() -> Traversable:
+    """Return the folder of the `.sql` files: inside the installed package, or at the top of a checkout."""
+    package = files("wfe_sql")
+    installed = package / "sql"
+    if installed.is_dir():
+        return installed
+    return Path(str(package)).parents[1] / "sql"
+
+
+def load(
+    dialect: str,
+    adapter: DriverAdapterProtocol,
+    users: Sequence[type],
+    *,
+    sql: Traversable | None = None,
+    overlay: Path | None = None,
+) -> QuerySet:
+    """Load all queries of a dialect.
+
+    Args:
+        dialect: The folder's name, such as "sqlite".
+        adapter: aiosql's adapter for the driver.
+        users: The classes whose methods run the queries; each `used by:` names one of their methods.
+        sql: The folder that holds the dialects' folders; the library's own when None.
+        overlay: A folder with `.sql` files whose queries replace those of the same name.
+
+    Raises:
+        QueryFileError: A file breaks a rule of the house; the message names file, line and query.
+    """
+    queries = _read_folder((find_sql() if sql is None else sql) / dialect)
+    if overlay is not None:
+        for name, tuned in _read_folder(overlay).items():
+            queries[name] = _checked_replacement(tuned, queries)
+    for query in queries.values():
+        _check_users(query, users)
+    return QuerySet(queries.values(), adapter)
+
+
+def _read_folder(folder: Traversable | Path) -> dict[str, Query]:
+    if not folder.is_dir():
+        raise QueryFileError(f"{folder} is not a folder; it should hold .sql files")
+    queries: dict[str, Query] = {}
+    files_by_name = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".sql")}
+    for _, file in sorted(files_by_name.items()):
+        for query in _read_file(file):
+            if query.name in queries:
+                raise QueryFileError(f"{query.place}: the name is taken by {queries[query.name].place}")
+            queries[query.name] = query
+    return queries
+
+
+def _read_file(file: Traversable) -> Iterator[Query]:
+    """Cut a file into its queries; comments above the first one are the file's own."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise QueryFileError(f"{file}: is not UTF-8 text") from error
+    starts = [number for number, line in enumerate(lines) if _LOOKS_LIKE_A_NAME.match(line.strip())]
+    for number, line in enumerate(lines[: starts[0] if starts else None], start=1):
+        if line.strip() and not line.startswith("--"):
+            raise QueryFileError(f"{file}:{number}: SQL without a '-- name:' line above it would be lost")
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        yield _read_query(str(file), start + 1, [line.rstrip() for line in lines[start:end]])
+
+
+def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
+    name_line = _NAME_LINE.fullmatch(lines[0])
+    if name_line is None:
+        raise QueryFileError(
+            f"{file}:{line_number}: '{lines[0].strip()}' is no name that aiosql would keep; "
+            "write '-- name: verb_object(param, param)' and one of ^ $ ! *! # or nothing"
+        )
+    name = name_line["name"]
+    place = f"{file}:{line_number}: query {name}"
+
+    body_start = next((at for at, line in enumerate(lines[1:], 1) if line and not line.startswith("--")), len(lines))
+    header, body = lines[1:body_start], lines[body_start:]
+    keys = {found["key"]: found["value"] for line in header if (found := _HEADER_KEY.fullmatch(line))}
+    summary = " ".join(line[3:] for line in header if line and not _HEADER_KEY.fullmatch(line))
+    if not summary or "used by" not in keys or not ("index" in keys) ^ ("scan" in keys):
+        raise QueryFileError(
+            f"{place}: needs a header below its name: what it does, 'used by:', and one of 'index:' and 'scan:'"
+        )
+    while body and (not body[-1] or body[-1].startswith("--")):
+        if body[-1]:
+            raise QueryFileError(f"{place}: a comment after the query's end; put it below a '-- name:' line")
+        body.pop()
+    if not body:
+        raise QueryFileError(f"{place}: has no SQL")
+    for line in body:
+        code = _STRING.sub("''", line)
+        if "/*" in code or ("--" in code and not code.lstrip().startswith("--")):
+            raise QueryFileError(f"{place}: a trailing comment in '{line.strip()}'; give it a line of its own")
+
+    params = tuple(param.strip() for param in name_line["params"].split(",") if param.strip())
+    return Query(
+        name=name,
+        params=params,
+        operation=name_line["operation"],
+        summary=summary,
+        used_by=tuple(user.strip() for user in keys["used by"].split(",")),
+        index=tuple(index.strip() for index in keys.get("index", "none").split(",") if index.strip() != "none"),
+        scan=keys.get("scan"),
+        sql="\n".join(body),
+        file=file,
+        line=line_number,
+    )
+
+
+def _checked_replacement(tuned: Query, queries: Mapping[str, Query]) -> Query:
+    original = queries.get(tuned.name)
+    if original is None:
+        raise QueryFileError(f"{tuned.place}: replaces nothing, there is no query of this name")
+    if set(tuned.params) != set(original.params) or tuned.operation != original.operation:
+        raise QueryFileError(
+            f"{tuned.place}: must keep the parameters and the operation: "
+            f"{original.name}({', '.join(original.params)}){original.operation}"
+        )
+    return tuned
+
+
+def _load_through_aiosql(queries: Iterable[Query], adapter: DriverAdapterProtocol) -> Queries:
+    loader = QueryLoader(adapter, record_classes=None, attribute=None, mandatory_parameters=True)
+    runnable = Queries(adapter)
+    for query in queries:
+        text = f"-- name: {query.name}({', '.join(query.params)}){query.operation}\n{query.sql}"
+        try:
+            data = loader.load_query_data_from_sql(text, [], query.file)
+            runnable.load_from_list(data)
+        except (SQLParseException, SQLLoadException) as error:
+            raise QueryFileError(f"{query.place}: {error}") from error
+        if len(data) != 1:
+            raise QueryFileError(f"{query.place}: aiosql would cut it in two at the '-- name:' inside it")
+    return runnable
+
+
+def _check_users(query: Query, users: Sequence[type]) -> None:
+    """Hold `used by:` to the code: each method named there exists and runs the query, itself or in what it calls."""
+    for user in query.used_by:
+        methods = [method for owner in users if (method := getattr(owner, user, None)) is not None]
+        if not methods:
+            raise QueryFileError(f"{query.place}: used by {user}, which is no method of {_names(users)}")
+        if not any(query.name in _constants(method, users) for method in methods):
+            raise QueryFileError(f"{query.place}: nobody uses it, {user} does not run it")
+
+
+def _constants(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
+    """Return every string in the code of a method and of the private methods and functions that it calls."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    pending: list[Any] = [method]
+    while pending:
+        function = pending.pop()
+        names, strings = _names_and_strings(function.__code__)
+        found |= strings
+        for name in (name for name in names - seen if name.startswith("_")):
+            seen.add(name)
+            helpers = [getattr(owner, name, None) for owner in users] + [function.__globals__.get(name)]
+            pending.extend(helper for helper in helpers if hasattr(helper, "__code__"))
+    return found
+
+
+def _names_and_strings(code: CodeType) -> tuple[set[str], set[str]]:
+    names, strings = set(code.co_names), set[str]()
+    pending = list(code.co_consts)
+    while pending:
+        constant = pending.pop()
+        if isinstance(constant, str):
+            strings.add(constant)
+        elif isinstance(constant, tuple):
+            pending.extend(constant)
+        elif isinstance(constant, CodeType):
+            names.update(constant.co_names)
+            pending.extend(constant.co_consts)
+    return names, strings
+
+
+def _names(users: Sequence[type]) -> str:
+    return " or ".join(user.__name__ for user in users)

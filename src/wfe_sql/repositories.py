@@ -1,0 +1,301 @@
+"""The Protocols that a host types against; `PersistenceProvider` is all of them together.
+
+Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
+do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
+stated order. Times must be aware; a naive one is a `SerializationError`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from wfe_sql.models import Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance
+
+CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
+"""What `process_commands` calls with each command that is due."""
+
+
+class WorkflowRepository(Protocol):
+    """Workflow instances with their execution pointers."""
+
+    async def create_new_workflow(self, instance: WorkflowInstance) -> str:
+        """Store a new workflow and return its id. A name of "" is stored as the id.
+
+        Raises:
+            WorkflowAlreadyExistsError: Its id or its name is in use; the message says which.
+            SerializationError: A value cannot be stored; the message names the field.
+            StoreError: One of its pointers has the id of another workflow's pointer.
+        """
+        ...
+
+    async def persist_workflow(self, instance: WorkflowInstance) -> None:
+        """Store the workflow as it is now, with all its pointers, over what is stored.
+
+        A name of "" leaves the stored name; `create_time` never changes.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowAlreadyExistsError: Another workflow has its name.
+            SerializationError: A value cannot be stored; the message names the field.
+            StoreError: One of its pointers has the id of another workflow's pointer.
+        """
+        ...
+
+    async def persist_workflow_with_subscriptions(
+        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
+    ) -> None:
+        """Store the workflow as `persist_workflow` does and its new subscriptions, all or nothing.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowAlreadyExistsError: Another workflow has its name.
+            SerializationError: A value cannot be stored; the message names the field.
+            StoreError: A pointer or a subscription has an id that is in use elsewhere.
+        """
+        ...
+
+    async def get_runnable_instances(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
+        """Return the ids of Runnable workflows due at `as_at` (cut to the millisecond), by (next_execution, id).
+
+        Raises:
+            SerializationError: `as_at` is naive, or `limit` is below 1.
+        """
+        ...
+
+    async def get_workflow_instance(self, id: str) -> WorkflowInstance:
+        """Return the workflow with this id, its pointers in the order in which they were stored.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
+        """Return the workflow with this name.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this name.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
+        """Return the workflows with these ids, in the order asked for; ids that are not stored are left out.
+
+        Raises:
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def next_definition_sequence(self, definition_id: str) -> int:
+        """Return the next number of this definition: 1, 2, 3, ... with no number given twice.
+
+        Raises:
+            SerializationError: `definition_id` is empty.
+        """
+        ...
+
+
+class SubscriptionRepository(Protocol):
+    """Waits for events, and the tokens by which one worker holds one."""
+
+    async def create_event_subscription(self, subscription: EventSubscription) -> str:
+        """Store a new subscription and return its id.
+
+        Raises:
+            SerializationError: A value cannot be stored; the message names the field.
+            StoreError: Its id is in use.
+        """
+        ...
+
+    async def get_subscriptions(self, event_name: str, event_key: str, as_of: datetime) -> list[EventSubscription]:
+        """Return the subscriptions that are not terminated, with `subscribe_as_of <= as_of`.
+
+        In the order of (subscribe_as_of, id).
+
+        Raises:
+            SerializationError: `as_of` is naive.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def terminate_subscription(self, id: str) -> None:
+        """End the subscription: it receives no more events. Ending it twice is fine.
+
+        Raises:
+            SubscriptionNotFoundError: No subscription has this id.
+        """
+        ...
+
+    async def get_subscription(self, id: str) -> EventSubscription:
+        """Return the subscription with this id, terminated or not.
+
+        Raises:
+            SubscriptionNotFoundError: No subscription has this id.
+            CorruptRowError: The stored row cannot be read.
+        """
+        ...
+
+    async def get_first_open_subscription(
+        self, event_name: str, event_key: str, as_of: datetime
+    ) -> EventSubscription | None:
+        """Return the first subscription, by (subscribe_as_of, id), that nobody holds, or None.
+
+        It is not terminated, `subscribe_as_of <= as_of`, and it has no token or an expired one.
+
+        Raises:
+            SerializationError: `as_of` is naive.
+            CorruptRowError: The stored row cannot be read.
+        """
+        ...
+
+    async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
+        """Take the subscription, or renew one's hold of it, until `expiry`; compare and swap.
+
+        Returns True when it was free, its token had expired, or it has this token already; False when another
+        token holds it or it is terminated.
+
+        Raises:
+            SubscriptionNotFoundError: No subscription has this id.
+            SerializationError: `token` or `worker_id` is empty, or `expiry` is naive.
+        """
+        ...
+
+    async def clear_subscription_token(self, id: str, token: str) -> None:
+        """Give the subscription back.
+
+        Raises:
+            SubscriptionNotFoundError: No subscription has this id.
+            SubscriptionTokenError: It does not hold this token; nothing changes.
+        """
+        ...
+
+
+class EventRepository(Protocol):
+    """Events from outside."""
+
+    async def create_event(self, event: Event) -> str:
+        """Store a new event and return its id.
+
+        Raises:
+            EventAlreadyExistsError: Its id is in use.
+            SerializationError: A value cannot be stored; the message names the field.
+        """
+        ...
+
+    async def get_event(self, id: str) -> Event:
+        """Return the event with this id.
+
+        Raises:
+            EventNotFoundError: No event has this id.
+            CorruptRowError: The stored row cannot be read.
+        """
+        ...
+
+    async def get_runnable_events(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
+        """Return the ids of unprocessed events with `event_time <= as_at`, by (event_time, id).
+
+        Raises:
+            SerializationError: `as_at` is naive, or `limit` is below 1.
+        """
+        ...
+
+    async def get_events(self, event_name: str, event_key: str, as_of: datetime) -> list[str]:
+        """Return the ids of events with this name and key and `event_time <= as_of`, by (event_time, id).
+
+        Raises:
+            SerializationError: `as_of` is naive.
+        """
+        ...
+
+    async def mark_event_processed(self, id: str) -> None:
+        """Take the event out of what `get_runnable_events` returns.
+
+        Raises:
+            EventNotFoundError: No event has this id.
+        """
+        ...
+
+    async def mark_event_unprocessed(self, id: str) -> None:
+        """Put the event back into what `get_runnable_events` returns.
+
+        Raises:
+            EventNotFoundError: No event has this id.
+        """
+        ...
+
+
+class ScheduledCommandRepository(Protocol):
+    """Things to do at a time."""
+
+    @property
+    def supports_scheduled_commands(self) -> bool:
+        """Whether this backend stores scheduled commands."""
+        ...
+
+    async def schedule_command(self, command: ScheduledCommand) -> None:
+        """Store a command; of twins with one (command_name, data), the earliest `execute_time` wins.
+
+        A command that is being handled at this moment runs again afterwards, at the time given here.
+
+        Raises:
+            SerializationError: A value cannot be stored; the message names the field.
+        """
+        ...
+
+    async def process_commands(
+        self,
+        as_of: datetime,
+        handler: CommandHandler,
+        *,
+        limit: int | None = None,
+        lease: timedelta = timedelta(minutes=1),
+    ) -> None:
+        """Hand each command that is due at `as_of` to `handler`, one after the other, by (execute_time, id).
+
+        At-least-once: a command is taken under a lease, so that no other host handles it meanwhile, and is deleted
+        when its handler returns. One whose handler raised, or whose host died (after the lease), is due again. The
+        others still run.
+
+        Args:
+            as_of: Commands with `execute_time` at or before this are due.
+            handler: An async callable that takes one `ScheduledCommand`.
+            limit: Handle at most this many.
+            lease: How long a command is held for this call, by the provider's clock.
+
+        Raises:
+            ExceptionGroup: What handlers raised, after all have run.
+            SerializationError: `as_of` is naive, `limit` is below 1, or `lease` is not above zero.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+
+class PersistenceProvider(
+    WorkflowRepository, SubscriptionRepository, EventRepository, ScheduledCommandRepository, Protocol
+):
+    """Everything that a workflow host needs from a store."""
+
+    async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
+        """Store errors, all or nothing.
+
+        Raises:
+            SerializationError: A value cannot be stored; the message names the field.
+        """
+        ...
+
+    async def get_execution_errors(
+        self, workflow_id: str | None = None, *, limit: int | None = None
+    ) -> list[ExecutionError]:
+        """Return stored errors, of one workflow or of all, in the order in which they were stored.
+
+        Raises:
+            SerializationError: `limit` is below 1.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def ensure_store_exists(self) -> None:
+        """Make the tables and indexes that are missing. Opening a provider has done so already."""
+        ...

@@ -1,0 +1,78 @@
+"""What a store's URL means."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+from wfe_sql.errors import StoreError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_MODES = ("rwc", "rw", "ro")
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteTarget:
+    """Which SQLite database, and how it is opened.
+
+    Attributes:
+        path: The file; None for a database in memory.
+        mode: "rwc" makes the file when it is missing, "rw" does not, "ro" only reads.
+    """
+
+    path: Path | None
+    mode: str = "rwc"
+
+    def __str__(self) -> str:
+        return ":memory:" if self.path is None else str(self.path)
+
+
+def scheme_of(url: str | os.PathLike[str]) -> str:
+    """Return the scheme of a store's URL; a plain path is "sqlite".
+
+    Raises:
+        StoreError: No backend has this scheme.
+    """
+    scheme = _SCHEME.match(url) if isinstance(url, str) else None
+    if scheme is None or scheme[1] == "sqlite":
+        return "sqlite"
+    raise StoreError(
+        f"{scheme[1]}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory: "
+        "or a path (pathlib.Path for a file name with a colon)"
+    )
+
+
+def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
+    """Return what a URL or path of SQLite means, as the reference (sqlx) reads it.
+
+    `:memory:` and `sqlite::memory:` are in memory; `sqlite:///tmp/x.db` is the absolute path /tmp/x.db;
+    `sqlite://x.db`, `sqlite:x.db` and `x.db` are relative to the working directory. `?mode=ro`, `rw` or `rwc` may
+    follow. A path-like object is taken as it is.
+
+    Raises:
+        StoreError: The URL is of another scheme, names no file, or has an option that is unknown.
+    """
+    if not isinstance(url, str):
+        return SqliteTarget(Path(url))
+    scheme_of(url)
+    location, _, query = url.partition("?")
+    if location.startswith("sqlite:"):
+        location = unquote(location.removeprefix("sqlite:").removeprefix("//"))
+    mode = _parse_mode(url, query)
+    if location == ":memory:":
+        return SqliteTarget(None, mode)
+    if not location:
+        raise StoreError(f"{url!r} names no file; write sqlite:///absolute/path.db or :memory:")
+    return SqliteTarget(Path(location), mode)
+
+
+def _parse_mode(url: str, query: str) -> str:
+    mode = _MODES[0]
+    for option, value in parse_qsl(query, keep_blank_values=True):
+        if option != "mode":
+            raise StoreError(f"{url!r}: unknown option {option!r}; the only one is mode")
+        if value not in _MODES:
+            raise StoreError(f"{url!r}: mode={value} is unknown; use one of {', '.join(_MODES)}")
+        mode = value
+    return mode
