@@ -59,9 +59,12 @@ def _decode_text(value: Any) -> str:
 
 
 def _encode_id(value: Any) -> str:
-    if value == "":
+    text = _encode_text(value)
+    if not text:
         raise ValueError("is empty where an id belongs")
-    return _encode_text(value)
+    if "\0" in text:
+        raise ValueError(f"has a NUL character, which no id may have: {text!r}")
+    return text
 
 
 def _encode_integer(value: Any) -> int:

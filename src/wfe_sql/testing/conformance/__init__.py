@@ -1,0 +1,19 @@
+"""What every backend must do, as pytest classes; they need a `provider` and a `clock` fixture.
+
+The provider is empty for each test and goes by the clock. Import all of it into a test module of the backend's own.
+"""
+
+from wfe_sql.testing.conformance.bad_input import TestBadInput
+from wfe_sql.testing.conformance.commands import TestExecutionErrors, TestScheduledCommandRepository
+from wfe_sql.testing.conformance.events import TestEventRepository
+from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
+from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
+
+__all__ = [
+    "TestBadInput",
+    "TestEventRepository",
+    "TestExecutionErrors",
+    "TestScheduledCommandRepository",
+    "TestSubscriptionRepository",
+    "TestWorkflowRepository",
+]

@@ -1,0 +1,269 @@
+"""What every backend refuses, with an error that names the thing, before anything is written."""
+
+import math
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from wfe_sql.errors import SerializationError, WorkflowNotFoundError
+from wfe_sql.models import Event, ExecutionError, ExecutionPointer, ScheduledCommand, WorkflowInstance
+from wfe_sql.repositories import PersistenceProvider
+from wfe_sql.testing.samples import TIME, full_event, full_instance, full_pointer, full_subscription, sample_instance
+
+NAIVE = datetime(2026, 5, 28, 20, 26, 40)
+
+
+def _cycle() -> list[Any]:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    return cycle
+
+
+def _deep(levels: int) -> Any:
+    value: Any = None
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+NOT_JSON: dict[str, Any] = {
+    "nan": math.nan,
+    "infinity": [math.inf],
+    "minus infinity": {"deep": [-math.inf]},
+    "bytes": b"x",
+    "number as key": {"deep": {1: "x"}},
+    "None as key": {None: 1},
+    "set": {1, 2},
+    "object": [object()],
+    "datetime": TIME,
+    "lone surrogate": "\ud800",
+    "lone surrogate in a key": {"\udfff": 1},
+    "cycle": _cycle(),
+    "very deep": _deep(100_000),
+    "one too deep": _deep(128),
+}
+
+
+@pytest.mark.asyncio
+class TestBadInput:
+    """Nothing is lost or half written."""
+
+    @pytest.mark.parametrize("value", NOT_JSON.values(), ids=NOT_JSON.keys())
+    async def test_what_is_not_json(self, provider: PersistenceProvider, value: Any) -> None:
+        bad: dict[str, Callable[[], Awaitable[Any]]] = {
+            "WorkflowInstance.data": lambda: provider.create_new_workflow(sample_instance(data=value)),
+            "ExecutionPointer.persistence_data": lambda: _create(provider, persistence_data=value),
+            "ExecutionPointer.event_data": lambda: _create(provider, event_data=value),
+            "ExecutionPointer.context_item": lambda: _create(provider, context_item=value),
+            "ExecutionPointer.outcome": lambda: _create(provider, outcome=value),
+            "ExecutionPointer.extension_attributes": lambda: _create(provider, extension_attributes={"x": value}),
+            "Event.event_data": lambda: provider.create_event(full_event(event_data=value)),
+            "EventSubscription.subscription_data": lambda: provider.create_event_subscription(
+                full_subscription(subscription_data=value)
+            ),
+        }
+        for field, call in bad.items():
+            with pytest.raises(SerializationError, match=field):
+                await call()
+        assert await provider.get_runnable_instances(TIME) == []
+        assert await provider.get_events("paid", "k1", TIME) == []
+        assert await provider.get_subscriptions("paid", "k1", TIME) == []
+
+    async def test_deep_nesting_that_the_reference_reads(self, provider: PersistenceProvider) -> None:
+        stored = sample_instance(data=_deep(127))
+        await provider.create_new_workflow(stored)
+        assert await provider.get_workflow_instance(stored.id) == stored
+
+    async def test_naive_times(self, provider: PersistenceProvider) -> None:
+        await provider.create_event_subscription(full_subscription(id="s1"))
+
+        async def handler(command: ScheduledCommand) -> None:
+            raise AssertionError(command)
+
+        command = provider.process_commands(NAIVE, handler)
+        error = ExecutionError(error_time=NAIVE, workflow_id="w", execution_pointer_id="p", message="m")
+        bad = {
+            "WorkflowInstance.create_time": provider.create_new_workflow(sample_instance(create_time=NAIVE)),
+            "WorkflowInstance.complete_time": provider.create_new_workflow(sample_instance(complete_time=NAIVE)),
+            "ExecutionPointer.sleep_until": _create(provider, sleep_until=NAIVE),
+            "ExecutionPointer.start_time": _create(provider, start_time=NAIVE),
+            "ExecutionPointer.end_time": _create(provider, end_time=NAIVE),
+            "Event.event_time": provider.create_event(full_event(event_time=NAIVE)),
+            "EventSubscription.subscribe_as_of": provider.create_event_subscription(
+                full_subscription(subscribe_as_of=NAIVE)
+            ),
+            "ExecutionError.error_time": provider.persist_errors([error]),
+            "as_at": provider.get_runnable_instances(NAIVE),
+            "as_of": provider.get_subscriptions("paid", "k1", NAIVE),
+            "expiry": provider.set_subscription_token("s1", "t", "w", NAIVE),
+            "as_at ": provider.get_runnable_events(NAIVE),
+            "as_of ": provider.get_events("paid", "k1", NAIVE),
+            " as_of": provider.get_first_open_subscription("paid", "k1", NAIVE),
+            "as_of  ": command,
+        }
+        for field, call in bad.items():
+            with pytest.raises(SerializationError, match=f"{field.strip()} is naive"):
+                await call
+
+    async def test_another_zone_is_turned_into_utc(self, provider: PersistenceProvider) -> None:
+        there = TIME.astimezone(ZoneInfo("Asia/Kathmandu"))
+        await provider.create_event(full_event(id="e1", event_time=there, is_processed=False))
+        stored = (await provider.get_event("e1")).event_time
+        assert stored == TIME
+        assert stored.utcoffset() == timedelta(0)
+        assert await provider.get_runnable_events(there) == ["e1"]
+
+    async def test_integers_beyond_64_bits(self, provider: PersistenceProvider) -> None:
+        for value in (2**63, -(2**63) - 1, 10**100):
+            bad = {
+                "WorkflowInstance.version": provider.create_new_workflow(sample_instance(version=value)),
+                "WorkflowInstance.next_execution": provider.create_new_workflow(sample_instance(next_execution=value)),
+                "ExecutionPointer.step_id": _create(provider, step_id=value),
+                "ExecutionPointer.retry_count": _create(provider, retry_count=value),
+                "ScheduledCommand.execute_time": provider.schedule_command(
+                    ScheduledCommand.process_workflow("w1", value)
+                ),
+            }
+            for field, call in bad.items():
+                with pytest.raises(SerializationError, match=f"{field} is beyond 64 bits"):
+                    await call
+
+    async def test_the_largest_integers_come_back(self, provider: PersistenceProvider) -> None:
+        for value in (2**63 - 1, -(2**63)):
+            stored = sample_instance(next_execution=value, data=[10**30, value])
+            await provider.create_new_workflow(stored)
+            assert await provider.get_workflow_instance(stored.id) == stored
+
+    async def test_wrong_types(self, provider: PersistenceProvider) -> None:
+        bad: dict[str, dict[str, Any]] = {
+            "WorkflowInstance.name": {"name": None},
+            "WorkflowInstance.version": {"version": "1"},
+            "WorkflowInstance.description": {"description": 1},
+            "WorkflowInstance.next_execution": {"next_execution": TIME},
+            "WorkflowInstance.status": {"status": "Finished"},
+            "WorkflowInstance.create_time": {"create_time": "2026-05-28T20:26:40+00:00"},
+            "ExecutionPointer.active": {"execution_pointers": [full_pointer(active=1)]},
+            "ExecutionPointer.status": {"execution_pointers": [full_pointer(status="Done")]},
+            "ExecutionPointer.children": {"execution_pointers": [full_pointer(children=[1])]},
+            "ExecutionPointer.scope": {"execution_pointers": [full_pointer(scope="outer")]},
+            "ExecutionPointer.extension_attributes": {"execution_pointers": [full_pointer(extension_attributes=[])]},
+        }
+        for field, fields in bad.items():
+            with pytest.raises(SerializationError, match=field):
+                await provider.create_new_workflow(sample_instance(**fields))
+
+    async def test_empty_ids(self, provider: PersistenceProvider) -> None:
+        error = ExecutionError(workflow_id="", execution_pointer_id="p", message="m")
+        bad = {
+            "WorkflowInstance.id": provider.create_new_workflow(sample_instance(id="")),
+            "WorkflowInstance.id ": provider.persist_workflow(sample_instance(id="", name="x")),
+            "WorkflowInstance.workflow_definition_id": provider.create_new_workflow(
+                sample_instance(workflow_definition_id="")
+            ),
+            "ExecutionPointer.id": _create(provider, id=""),
+            "Event.id": provider.create_event(full_event(id="")),
+            "EventSubscription.id": provider.create_event_subscription(full_subscription(id="")),
+            "EventSubscription.workflow_id": provider.create_event_subscription(full_subscription(workflow_id="")),
+            "ScheduledCommand.data": provider.schedule_command(ScheduledCommand.process_event("", 0)),
+            "ExecutionError.workflow_id": provider.persist_errors([error]),
+            "definition_id": provider.next_definition_sequence(""),
+            "token": provider.set_subscription_token("s1", "", "w", TIME),
+            "worker_id": provider.set_subscription_token("s1", "t", "", TIME),
+        }
+        for field, call in bad.items():
+            with pytest.raises(SerializationError, match=f"{field.strip()} is empty"):
+                await call
+
+    async def test_ids_with_a_nul_character(self, provider: PersistenceProvider) -> None:
+        for call in (
+            provider.create_new_workflow(sample_instance(id="w\0")),
+            _create(provider, id="p\0"),
+            provider.create_event(full_event(id="e\0")),
+        ):
+            with pytest.raises(SerializationError, match="id has a NUL character"):
+                await call
+
+    async def test_two_pointers_with_one_id(self, provider: PersistenceProvider) -> None:
+        twins = sample_instance(execution_pointers=[full_pointer(id="p1"), full_pointer(), full_pointer(id="p1")])
+        with pytest.raises(SerializationError, match=r"execution_pointers\[2\].id 'p1'"):
+            await provider.create_new_workflow(twins)
+        with pytest.raises(WorkflowNotFoundError):
+            await provider.get_workflow_instance(twins.id)
+
+    async def test_a_bad_second_subscription_stores_nothing(self, provider: PersistenceProvider) -> None:
+        instance = sample_instance()
+        await provider.create_new_workflow(instance)
+        changed = full_instance(id=instance.id)
+        good, bad = full_subscription(), full_subscription(subscription_data=math.nan)
+        with pytest.raises(SerializationError, match="EventSubscription.subscription_data"):
+            await provider.persist_workflow_with_subscriptions(changed, [good, bad])
+        assert await provider.get_workflow_instance(instance.id) == instance
+        assert await provider.get_subscriptions("paid", "k1", TIME) == []
+
+    async def test_a_bad_second_error_stores_nothing(self, provider: PersistenceProvider) -> None:
+        good = ExecutionError(workflow_id="w", execution_pointer_id="p", message="m")
+        bad = ExecutionError(workflow_id="w", execution_pointer_id="p", message="\ud800")
+        with pytest.raises(SerializationError, match="ExecutionError.message"):
+            await provider.persist_errors([good, bad])
+        assert await provider.get_execution_errors() == []
+
+    @pytest.mark.parametrize("limit", [0, -1, True, 1.5, "1"])
+    async def test_limits(self, provider: PersistenceProvider, limit: Any) -> None:
+        async def handler(command: ScheduledCommand) -> None:
+            raise AssertionError(command)
+
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
+        for call in (
+            provider.get_runnable_instances(TIME, limit=limit),
+            provider.get_runnable_events(TIME, limit=limit),
+            provider.get_execution_errors(limit=limit),
+            provider.process_commands(TIME, handler, limit=limit),
+        ):
+            with pytest.raises(SerializationError, match="limit must be"):
+                await call
+
+    async def test_a_lease_that_is_none(self, provider: PersistenceProvider) -> None:
+        async def handler(command: ScheduledCommand) -> None:
+            raise AssertionError(command)
+
+        with pytest.raises(SerializationError, match="lease"):
+            await provider.process_commands(TIME, handler, lease=timedelta(0))
+
+    @pytest.mark.parametrize(
+        "text",
+        ['it\'s "quoted" -- :x ; DROP', "NUL \0 inside", "😀 żółć \u202e", "x" * 2**20, "%s %(x)s {y}", "\n\t\r", "'"],
+        ids=["quotes", "nul", "emoji", "1 MiB", "formats", "white space", "one quote"],
+    )
+    async def test_strings_of_all_kinds_come_back(self, provider: PersistenceProvider, text: str) -> None:
+        as_id = text.replace("\0", "")
+        stored = full_instance(
+            id=f"w{as_id}",
+            name=f"n{text}",
+            description=text,
+            reference=text,
+            workflow_definition_id=f"d{as_id}",
+            data={text: [text]},
+            execution_pointers=[full_pointer(id=f"p{as_id}", step_name=text, children=[text], event_data=text)],
+        )
+        await provider.create_new_workflow(stored)
+        assert await provider.get_workflow_instance(stored.id) == stored
+        assert await provider.get_workflow_instance_by_name(stored.name) == stored
+        assert await provider.get_workflow_instances([stored.id]) == [stored]
+        await provider.persist_workflow(stored)
+        assert await provider.get_workflow_instance(stored.id) == stored
+        event = Event(id=f"e{as_id}", event_name=text, event_key=text, event_data=text, event_time=TIME)
+        await provider.create_event(event)
+        assert await provider.get_event(event.id) == event
+        assert await provider.get_events(text, text, TIME) == [event.id]
+        assert await provider.next_definition_sequence(f"d{as_id}") == 1
+
+
+async def _create(provider: PersistenceProvider, **fields: Any) -> str:
+    values: dict[str, Any] = {"step_id": 0, **fields}
+    instance = WorkflowInstance(
+        workflow_definition_id="order", version=1, data=None, execution_pointers=[ExecutionPointer(**values)]
+    )
+    return await provider.create_new_workflow(instance)

@@ -1,0 +1,193 @@
+"""What `ScheduledCommandRepository` promises, and execution errors."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from wfe_sql.models import ExecutionError, ScheduledCommand
+from wfe_sql.repositories import PersistenceProvider
+from wfe_sql.testing.clock import ManualClock
+from wfe_sql.testing.samples import TIME
+
+
+class Handled(list[ScheduledCommand]):
+    """A handler that notes what it was given."""
+
+    async def __call__(self, command: ScheduledCommand) -> None:
+        self.append(command)
+
+    @property
+    def ids(self) -> list[str]:
+        """The data of the commands, in the order in which they came."""
+        return [command.data for command in self]
+
+
+def _ms(clock: ManualClock) -> int:
+    return int(clock().timestamp() * 1000)
+
+
+@pytest.mark.asyncio
+class TestScheduledCommandRepository:
+    """Schedule commands and process those that are due."""
+
+    async def test_it_is_supported(self, provider: PersistenceProvider) -> None:
+        assert provider.supports_scheduled_commands is True
+
+    async def test_due_commands_are_handled_in_order_and_gone(
+        self, provider: PersistenceProvider, clock: ManualClock
+    ) -> None:
+        now, handled = _ms(clock), Handled()
+        commands = [
+            ScheduledCommand.process_workflow("w2", now),
+            ScheduledCommand.process_event("e1", now),
+            ScheduledCommand.process_workflow("w1", now - 1),
+            ScheduledCommand.process_workflow("later", now + 1),
+        ]
+        for command in commands:
+            await provider.schedule_command(command)
+        await provider.process_commands(clock(), handled)
+        assert handled == [commands[2], commands[0], commands[1]]
+        await provider.process_commands(clock(), handled)
+        assert len(handled) == 3
+        await provider.process_commands(clock() + timedelta(milliseconds=1), handled)
+        assert handled[3:] == [commands[3]]
+
+    async def test_of_twins_the_earliest_wins(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        now, handled = _ms(clock), Handled()
+        for time in (now + 5, now, now + 9):
+            await provider.schedule_command(ScheduledCommand.process_workflow("w1", time))
+        await provider.schedule_command(ScheduledCommand.process_event("w1", now + 1))
+        await provider.process_commands(clock() + timedelta(seconds=1), handled)
+        assert handled == [ScheduledCommand.process_workflow("w1", now), ScheduledCommand.process_event("w1", now + 1)]
+
+    async def test_a_limit(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        handled = Handled()
+        for number in range(250):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number:03}", number))
+        await provider.process_commands(clock(), handled, limit=120)
+        assert handled.ids == [f"w{number:03}" for number in range(120)]
+        await provider.process_commands(clock(), handled)
+        assert handled.ids == [f"w{number:03}" for number in range(250)]
+
+    async def test_a_handler_that_raises(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        handled = Handled()
+        for number in range(5):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number}", number))
+
+        async def fails_for_some(command: ScheduledCommand) -> None:
+            await handled(command)
+            if command.data in ("w1", "w3"):
+                raise RuntimeError(f"cannot handle {command.data}")
+
+        with pytest.raises(ExceptionGroup) as raised:
+            await provider.process_commands(clock(), fails_for_some)
+        assert [str(error) for error in raised.value.exceptions] == ["cannot handle w1", "cannot handle w3"]
+        assert handled.ids == ["w0", "w1", "w2", "w3", "w4"]
+        again = Handled()
+        await provider.process_commands(clock(), again)
+        assert again == [ScheduledCommand.process_workflow("w1", 1), ScheduledCommand.process_workflow("w3", 3)]
+
+    async def test_scheduled_again_while_it_is_handled(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        now, handled = _ms(clock), Handled()
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", now))
+
+        async def schedules_again(command: ScheduledCommand) -> None:
+            await handled(command)
+            for delay in (20, 10, 30):
+                await provider.schedule_command(ScheduledCommand.process_workflow("w1", now + delay))
+
+        await provider.process_commands(clock(), schedules_again)
+        assert len(handled) == 1
+        await provider.process_commands(clock() + timedelta(milliseconds=9), handled)
+        assert len(handled) == 1
+        await provider.process_commands(clock() + timedelta(milliseconds=10), handled)
+        assert handled == [
+            ScheduledCommand.process_workflow("w1", now),
+            ScheduledCommand.process_workflow("w1", now + 10),
+        ]
+        await provider.process_commands(clock() + timedelta(seconds=1), handled)
+        assert len(handled) == 2
+
+    async def test_scheduled_again_by_a_handler_that_raises(
+        self, provider: PersistenceProvider, clock: ManualClock
+    ) -> None:
+        now, handled = _ms(clock), Handled()
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", now))
+
+        async def schedules_and_fails(command: ScheduledCommand) -> None:
+            await provider.schedule_command(ScheduledCommand.process_workflow("w1", now - 5))
+            raise RuntimeError("after scheduling")
+
+        with pytest.raises(ExceptionGroup):
+            await provider.process_commands(clock(), schedules_and_fails)
+        await provider.process_commands(clock(), handled)
+        assert handled == [ScheduledCommand.process_workflow("w1", now - 5)]
+
+    async def test_no_two_handle_one_inside_a_lease(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
+        handled, started, go_on = Handled(), asyncio.Event(), asyncio.Event()
+
+        async def slow(command: ScheduledCommand) -> None:
+            started.set()
+            await go_on.wait()
+
+        slowly = asyncio.create_task(provider.process_commands(clock(), slow, lease=timedelta(seconds=30)))
+        await started.wait()
+        clock.advance(seconds=29)
+        await provider.process_commands(clock(), handled)
+        assert handled == []
+        go_on.set()
+        await slowly
+        await provider.process_commands(clock(), handled)
+        assert handled == []
+
+    async def test_a_cancelled_call_gives_back_what_it_held(
+        self, provider: PersistenceProvider, clock: ManualClock
+    ) -> None:
+        for number in range(3):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number}", number))
+        handled, started = Handled(), asyncio.Event()
+
+        async def hangs_on_the_second(command: ScheduledCommand) -> None:
+            if command.data == "w1":
+                started.set()
+                await asyncio.Event().wait()
+
+        call = asyncio.create_task(provider.process_commands(clock(), hangs_on_the_second))
+        await started.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await provider.process_commands(clock(), handled)
+        assert handled.ids == ["w1", "w2"]
+
+
+@pytest.mark.asyncio
+class TestExecutionErrors:
+    """Store and list what went wrong."""
+
+    async def test_they_come_back_in_the_order_stored(self, provider: PersistenceProvider) -> None:
+        errors = [
+            ExecutionError(
+                error_time=TIME - timedelta(seconds=number),
+                workflow_id=f"w{number % 2}",
+                execution_pointer_id=f"p{number}",
+                message=f"boom {number}\n'again'",
+            )
+            for number in range(6)
+        ]
+        await provider.persist_errors(errors[:4])
+        await provider.persist_errors([])
+        await provider.persist_errors(errors[4:])
+        assert await provider.get_execution_errors() == errors
+        assert await provider.get_execution_errors(limit=2) == errors[:2]
+        assert await provider.get_execution_errors("w1") == errors[1::2]
+        assert await provider.get_execution_errors("w1", limit=1) == errors[1:2]
+        assert await provider.get_execution_errors("unknown") == []
+
+    async def test_making_the_store_twice_is_fine(self, provider: PersistenceProvider) -> None:
+        await provider.persist_errors([ExecutionError(workflow_id="w", execution_pointer_id="p", message="boom")])
+        await provider.ensure_store_exists()
+        await provider.ensure_store_exists()
+        assert len(await provider.get_execution_errors()) == 1

@@ -1,0 +1,440 @@
+"""What the SQLite engine promises beside what every backend does: its connections, its lanes, its end."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from wfe_sql import (
+    ProviderClosedError,
+    SqlitePersistenceProvider,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    WorkflowAlreadyExistsError,
+    WorkflowNotFoundError,
+    connect,
+)
+from wfe_sql.testing import full_instance, full_pointer, sample_instance
+from wfe_sql.testing.samples import TIME
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def provider(file: Path) -> AsyncIterator[SqlitePersistenceProvider]:
+    async with SqlitePersistenceProvider(file, busy_timeout=timedelta(milliseconds=50)) as opened:
+        yield opened
+
+
+@contextmanager
+def write_lock(file: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the file as another process that writes would."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> Any:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+async def settings(provider: SqlitePersistenceProvider, name: str) -> tuple[list[Any], list[Any]]:
+    """What a pragma says on the connections that write and on those that read."""
+    engine: Any = provider._engine
+    writers, readers = engine._writers.connections, engine._readers.connections
+    values = {c: await c.run(lambda raw: pragma(raw, name)) for c in (*writers, *readers)}
+    return [values[c] for c in writers], [values[c] for c in readers]
+
+
+# connections
+
+
+async def test_one_writer_and_three_readers_are_set_up(provider: SqlitePersistenceProvider) -> None:
+    assert await settings(provider, "journal_mode") == (["wal"], ["wal"] * 3)
+    assert await settings(provider, "foreign_keys") == ([1], [1] * 3)
+    assert await settings(provider, "busy_timeout") == ([50], [50] * 3)
+    assert await settings(provider, "query_only") == ([0], [1] * 3)
+    assert (await settings(provider, "synchronous"))[0] == [2]
+
+
+async def test_normal_durability(file: Path) -> None:
+    async with SqlitePersistenceProvider(file, durability="normal") as provider:
+        assert (await settings(provider, "synchronous"))[0] == [1]
+
+
+async def test_memory_has_one_connection_for_both() -> None:
+    async with SqlitePersistenceProvider(":memory:") as provider:
+        writers, readers = await settings(provider, "foreign_keys")
+        assert writers == readers == [1]
+        engine: Any = provider._engine
+        assert engine._writers is engine._readers
+
+
+@pytest.mark.parametrize(
+    "options", [{"durability": "maybe"}, {"busy_timeout": timedelta(seconds=-1)}, {"max_connections": 0}]
+)
+def test_options_that_are_wrong(options: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match=next(iter(options))):
+        connect(":memory:", **options)
+
+
+# opening
+
+
+async def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="the folder .*missing does not exist"):
+        await connect(tmp_path / "missing" / "store.db").open()
+
+
+async def test_a_path_that_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="it is a folder"):
+        await connect(tmp_path).open()
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+async def test_a_file_that_must_exist(file: Path, mode: str) -> None:
+    with pytest.raises(StoreUnavailableError, match="does not exist"):
+        await connect(f"sqlite://{file}?mode={mode}").open()
+    assert not file.exists()
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Be a user for whom permissions count."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user may enter."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        Path(name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("mode", "of_file", "of_folder", "message"),
+    [
+        ("rwc", 0o444, 0o777, "may not read and write it"),
+        ("rwc", 0o000, 0o777, "may not read and write it"),
+        ("ro", 0o000, 0o777, "may not read it"),
+        ("rwc", 0o666, 0o555, "may not write in .*, where its log lies"),
+        ("rwc", 0o666, 0o000, "may not look into"),
+    ],
+)
+async def test_a_store_without_permission(folder: Path, mode: str, of_file: int, of_folder: int, message: str) -> None:
+    file = folder / "store.db"
+    async with connect(file):
+        pass
+    file.chmod(of_file)
+    folder.chmod(of_folder)
+    with nobody(), pytest.raises(StoreUnavailableError, match=message):
+        await connect(f"sqlite://{file}?mode={mode}").open()
+
+
+async def test_read_only(file: Path, provider: SqlitePersistenceProvider) -> None:
+    stored = sample_instance()
+    await provider.create_new_workflow(stored)
+    async with connect(f"sqlite://{file}?mode=ro") as reader:
+        assert await reader.get_workflow_instance(stored.id) == stored
+        for write in (reader.persist_workflow(stored), reader.ensure_store_exists()):
+            with pytest.raises(StoreReadOnlyError, match="reading only"):
+                await write
+        stored.data = "changed beside it"
+        await provider.persist_workflow(stored)
+        assert await reader.get_workflow_instance(stored.id) == stored
+
+
+async def test_a_relative_path_is_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with connect("sqlite:store.db"):
+        assert (tmp_path / "store.db").exists()
+
+
+# units
+
+
+async def test_units_that_wait_together_share_a_commit(file: Path, provider: SqlitePersistenceProvider) -> None:
+    """The log grows by a frame for each changed page of a commit; apart, 64 units write the same page 64 times."""
+    log, frame = Path(f"{file}-wal"), 4096 + 24
+    await provider.next_definition_sequence("order")
+    before = log.stat().st_size
+    await asyncio.gather(*(provider.next_definition_sequence("order") for _ in range(64)))
+    together = log.stat().st_size
+    for _ in range(64):
+        await provider.next_definition_sequence("order")
+    apart = log.stat().st_size
+    assert (together - before, apart - together) == (frame, 64 * frame)
+
+
+async def test_reads_see_the_writes_before_them(provider: SqlitePersistenceProvider) -> None:
+    stored = sample_instance()
+    await provider.create_new_workflow(stored)
+    for step in range(50):
+        stored.data = step
+        await provider.persist_workflow(stored)
+        assert (await provider.get_workflow_instance(stored.id)).data == step
+
+
+async def test_a_load_sees_one_state_of_a_workflow(provider: SqlitePersistenceProvider) -> None:
+    """A workflow and its pointers are read on one snapshot, however often both change meanwhile."""
+    stored = sample_instance(data=0, execution_pointers=[full_pointer(id="p1", retry_count=0)])
+    await provider.create_new_workflow(stored)
+    done = False
+
+    async def change() -> None:
+        nonlocal done
+        for step in range(1, 200):
+            stored.data = stored.execution_pointers[0].retry_count = step
+            await provider.persist_workflow(stored)
+        done = True
+
+    async def look() -> None:
+        while not done:
+            loaded = await provider.get_workflow_instance(stored.id)
+            assert loaded.data == loaded.execution_pointers[0].retry_count
+
+    await asyncio.gather(change(), look(), look(), look())
+
+
+async def test_a_busy_store(file: Path, provider: SqlitePersistenceProvider) -> None:
+    stored = sample_instance()
+    await provider.create_new_workflow(stored)
+    with write_lock(file):
+        with pytest.raises(StoreBusyError, match="busy") as raised:
+            await provider.next_definition_sequence("order")
+        assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
+        assert await provider.get_workflow_instance(stored.id) == stored
+    assert await provider.next_definition_sequence("order") == 1
+
+
+async def test_a_full_store_fails_only_what_does_not_fit(file: Path, provider: SqlitePersistenceProvider) -> None:
+    engine: Any = provider._engine
+
+    def leave_little_room(raw: sqlite3.Connection) -> None:
+        pragma(raw, f"max_page_count = {pragma(raw, 'page_count') + 5}")
+
+    await engine._writers.connections[0].run(leave_little_room)
+    small, big = sample_instance(id="small"), sample_instance(id="big", data="x" * 1_000_000)
+    outcomes = await asyncio.gather(
+        *(provider.create_new_workflow(instance) for instance in (small, big)),
+        provider.next_definition_sequence("order"),
+        return_exceptions=True,
+    )
+    assert outcomes[0] == "small"
+    assert isinstance(outcomes[1], StoreFullError)
+    assert outcomes[2] == 1
+    assert await provider.get_workflow_instances(["small", "big"]) == [small]
+
+
+async def test_another_program_deletes_a_workflow_with_its_pointers(
+    file: Path, provider: SqlitePersistenceProvider
+) -> None:
+    stored = full_instance()
+    await provider.create_new_workflow(stored)
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute("PRAGMA foreign_keys = ON")
+        other.execute("DELETE FROM workflows")
+    with pytest.raises(WorkflowNotFoundError):
+        await provider.get_workflow_instance(stored.id)
+    await provider.create_new_workflow(stored)
+
+
+# cancellation
+
+
+async def test_a_cancelled_write_happened_whole_or_not_at_all(provider: SqlitePersistenceProvider) -> None:
+    instances = [full_instance(id=f"w{number}", data=0) for number in range(50)]
+    await asyncio.gather(*(provider.create_new_workflow(instance) for instance in instances))
+    for instance in instances:
+        instance.data = 1
+        instance.execution_pointers = [full_pointer(retry_count=1)]
+    tasks = [asyncio.create_task(provider.persist_workflow(instance)) for instance in instances]
+    for number, task in enumerate(tasks):
+        if number % 10 == 5:
+            await asyncio.sleep(0)
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert any(isinstance(result, asyncio.CancelledError) for result in results)
+    for instance, result in zip(instances, results, strict=True):
+        loaded = await provider.get_workflow_instance(instance.id)
+        assert (loaded.data == 1) == (loaded.execution_pointers == instance.execution_pointers)
+        if result is None:
+            assert loaded == instance
+    assert await provider.next_definition_sequence("order") == 1
+
+
+async def test_a_write_cancelled_before_it_began_does_not_happen(
+    file: Path, provider: SqlitePersistenceProvider
+) -> None:
+    with write_lock(file):
+        first = asyncio.create_task(provider.next_definition_sequence("order"))
+        await asyncio.sleep(0.01)
+        second = asyncio.create_task(provider.next_definition_sequence("order"))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(StoreBusyError):
+            await first
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert await provider.next_definition_sequence("order") == 1
+
+
+async def test_a_cancelled_read_leaves_the_reader_sound(provider: SqlitePersistenceProvider) -> None:
+    stored = full_instance(execution_pointers=[full_pointer() for _ in range(500)])
+    await provider.create_new_workflow(stored)
+    for _ in range(20):
+        task = asyncio.create_task(provider.get_workflow_instance(stored.id))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await provider.get_workflow_instance(stored.id) == stored
+
+
+# closing
+
+
+async def test_close_finishes_what_is_pending(file: Path) -> None:
+    provider = await connect(file).open()
+    instances = [full_instance(id=f"w{number}") for number in range(100)]
+    pending = [asyncio.ensure_future(provider.create_new_workflow(instance)) for instance in instances]
+    await asyncio.sleep(0)
+    await provider.close()
+    assert await asyncio.gather(*pending) == [instance.id for instance in instances]
+    assert not Path(f"{file}-wal").exists()
+    async with connect(file) as again:
+        assert await again.get_workflow_instances([instance.id for instance in instances]) == instances
+
+
+async def test_calls_after_close(file: Path) -> None:
+    provider = await connect(file).open()
+    await provider.close()
+    for call in (
+        provider.next_definition_sequence("order"),
+        provider.get_runnable_instances(TIME),
+        provider.ensure_store_exists(),
+    ):
+        with pytest.raises(ProviderClosedError, match="is closed"):
+            await call
+    with pytest.raises(ProviderClosedError, match="opened before"):
+        await provider.open()
+
+
+async def test_calls_before_open() -> None:
+    with pytest.raises(ProviderClosedError, match=r"is not open; await open\(\) first"):
+        await connect(":memory:").next_definition_sequence("order")
+
+
+async def test_closing_twice_and_at_once_is_fine(file: Path) -> None:
+    provider = await connect(file).open()
+    await asyncio.gather(provider.close(), provider.close())
+    await provider.close()
+    never_opened = connect(file)
+    await never_opened.close()
+    await never_opened.close()
+
+
+async def test_a_cancelled_close_closes_all_the_same(file: Path) -> None:
+    before = threading.active_count()
+    provider = await connect(file).open()
+    closing_task = asyncio.create_task(provider.close())
+    await asyncio.sleep(0)
+    closing_task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_task
+    await provider.close()
+    assert threading.active_count() == before
+
+
+async def test_leaving_on_an_exception_closes(file: Path) -> None:
+    with pytest.raises(RuntimeError, match="of the host"):
+        async with connect(file) as provider:
+            raise RuntimeError("of the host")
+    with pytest.raises(ProviderClosedError):
+        await provider.next_definition_sequence("order")
+
+
+async def test_an_opening_that_fails_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    (tmp_path / "store.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(StoreError):
+        await connect(tmp_path / "store.db").open()
+    assert threading.active_count() == before
+
+
+def test_another_event_loop() -> None:
+    provider = connect(":memory:")
+
+    async def call() -> None:
+        await provider.next_definition_sequence("order")
+
+    with asyncio.Runner() as own:
+        own.run(provider.open())
+        with pytest.raises(StoreError, match="belongs to another event loop"):
+            asyncio.run(call())
+        own.run(call())
+        own.run(provider.close())
+
+
+def test_a_host_that_forgets_to_close_does_not_hang(file: Path) -> None:
+    program = (
+        "import asyncio, sys, wfe_sql\n"
+        "kept = wfe_sql.connect(sys.argv[1])\n"
+        "async def main():\n"
+        "    await kept.open()\n"
+        "    print(await kept.next_definition_sequence('order'), flush=True)\n"
+        "    raise RuntimeError('of the host')\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, file], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == "1\n"
+    assert "RuntimeError: of the host" in ended.stderr
+
+
+async def test_an_idle_provider_has_nothing_scheduled(provider: SqlitePersistenceProvider) -> None:
+    await asyncio.gather(*(provider.next_definition_sequence("order") for _ in range(10)))
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_conflicts_in_one_batch_name_their_own_workflow(provider: SqlitePersistenceProvider) -> None:
+    outcomes = await asyncio.gather(
+        *(provider.create_new_workflow(sample_instance(name=f"order-{number // 2}")) for number in range(20)),
+        return_exceptions=True,
+    )
+    for number, outcome in enumerate(outcomes):
+        if number % 2:
+            assert isinstance(outcome, WorkflowAlreadyExistsError)
+            assert f"'order-{number // 2}'" in str(outcome)
+        else:
+            assert isinstance(outcome, str)

@@ -1,0 +1,154 @@
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wfe_sql import rows
+from wfe_sql.errors import CorruptRowError, SerializationError
+from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance
+from wfe_sql.testing import full_event, full_instance, full_pointer, full_subscription
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+TIMES = st.datetimes(
+    min_value=datetime(1, 1, 3),
+    max_value=datetime(9999, 12, 29),
+    timezones=st.timezones() | st.just(UTC) | st.just(timezone(timedelta(hours=14))),
+)
+
+
+@given(JSON)
+def test_json_comes_back(value: Any) -> None:
+    assert rows.JSON.decode(rows.JSON.encode(value)) == value
+
+
+@given(TIMES)
+def test_times_come_back(value: datetime) -> None:
+    text = rows.TIME.encode(value)
+    assert rows.TIME.decode(text) == value
+    assert rows.TIME.decode(text).tzinfo is UTC
+    assert text.endswith("+00:00")
+
+
+@given(TIMES, TIMES)
+def test_text_sorts_as_time_and_a_bound_takes_in_its_microsecond(one: datetime, other: datetime) -> None:
+    text, bound = rows.TIME.encode(one), rows.encode_bound("as_of", other)
+    assert (text < rows.TIME.encode(other)) == (one < other)
+    assert (text <= bound) == (one <= other)
+
+
+@pytest.mark.parametrize(
+    ("microsecond", "text"),
+    [
+        (0, "2026-05-28T20:26:40+00:00"),
+        (500_000, "2026-05-28T20:26:40.500+00:00"),
+        (1_000, "2026-05-28T20:26:40.001+00:00"),
+        (123_456, "2026-05-28T20:26:40.123456+00:00"),
+        (1, "2026-05-28T20:26:40.000001+00:00"),
+    ],
+)
+def test_times_have_the_fewest_decimals(microsecond: int, text: str) -> None:
+    assert rows.TIME.encode(datetime(2026, 5, 28, 20, 26, 40, microsecond, UTC)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-05-28T20:26:43.123456789+00:00", datetime(2026, 5, 28, 20, 26, 43, 123456, UTC)),
+        ("2026-05-28T20:26:43Z", datetime(2026, 5, 28, 20, 26, 43, tzinfo=UTC)),
+        ("2026-05-28T22:26:43+02:00", datetime(2026, 5, 28, 20, 26, 43, tzinfo=UTC)),
+    ],
+)
+def test_times_that_others_wrote(text: str, time: datetime) -> None:
+    assert rows.TIME.decode(text) == time
+    assert rows.TIME.decode(text).tzinfo is UTC
+
+
+@given(TIMES)
+def test_epoch_milliseconds_are_cut_downwards(value: datetime) -> None:
+    ms = rows.epoch_ms("as_at", value)
+    start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    assert start <= value < start + timedelta(milliseconds=1)
+
+
+def test_times_beyond_the_calendar_in_utc() -> None:
+    with pytest.raises(SerializationError, match="as_of is out of range in UTC"):
+        rows.encode_bound("as_of", datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))))
+
+
+class Money(float):
+    pass
+
+
+class Word(str):
+    __slots__ = ()
+
+
+def test_subclasses_of_json_types_are_stored_as_those_types() -> None:
+    value = {"money": Money(1.5), "word": Word("w"), "status": PointerStatus.Running, "pair": (1, 2), "on": True}
+    assert rows.JSON.encode(value) == '{"money":1.5,"word":"w","status":"Running","pair":[1,2],"on":true}'
+
+
+def test_a_place_in_every_table_round_trips() -> None:
+    for table, item in (
+        (rows.EXECUTION_POINTERS, full_pointer()),
+        (rows.EVENTS, full_event()),
+        (rows.EVENT_SUBSCRIPTIONS, full_subscription()),
+    ):
+        encoded = table.encode(item)  # type: ignore[arg-type]
+        assert tuple(encoded) == table.columns
+        assert table.decode(tuple(encoded.values())) == item
+
+
+def test_an_instance_is_decoded_with_its_pointers() -> None:
+    stored = full_instance()
+    row = tuple(rows.WORKFLOWS.encode(stored).values())
+    assert rows.WORKFLOWS.decode(row, execution_pointers=stored.execution_pointers) == stored
+
+
+def test_an_error_names_the_field_as_the_model_has_it() -> None:
+    instance = WorkflowInstance(workflow_definition_id="", version=1, data=None)
+    with pytest.raises(SerializationError, match="WorkflowInstance.workflow_definition_id is empty"):
+        rows.WORKFLOWS.encode(instance)
+    with pytest.raises(ValueError, match="ExecutionPointer.step_id"):
+        rows.EXECUTION_POINTERS.encode(ExecutionPointer(step_id=2**63))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("step_id", "three"),
+        ("step_id", 3.5),
+        ("step_id", None),
+        ("active", 2),
+        ("active", "yes"),
+        ("status", "Finished"),
+        ("status", None),
+        ("sleep_until", "tomorrow"),
+        ("sleep_until", "2026-05-28T20:26:40"),
+        ("sleep_until", 5),
+        ("persistence_data", "{"),
+        ("persistence_data", "NaN"),
+        ("persistence_data", "1e999"),
+        ("persistence_data", '"\\ud800"'),
+        ("persistence_data", "[" * 100_000),
+        ("persistence_data", b"{}"),
+        ("children", "null"),
+        ("children", '["c1", 2]'),
+        ("scope", '"outer"'),
+        ("extension_attributes", "[]"),
+        ("step_name", b"\xff"),
+        ("retry_count", b"1"),
+    ],
+)
+def test_a_column_that_cannot_be_read_is_named(column: str, value: Any) -> None:
+    row = rows.EXECUTION_POINTERS.encode(full_pointer(id="p1"))
+    row[column] = value
+    with pytest.raises(CorruptRowError, match=f"^execution_pointers.{column} of id 'p1' cannot be read"):
+        rows.EXECUTION_POINTERS.decode(tuple(row.values()))

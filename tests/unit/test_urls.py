@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from wfe_sql import StoreError, connect
+from wfe_sql.urls import SqliteTarget, parse_sqlite_url
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "mode"),
+    [
+        (":memory:", None, "rwc"),
+        ("sqlite::memory:", None, "rwc"),
+        ("sqlite://:memory:", None, "rwc"),
+        ("sqlite:///tmp/x.db", "/tmp/x.db", "rwc"),
+        ("sqlite:////tmp/x.db", "//tmp/x.db", "rwc"),
+        ("sqlite://x.db", "x.db", "rwc"),
+        ("sqlite:x.db", "x.db", "rwc"),
+        ("sqlite://folder/x.db", "folder/x.db", "rwc"),
+        ("x.db", "x.db", "rwc"),
+        ("/tmp/x.db", "/tmp/x.db", "rwc"),
+        ("./fol der/x%20.db", "./fol der/x%20.db", "rwc"),
+        ("sqlite:///tmp/a%20b%3F.db", "/tmp/a b?.db", "rwc"),
+        ("C:\\x.db", "C:\\x.db", "rwc"),
+        ("sqlite:///tmp/x.db?mode=ro", "/tmp/x.db", "ro"),
+        ("sqlite:///tmp/x.db?mode=rw", "/tmp/x.db", "rw"),
+        ("x.db?mode=rwc", "x.db", "rwc"),
+    ],
+)
+def test_each_form(url: str, path: str | None, mode: str) -> None:
+    assert parse_sqlite_url(url) == SqliteTarget(None if path is None else Path(path), mode)
+
+
+def test_a_path_is_taken_as_it_is() -> None:
+    assert parse_sqlite_url(Path("odd:name?mode=x.db")) == SqliteTarget(Path("odd:name?mode=x.db"))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://localhost/x", "mysql: is no scheme"),
+        ("sqlite+aiosqlite:///x.db", r"sqlite\+aiosqlite: is no scheme"),
+        ("file:x.db", "file: is no scheme"),
+        ("x.db?cache=shared", "unknown option 'cache'"),
+        ("x.db?mode=ro&timeout=5", "unknown option 'timeout'"),
+        ("x.db?mode", "mode= is unknown"),
+        ("x.db?mode=memory", "mode=memory is unknown"),
+        ("", "names no file"),
+        ("sqlite:", "names no file"),
+        ("sqlite://?mode=ro", "names no file"),
+    ],
+)
+def test_what_is_refused(url: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        connect(url)
