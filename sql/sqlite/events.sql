@@ -3,7 +3,7 @@
 
 -- name: create_events_table()#
 -- The table and indexes of the reference (wfe-sqlite 1.11.4), and two that return rows in the order of the queries: the
--- poll's holds only unprocessed events.
+-- poll's holds only unprocessed events (and has is_processed first, as idx_workflows_runnable has status).
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS events (
@@ -18,7 +18,7 @@ CREATE INDEX IF NOT EXISTS idx_events_name_key ON events (event_name, event_key)
 CREATE INDEX IF NOT EXISTS idx_events_is_processed ON events (is_processed);
 CREATE INDEX IF NOT EXISTS idx_events_event_time ON events (event_time);
 CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event_key, event_time, id);
-CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id)
+CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (is_processed, event_time, id)
 WHERE is_processed = 0;
 
 -- name: create_event(id, event_name, event_key, event_data, event_time, is_processed)!

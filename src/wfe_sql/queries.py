@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from inspect import isfunction
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -34,9 +36,11 @@ from aiosql.utils import SQLLoadException, SQLParseException
 from wfe_sql.errors import QueryFileError
 
 _NAME_LINE = re.compile(r"-- name: (?P<name>[a-z][a-z0-9_]*)\((?P<params>[a-z0-9_, ]*)\)(?P<operation>\^|\$|!|\*!|#|)")
-_LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+\w+\s*\()", re.IGNORECASE)
+_LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+[\w-]+\s*\()", re.IGNORECASE)
 _HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan): (?P<value>.+)")
-_STRING = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"")
+_TOKEN = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|--.*|/\*|;")
+_TAKEN_BY_AIOSQL = {"self", "conn"}
+"""Parameters of the functions that aiosql makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,8 @@ def _read_folder(folder: Traversable | Path) -> dict[str, Query]:
             if query.name in queries:
                 raise QueryFileError(f"{query.place}: the name is taken by {queries[query.name].place}")
             queries[query.name] = query
+    if not queries:
+        raise QueryFileError(f"{folder} holds no queries; they are in .sql files, and not in folders within it")
     return queries
 
 
@@ -143,7 +149,7 @@ def _read_file(file: Traversable) -> Iterator[Query]:
     for number, line in enumerate(lines[: starts[0] if starts else None], start=1):
         if line.strip() and not line.startswith("--"):
             raise QueryFileError(f"{file}:{number}: SQL without a '-- name:' line above it would be lost")
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in pairwise([*starts, len(lines)]):
         yield _read_query(str(file), start + 1, [line.rstrip() for line in lines[start:end]])
 
 
@@ -159,22 +165,19 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
 
     body_start = next((at for at, line in enumerate(lines[1:], 1) if line and not line.startswith("--")), len(lines))
     header, body = lines[1:body_start], lines[body_start:]
-    keys = {found["key"]: found["value"] for line in header if (found := _HEADER_KEY.fullmatch(line))}
-    summary = " ".join(line[3:] for line in header if line and not _HEADER_KEY.fullmatch(line))
-    if not summary or "used by" not in keys or not ("index" in keys) ^ ("scan" in keys):
+    found = [match for line in header if (match := _HEADER_KEY.fullmatch(line))]
+    keys = {match["key"]: match["value"] for match in found}
+    summary = " ".join(line[3:] for line in header if line[3:] and not _HEADER_KEY.fullmatch(line))
+    if not summary or len(found) != 2 or "used by" not in keys or len(keys) != 2:
         raise QueryFileError(
             f"{place}: needs a header below its name: what it does, 'used by:', and one of 'index:' and 'scan:'"
         )
-    while body and (not body[-1] or body[-1].startswith("--")):
-        if body[-1]:
-            raise QueryFileError(f"{place}: a comment after the query's end; put it below a '-- name:' line")
-        body.pop()
-    if not body:
+    if not any(body):
         raise QueryFileError(f"{place}: has no SQL")
-    for line in body:
-        code = _STRING.sub("''", line)
-        if "/*" in code or ("--" in code and not code.lstrip().startswith("--")):
-            raise QueryFileError(f"{place}: a trailing comment in '{line.strip()}'; give it a line of its own")
+    if next(line for line in reversed(body) if line).lstrip().startswith("--"):
+        raise QueryFileError(f"{place}: a comment after the query's end; put it below a '-- name:' line")
+    sql = "\n".join(body).rstrip()
+    _check_sql(place, sql, script=name_line["operation"] == "#")
 
     params = tuple(param.strip() for param in name_line["params"].split(",") if param.strip())
     return Query(
@@ -185,10 +188,28 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
         used_by=tuple(user.strip() for user in keys["used by"].split(",")),
         index=tuple(index.strip() for index in keys.get("index", "none").split(",") if index.strip() != "none"),
         scan=keys.get("scan"),
-        sql="\n".join(body),
+        sql=sql,
         file=file,
         line=line_number,
     )
+
+
+def _check_sql(place: str, sql: str, *, script: bool) -> None:
+    """Refuse what aiosql, or the driver after it, would read otherwise than the file's reader does."""
+    end: int | None = None
+    for token in _TOKEN.finditer(sql):
+        text = token[0]
+        line = sql[sql.rfind("\n", 0, token.start()) + 1 :].partition("\n")[0].strip()
+        if text == "/*" or (text.startswith("--") and line != text.strip()):
+            raise QueryFileError(f"{place}: a trailing comment in '{line}'; give it a line of its own")
+        if _HEADER_KEY.fullmatch(text):
+            raise QueryFileError(f"{place}: '{text}' within its SQL; the '-- name:' line above it is missing")
+        if text[0] in "'\"" and re.search(r"^\s*--", text, re.MULTILINE):
+            raise QueryFileError(f"{place}: a line of a string begins with --; aiosql would take it for a comment")
+        if text == ";" and end is None:
+            end = token.end()
+    if not script and end is not None and sql[end:].strip("; \n"):
+        raise QueryFileError(f"{place}: two statements; only a script (#) may have more than one")
 
 
 def _checked_replacement(tuned: Query, queries: Mapping[str, Query]) -> Query:
@@ -207,11 +228,14 @@ def _load_through_aiosql(queries: Iterable[Query], adapter: DriverAdapterProtoco
     loader = QueryLoader(adapter, record_classes=None, attribute=None, mandatory_parameters=True)
     runnable = Queries(adapter)
     for query in queries:
-        text = f"-- name: {query.name}({', '.join(query.params)}){query.operation}\n{query.sql}"
+        if taken := _TAKEN_BY_AIOSQL.intersection(query.params):
+            raise QueryFileError(f"{query.place}: {taken.pop()} cannot be the name of a parameter")
+        name_line = f"-- name: {query.name}({', '.join(query.params)}){query.operation}"
+        text = "\n" * (query.line - 1) + f"{name_line}\n{query.sql}"
         try:
             data = loader.load_query_data_from_sql(text, [], query.file)
             runnable.load_from_list(data)
-        except (SQLParseException, SQLLoadException) as error:
+        except (SQLParseException, SQLLoadException, ValueError) as error:  # ValueError: a parameter such as "from"
             raise QueryFileError(f"{query.place}: {error}") from error
         if len(data) != 1:
             raise QueryFileError(f"{query.place}: aiosql would cut it in two at the '-- name:' inside it")
@@ -221,7 +245,7 @@ def _load_through_aiosql(queries: Iterable[Query], adapter: DriverAdapterProtoco
 def _check_users(query: Query, users: Sequence[type]) -> None:
     """Hold `used by:` to the code: each method named there exists and runs the query, itself or in what it calls."""
     for user in query.used_by:
-        methods = [method for owner in users if (method := getattr(owner, user, None)) is not None]
+        methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
         if not methods:
             raise QueryFileError(f"{query.place}: used by {user}, which is no method of {_names(users)}")
         if not any(query.name in _constants(method, users) for method in methods):
