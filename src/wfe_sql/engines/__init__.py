@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from wfe_sql.errors import StoreError
+
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -31,13 +33,12 @@ Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
 
 
-class UniqueViolationError(Exception):
+class UniqueViolationError(StoreError):
     """A unique column has the value already, and the statement did not say what that means."""
 
     def __init__(self, column: str) -> None:
         """Name the column as "table.column"."""
-        super().__init__(column)
-        self.column = column
+        super().__init__(f"{column} has this value already; nothing was written")
 
 
 class Engine(Protocol):

@@ -1,0 +1,114 @@
+import inspect
+from dataclasses import fields
+from datetime import UTC, datetime
+
+import pytest
+
+import wfe_sql
+from wfe_sql import (
+    CommandName,
+    Event,
+    EventSubscription,
+    ExecutionError,
+    ExecutionPointer,
+    PersistenceProvider,
+    PointerStatus,
+    ScheduledCommand,
+    SqlitePersistenceProvider,
+    StoreError,
+    WfeError,
+    WorkflowInstance,
+    WorkflowStatus,
+)
+
+METHODS = [name for name in dir(PersistenceProvider) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_provider_keeps_the_signatures_of_the_protocols(name: str) -> None:
+    promised, kept = getattr(PersistenceProvider, name), getattr(SqlitePersistenceProvider, name)
+    if isinstance(promised, property):
+        assert isinstance(kept, property)
+    else:
+        assert inspect.signature(kept) == inspect.signature(promised)
+        assert promised.__doc__
+
+
+def test_every_method_of_the_contract_is_there() -> None:
+    assert set(METHODS) == {
+        *("create_new_workflow", "persist_workflow", "persist_workflow_with_subscriptions", "get_runnable_instances"),
+        *("get_workflow_instance", "get_workflow_instance_by_name", "get_workflow_instances"),
+        *("next_definition_sequence", "create_event_subscription", "get_subscriptions", "terminate_subscription"),
+        *("get_subscription", "get_first_open_subscription", "set_subscription_token", "clear_subscription_token"),
+        *("create_event", "get_event", "get_runnable_events", "get_events"),
+        *("mark_event_processed", "mark_event_unprocessed"),
+        *("supports_scheduled_commands", "schedule_command", "process_commands"),
+        *("persist_errors", "get_execution_errors", "ensure_store_exists"),
+    }
+
+
+def test_every_public_name_is_exported_once() -> None:
+    assert sorted(set(wfe_sql.__all__)) == wfe_sql.__all__
+    errors = {kind for kind in vars(wfe_sql.errors).values() if inspect.isclass(kind) and issubclass(kind, WfeError)}
+    assert {getattr(wfe_sql, name) for name in wfe_sql.__all__ if name.endswith("Error")} - {ExecutionError} == errors
+    assert {kind for kind in errors if issubclass(kind, StoreError)} == {
+        kind for kind in errors if kind.__name__.startswith("Store")
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (
+            WorkflowInstance,
+            "id name root_workflow_id workflow_definition_id version description reference execution_pointers "
+            "next_execution status data create_time complete_time",
+        ),
+        (
+            ExecutionPointer,
+            "id step_id active status sleep_until persistence_data start_time end_time event_name event_key "
+            "event_published event_data step_name retry_count children context_item predecessor_id outcome scope "
+            "extension_attributes",
+        ),
+        (Event, "id event_name event_key event_data event_time is_processed"),
+        (
+            EventSubscription,
+            "id workflow_id step_id execution_pointer_id event_name event_key subscribe_as_of subscription_data "
+            "external_token external_worker_id external_token_expiry",
+        ),
+        (ScheduledCommand, "command_name data execute_time"),
+        (ExecutionError, "error_time workflow_id execution_pointer_id message"),
+    ],
+)
+def test_fields_are_in_the_reference_s_order(model: type, names: str) -> None:
+    assert [field.name for field in fields(model)] == names.split()
+    assert "__slots__" in vars(model)
+
+
+def test_defaults() -> None:
+    before = datetime.now(UTC)
+    one, other = (WorkflowInstance(workflow_definition_id="order", version=1, data={}) for _ in range(2))
+    assert one.id != other.id
+    assert (one.name, one.next_execution, one.status) == ("", 0, WorkflowStatus.Runnable)
+    assert before <= one.create_time <= datetime.now(UTC)
+    pointer = ExecutionPointer(step_id=0)
+    assert (pointer.active, pointer.status, pointer.retry_count) == (True, PointerStatus.Pending, 0)
+    with pytest.raises(TypeError):
+        WorkflowInstance("id")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        WorkflowInstance(workflow_definition_id="order", version=1)  # type: ignore[call-arg]
+
+
+def test_commands() -> None:
+    assert ScheduledCommand.process_workflow("w1", 5) == ScheduledCommand(
+        command_name=CommandName.ProcessWorkflow, data="w1", execute_time=5
+    )
+    assert ScheduledCommand.process_event("e1", 5).command_name is CommandName.ProcessEvent
+
+
+def test_the_words_that_are_stored() -> None:
+    assert " ".join(WorkflowStatus) == "Runnable Suspended Complete Terminated"
+    assert " ".join(PointerStatus) == (
+        "Pending Running Complete Skipped Sleeping WaitingForEvent Failed Compensated Cancelled PendingPredecessor"
+    )
+    assert " ".join(CommandName) == "ProcessWorkflow ProcessEvent"
