@@ -33,6 +33,7 @@ from wfe_sql.models import (
     ScheduledCommand,
     WorkflowInstance,
     WorkflowStatus,
+    utc_now,
 )
 from wfe_sql.repositories import (
     CommandHandler,
@@ -81,4 +82,5 @@ __all__ = [
     "WorkflowRepository",
     "WorkflowStatus",
     "connect",
+    "utc_now",
 ]

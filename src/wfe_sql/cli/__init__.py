@@ -1,0 +1,19 @@
+"""The `wfe-sql` command."""
+
+import sys
+
+from wfe_sql.errors import WfeError
+
+
+def main() -> None:
+    """Run the command line; an error of this library becomes one line on stderr and exit code 1."""
+    try:
+        from wfe_sql.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("typer", "click", "rich"):
+            raise
+        sys.exit("wfe-sql needs its command-line packages: pip install 'wfe-sql[cli]'")
+    try:
+        app(prog_name="wfe-sql")
+    except WfeError as error:
+        sys.exit(f"wfe-sql: {error}")

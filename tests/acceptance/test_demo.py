@@ -1,0 +1,295 @@
+"""`wfe-sql demo` as a person runs it, and the host that it points to."""
+
+import ast
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from wfe_sql import (
+    Event,
+    ExecutionPointer,
+    PersistenceProvider,
+    PointerStatus,
+    ScheduledCommand,
+    WorkflowInstance,
+    WorkflowStatus,
+    connect,
+)
+from wfe_sql.demo import host, steps
+from wfe_sql.demo.host import WorkflowHost
+from wfe_sql.demo.run import DemoReport, check
+from wfe_sql.demo.steps import Definition, Done, Sleep, Step, StepBody, WaitFor
+
+COMMAND = (sys.executable, "-m", "wfe_sql.cli")
+
+
+def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=15, check=False)
+
+
+def test_demo_runs_all_orders_across_a_kill(tmp_path: Path) -> None:
+    file = tmp_path / "orders.db"
+    result = run_command("demo", str(file))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.isascii()
+    assert "\x1b" not in result.stdout
+    for number in range(1, 7):
+        rows = re.findall(rf"^order-{number} .*$", result.stdout, re.MULTILINE)
+        assert [row.split()[1:6] for row in rows] == [["Complete", "7", "of", "7", "2"]]
+    assert max(map(len, result.stdout.split("\n\n")[1].splitlines())) <= 80
+    first, second = re.findall(r"host (\d+) starts", result.stdout)
+    assert first != second
+    assert f"host {first} is killed with SIGKILL" in result.stdout
+    assert "Nothing was run twice that had been stored as done" in result.stdout
+    journal = (tmp_path / "orders.db.effects.jsonl").read_text()
+    assert f'"pid": {first}' in journal
+    assert f'"pid": {second}' in journal
+
+
+def test_demo_leaves_a_file_that_its_two_commands_read(tmp_path: Path) -> None:
+    result = run_command("demo", str(tmp_path / "with space.db"))
+    look, search = result.stdout.splitlines()[-2:]
+    rows = subprocess.run(look, shell=True, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert rows == [f"order-{number}|Complete" for number in range(1, 7)]
+    assert subprocess.run(search, shell=True, capture_output=True, text=True, check=True).stdout.count("order-1") >= 8
+
+
+def test_demo_refuses_a_file_that_exists(tmp_path: Path) -> None:
+    file = tmp_path / "orders.db"
+    file.write_text("mine")
+    result = run_command("demo", str(file))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"wfe-sql demo: {file} exists already; name a file that does not\n"
+    assert file.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    result = run_command("demo", str(tmp_path / "missing" / "orders.db"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("wfe-sql: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_host_outlives_the_demo(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while "starts" not in running.stdout.readline():
+            pass
+        running.send_signal(number)
+        _, errors = running.communicate(timeout=15)  # the host has the same stderr: this returns when both have ended
+    assert (running.returncode, errors) == (code, "")
+
+
+def test_a_host_that_ends_by_itself_is_a_failure(tmp_path: Path) -> None:
+    command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while (started := re.search(r"host (\d+) starts", running.stdout.readline())) is None:
+            pass
+        os.kill(int(started[1]), signal.SIGKILL)
+        output, _ = running.communicate(timeout=15)
+    assert running.returncode == 1
+    assert f"WRONG: host {started[1]} ended by itself" in output
+    assert "WRONG: order-1 is Runnable, not Complete" in output
+
+
+@pytest.mark.parametrize(
+    ("attempts", "stored", "in_flight", "problems"),
+    [
+        ([1], {1}, set(), []),
+        ([1, 1], set(), {1}, []),
+        ([1, 1], {1}, set(), ["1 steps were stored as done and were run again"]),
+        ([1, 1], set(), set(), ["1 steps were run again without a reason"]),
+        ([], set(), set(), ["1 steps are stored as done and were never run"]),
+    ],
+)
+def test_the_check_finds_what_was_run_twice(
+    attempts: list[int], stored: set[int], in_flight: set[int], problems: list[str], tmp_path: Path
+) -> None:
+    done = ExecutionPointer(id="p", step_id=0, status=PointerStatus.Complete)
+    order = WorkflowInstance(workflow_definition_id="order", version=1, data={}, status=WorkflowStatus.Complete)
+    order.execution_pointers.append(done)
+    report = DemoReport(file=tmp_path / "f", journal=tmp_path / "j", orders=[order])
+    report.stored, report.in_flight = {("p", n) for n in stored}, {("p", n) for n in in_flight}
+    report.journal.write_text("".join(f'{{"pointer": "p", "attempt": {n}, "pid": 1}}\n' for n in attempts))
+    check(report)
+    assert report.problems == problems
+
+
+def test_help_and_version() -> None:
+    assert "wfe-sql demo /tmp/orders.db" in run_command("demo", "--help").stdout
+    assert run_command("--help").stdout.isascii()
+    assert re.fullmatch(r"wfe-sql \d+\.\d+\.\d+\S*\n", run_command("--version").stdout)
+
+
+def test_without_its_packages_the_command_says_what_to_install() -> None:
+    program = "import sys; sys.modules['rich'] = None; from wfe_sql.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "wfe-sql needs its command-line packages: pip install 'wfe-sql[cli]'\n"
+
+
+def test_the_host_knows_only_protocols_and_models() -> None:
+    allowed = {"wfe_sql", "wfe_sql.models", "wfe_sql.repositories", "wfe_sql.errors", "wfe_sql.demo.steps"}
+    for module in (host, steps):
+        assert module.__file__ is not None
+        nodes = list(ast.walk(ast.parse(Path(module.__file__).read_text())))
+        imported = {node.module or "": node.names for node in nodes if isinstance(node, ast.ImportFrom)}
+        imported |= {name.name: [] for node in nodes if isinstance(node, ast.Import) for name in node.names}
+        assert {name for name in imported if name.partition(".")[0] in ("", "wfe_sql")} <= allowed
+        assert not {name.name for name in imported.get("wfe_sql", [])} & {"connect", "SqlitePersistenceProvider"}
+        assert not {"sqlite3", "aiosqlite", "aiosql"} & set(imported)
+
+
+@asynccontextmanager
+async def hosting(*steps: Step) -> AsyncIterator[tuple[PersistenceProvider, WorkflowHost]]:
+    """Run a host of the definition "d" on a store in memory."""
+    async with connect(":memory:") as store:
+        host = WorkflowHost(store, [Definition("d", 1, steps)], poll_interval=timedelta(milliseconds=5))
+        running = asyncio.create_task(host.run())
+        yield store, host
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def until(store: PersistenceProvider, id_: str, reached: Callable[[WorkflowInstance], bool]) -> WorkflowInstance:
+    async with asyncio.timeout(5):
+        while not reached(instance := await store.get_workflow_instance(id_)):
+            await asyncio.sleep(0.005)
+    return instance
+
+
+def is_complete(instance: WorkflowInstance) -> bool:
+    return instance.status is WorkflowStatus.Complete
+
+
+async def wait_for_news(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | WaitFor:
+    return Done({"news": pointer.event_data}) if pointer.event_published else WaitFor("news", "key")
+
+
+async def test_an_event_that_came_before_the_wait_is_not_lost() -> None:
+    gate = asyncio.Event()
+
+    async def hold(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        await gate.wait()
+        return Done()
+
+    async with hosting(Step(name="hold", body=hold, next="wait"), Step(name="wait", body=wait_for_news)) as (
+        store,
+        host,
+    ):
+        id_ = await host.start("d", {})
+        event_id = await store.create_event(Event(event_name="news", event_key="key", event_data="early"))
+        async with asyncio.timeout(5):
+            while not (await store.get_event(event_id)).is_processed:
+                await asyncio.sleep(0.005)
+        gate.set()
+        instance = await until(store, id_, is_complete)
+        assert instance.data == {"news": "early"}
+        assert (await store.get_subscription(instance.execution_pointers[1].id)).id
+        assert await store.get_subscriptions("news", "key", instance.complete_time or instance.create_time) == []
+
+
+async def test_one_event_goes_to_all_who_wait_and_to_nobody_twice() -> None:
+    async with hosting(Step(name="wait", body=wait_for_news)) as (store, host):
+        ids = [await host.start("d", {}) for _ in range(3)]
+        for id_ in ids:
+            await until(store, id_, lambda instance: not instance.execution_pointers[0].active)
+        for data in ("first", "second"):
+            await store.create_event(Event(event_name="news", event_key="key", event_data=data))
+        for id_ in ids:
+            assert (await until(store, id_, is_complete)).data == {"news": "first"}
+
+
+async def test_a_step_that_always_fails_suspends_its_workflow_and_all_its_errors_are_stored() -> None:
+    async def fail(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        raise ValueError(f"attempt {pointer.retry_count}")
+
+    soon = timedelta(milliseconds=1)
+    async with hosting(Step(name="fail", body=fail, max_retries=2, retry_after=soon)) as (store, host):
+        id_ = await host.start("d", {})
+        instance = await until(store, id_, lambda instance: instance.status is WorkflowStatus.Suspended)
+        assert (instance.execution_pointers[0].status, instance.next_execution) == (PointerStatus.Failed, None)
+        messages = [error.message for error in await store.get_execution_errors(id_)]
+        assert messages == ["ValueError: attempt 0", "ValueError: attempt 1", "ValueError: attempt 2"]
+
+
+def sleeper(duration: timedelta, *, by_command: bool) -> StepBody:
+    async def body(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | Sleep:
+        return Done() if pointer.persistence_data else Sleep(duration, remember=True, by_command=by_command)
+
+    return body
+
+
+@pytest.mark.parametrize("by_command", [False, True])
+async def test_a_sleep_ends_at_its_stored_time(by_command: bool) -> None:
+    nap = sleeper(timedelta(milliseconds=50), by_command=by_command)
+    async with hosting(Step(name="nap", body=nap)) as (store, host):
+        instance = await until(store, await host.start("d", {}), is_complete)
+        (pointer,) = instance.execution_pointers
+        assert pointer.sleep_until is not None
+        assert pointer.end_time is not None
+        assert pointer.end_time >= pointer.sleep_until
+
+
+async def test_a_command_that_comes_early_does_not_cut_a_sleep_short() -> None:
+    nap = sleeper(timedelta(hours=1), by_command=True)
+    async with hosting(Step(name="nap", body=nap)) as (store, host):
+        id_ = await host.start("d", {})
+        await until(store, id_, lambda instance: instance.execution_pointers[0].status is PointerStatus.Sleeping)
+        await store.schedule_command(ScheduledCommand.process_workflow(id_, 0))
+        instance = await until(store, id_, lambda instance: instance.execution_pointers[0].active)
+        assert (instance.status, instance.execution_pointers[0].status) == (
+            WorkflowStatus.Runnable,
+            PointerStatus.Sleeping,
+        )
+        assert instance.next_execution is not None
+        assert instance.next_execution > time.time() * 1000
+
+
+async def test_branches_run_side_by_side_and_join_once() -> None:
+    both = asyncio.Barrier(2)
+
+    async def meet(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        async with asyncio.timeout(5):
+            await both.wait()
+        return Done()
+
+    steps = (
+        Step(name="fork", children=("left", "right"), next="end"),
+        Step(name="left", body=meet, next="left too"),
+        Step(name="right", body=meet),
+        Step(name="left too"),
+        Step(name="end"),
+    )
+    async with hosting(*steps) as (store, host):
+        instance = await until(store, await host.start("d", {}), is_complete)
+        names = [pointer.step_name for pointer in instance.execution_pointers]
+        assert names == ["fork", "left", "right", "left too", "end"]
+        fork, left, right, left_too, end = instance.execution_pointers
+        assert fork.children == [left.id, right.id]
+        assert left.scope == right.scope == left_too.scope == [fork.id]
+        assert (left_too.predecessor_id, end.predecessor_id, end.scope) == (left.id, fork.id, [])
+
+
+async def test_one_workflow_that_cannot_be_run_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async with hosting(Step(name="only")) as (store, host):
+        stray = WorkflowInstance(workflow_definition_id="unknown", version=1, data={}, next_execution=0)
+        stray.execution_pointers.append(ExecutionPointer(step_id=0))
+        await store.create_new_workflow(stray)
+        await until(store, await host.start("d", {}), is_complete)
+        assert f"cannot work on {stray.id}" in caplog.text
