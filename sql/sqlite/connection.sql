@@ -4,32 +4,39 @@
 -- name: use_wal()$
 -- Readers and the writer do not block each other; the file keeps this mode. Returns the mode that is in force.
 -- https://sqlite.org/wal.html
--- used by: open
+-- used by: open_writer
 -- index: none
 PRAGMA journal_mode = WAL;
 
 -- name: enforce_foreign_keys()!
 -- SQLite leaves foreign keys unchecked unless each connection asks for them.
--- used by: open
+-- used by: ensure_store_exists, open_reader
 -- index: none
 PRAGMA foreign_keys = ON;
+
+-- name: suspend_foreign_keys()!
+-- While old tables are replaced; it has no effect inside a transaction, so it comes before begin_write.
+-- https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
+-- used by: ensure_store_exists
+-- index: none
+PRAGMA foreign_keys = OFF;
 
 -- name: use_full_durability()!
 -- Each commit is on the disk before it is acknowledged.
 -- https://sqlite.org/pragma.html#pragma_synchronous
--- used by: open
+-- used by: open_writer
 -- index: none
 PRAGMA synchronous = FULL;
 
 -- name: use_normal_durability()!
 -- A commit survives the death of the process, but the last ones may be lost when the power fails.
--- used by: open
+-- used by: open_writer
 -- index: none
 PRAGMA synchronous = NORMAL;
 
 -- name: refuse_writes()!
 -- A reader's connection cannot write, whatever a tuned query says.
--- used by: open
+-- used by: open_reader
 -- index: none
 PRAGMA query_only = ON;
 
@@ -74,15 +81,3 @@ RELEASE unit_of_work;
 -- used by: run_writes
 -- index: none
 ROLLBACK TO unit_of_work;
-
--- name: list_columns()
--- Every column of every table, to see what an older store lacks.
--- used by: ensure_store_exists
--- scan: the schema's own table, a few rows
-SELECT
-    schema_table.name AS table_name,
-    table_column.name AS column_name
-FROM sqlite_master AS schema_table
-INNER JOIN pragma_table_info(schema_table.name) AS table_column
-WHERE schema_table.type = 'table'
-ORDER BY table_name, table_column.cid;

@@ -25,6 +25,33 @@ CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
 CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (status, next_execution, id)
 WHERE status = 'Runnable';
 
+-- name: set_aside_workflows_without_name()#
+-- Takes the workflows out of a table of the reference's first release (1.0.0), which had neither name nor
+-- root_workflow_id, so that create_workflows_table can make it as it is now. The pointers' foreign key goes by the
+-- table's name, and stays.
+-- used by: ensure_store_exists
+-- scan: every row is copied
+CREATE TEMP TABLE workflows_without_name AS
+SELECT
+    id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time
+FROM main.workflows
+ORDER BY rowid;
+DROP TABLE main.workflows;
+
+-- name: restore_workflows_without_name()#
+-- Puts the workflows back; each is named by its id.
+-- used by: ensure_store_exists
+-- scan: every row is copied
+INSERT INTO main.workflows (
+    id, name, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time
+)
+SELECT
+    id, id AS name, definition_id, version, description, reference, status, data, next_execution, create_time,
+    complete_time
+FROM temp.workflows_without_name
+ORDER BY rowid;
+DROP TABLE temp.workflows_without_name;
+
 -- name: create_new_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time)!
 -- Inserts a workflow; an empty name becomes the id.
 -- used by: create_new_workflow

@@ -6,11 +6,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from wfe_sql.engines.sqlite import Durability, InTransactionAdapter, SqliteEngine
+from wfe_sql.engines.sqlite import SqliteEngine
+from wfe_sql.engines.sqlite_store import Durability, InTransactionAdapter, SqliteStore
 from wfe_sql.models import utc_now
 from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.queries import load
+from wfe_sql.queries import QuerySet, load
 from wfe_sql.urls import parse_sqlite_url, scheme_of
+
+
+def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
+    """Return the queries of SQLite, with those in `sql_dir` in place of their namesakes.
+
+    Raises:
+        QueryFileError: A `.sql` file breaks a rule of the house.
+    """
+    users = (SqlPersistenceProvider, SqliteEngine, SqliteStore)
+    return load("sqlite", InTransactionAdapter(), users, overlay=None if sql_dir is None else Path(sql_dir))
 
 
 class SqlitePersistenceProvider(SqlPersistenceProvider):
@@ -41,12 +52,9 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         clock: Callable[[], datetime] = utc_now,
         sql_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        target = parse_sqlite_url(url)
-        overlay = None if sql_dir is None else Path(sql_dir)
-        queries = load("sqlite", InTransactionAdapter(), (SqlPersistenceProvider, SqliteEngine), overlay=overlay)
-        engine = SqliteEngine(
-            target, queries, durability=durability, busy_timeout=busy_timeout, max_connections=max_connections
-        )
+        queries = load_sqlite_queries(sql_dir)
+        store = SqliteStore(parse_sqlite_url(url), queries, durability, busy_timeout)
+        engine = SqliteEngine(store, queries, max_connections=max_connections)
         super().__init__(engine, clock=clock)
 
 

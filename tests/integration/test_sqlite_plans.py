@@ -25,16 +25,15 @@ from wfe_sql import (
     WorkflowInstance,
     WorkflowStatus,
 )
-from wfe_sql.engines.sqlite import InTransactionAdapter, SqliteEngine
-from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.queries import Query, load
+from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.queries import Query
 
 REFERENCE = Path(__file__).parents[1] / "data" / "wfe-sqlite-1.11.4.db"
 START = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 LIVE = 12
 """One workflow, event and subscription in so many is not done yet."""
 
-QUERIES = load("sqlite", InTransactionAdapter(), (SqlPersistenceProvider, SqliteEngine))
+QUERIES = load_sqlite_queries()
 PLANNED = [
     name
     for name, query in QUERIES.items()

@@ -11,8 +11,8 @@ import pytest
 
 import wfe_sql
 from wfe_sql import QueryFileError
-from wfe_sql.engines.sqlite import InTransactionAdapter, SqliteEngine
-from wfe_sql.provider import SqlPersistenceProvider
+from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.engines.sqlite_store import InTransactionAdapter
 from wfe_sql.queries import Query, QuerySet, find_sql, load
 
 HEADER = "-- Does it.\n-- used by: run\n-- index: none"
@@ -178,7 +178,7 @@ def test_a_user_may_run_the_query_itself_or_in_what_it_calls(tmp_path: Path, use
 
 
 def test_the_dialect_of_the_library_loads_whole() -> None:
-    queries = load("sqlite", InTransactionAdapter(), (SqlPersistenceProvider, SqliteEngine))
+    queries = load_sqlite_queries()
     folder = Path(str(find_sql() / "sqlite"))
     text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(folder.iterdir()) if file.suffix == ".sql")
     assert sorted(queries) == sorted(re.findall(r"^--\s*name\s*:\s*(\w+)", text, re.MULTILINE))

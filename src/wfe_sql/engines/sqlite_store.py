@@ -1,0 +1,323 @@
+"""A SQLite file as a store: how it is opened, checked, made and brought up to date."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from aiosql.adapters.sqlite3 import SQLite3Adapter
+
+from wfe_sql.errors import (
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
+from wfe_sql.queries import QuerySet
+from wfe_sql.urls import SqliteTarget
+
+Durability = Literal["full", "normal"]
+
+_T = TypeVar("_T")
+
+VERSION = 1
+"""What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
+
+_CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
+_ADDED_BY_US = {"scheduled_commands": _CLAIM | {"rescheduled_time"}}
+"""Columns that tables of the reference lack; nothing that only reads needs them."""
+_ADDED_SINCE_1_0_0 = {"workflows": {"name", "root_workflow_id"}}
+"""Columns that tables of the reference's first release lack."""
+
+Columns = dict[str, set[str]]
+
+
+class InTransactionAdapter(SQLite3Adapter):
+    """aiosql's adapter for sqlite3, with rows as a list, and scripts that stay inside the open transaction."""
+
+    def __init__(self) -> None:
+        """Take no options."""
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def select(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
+        """Return all rows at once: the generator of aiosql's adapter runs nothing until it is exhausted."""
+        return conn.execute(sql, parameters).fetchall()
+
+    def execute_script(self, conn: Any, sql: str) -> str:
+        """Run a script statement by statement: `executescript` would commit first."""
+        for statement in split_script(sql):
+            conn.execute(statement)
+        return "DONE"
+
+
+def split_script(sql: str) -> Iterator[str]:
+    """Cut a script into its statements."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement.strip()
+            statement = ""
+
+
+class SqliteStore:
+    """Opens connections to one SQLite database; its methods are called on the threads of these connections."""
+
+    def __init__(
+        self, target: SqliteTarget, queries: QuerySet, durability: Durability, busy_timeout: timedelta
+    ) -> None:
+        """Set up without connecting; see `SqlitePersistenceProvider` for the options."""
+        if durability not in ("full", "normal"):
+            raise StoreError(f"durability must be 'full' or 'normal', not {durability!r}")
+        if busy_timeout < timedelta(0):
+            raise StoreError(f"busy_timeout must not be negative: {busy_timeout}")
+        self.target = target
+        self._queries = queries
+        self._durability = durability
+        self._busy_timeout = busy_timeout.total_seconds()
+
+    def open_writer(self) -> sqlite3.Connection:
+        """Open a connection that writes, and make the store where it does not exist.
+
+        A file that is no store of ours is refused before anything of it is changed.
+        """
+        path = self.target.path
+        if path is not None and path.exists():
+            self._check_before_any_change()
+        connection = self._connect(self.target.mode)
+        try:
+            if path is not None:
+                self._use_wal(connection)
+            run = self._runner(connection)
+            run("use_full_durability" if self._durability == "full" else "use_normal_durability")
+            self.ensure_store_exists(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def open_reader(self) -> sqlite3.Connection:
+        """Open a connection that only reads a store that exists."""
+        connection = self._connect(self.target.mode)
+        try:
+            run = self._runner(connection)
+            run("enforce_foreign_keys")
+            run("refuse_writes")
+            if self.target.mode == "ro":
+                self._check_readable(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def ensure_store_exists(self, connection: sqlite3.Connection) -> None:
+        """Make the tables, columns and indexes that are missing, in one transaction."""
+        run = self._runner(connection)
+        run("suspend_foreign_keys")
+        run("begin_write")
+        try:
+            self._bring_up_to_date(connection)
+            run("commit")
+        except BaseException:
+            if connection.in_transaction:
+                run("rollback")
+            raise
+        finally:
+            run("enforce_foreign_keys")
+
+    def has_log(self) -> bool:
+        """Tell whether a write-ahead log lies beside the file."""
+        return Path(f"{self.target}-wal").exists()
+
+    def remove_empty_log(self) -> None:
+        """Let SQLite remove a log that it made only to read a file: a connection that may write does so on closing."""
+        log = Path(f"{self.target}-wal")
+        if log.exists() and log.stat().st_size == 0:
+            connection = self._connect("rw")
+            try:
+                self._columns(connection)
+            finally:
+                connection.close()
+
+    def error(self, error: sqlite3.Error) -> StoreError:
+        """Return our error for one of the driver's, which becomes its cause."""
+        kind, what = _ERRORS.get(_primary_code(error), (StoreError, "cannot be worked with"))
+        mapped = kind(f"{self.target} {what}: {error}")
+        mapped.__cause__ = error
+        return mapped
+
+    def _runner(self, connection: sqlite3.Connection) -> Callable[[str], Any]:
+        return partial(self._queries.run, connection, params={})
+
+    def _connect(self, mode: str, *options: str) -> sqlite3.Connection:
+        path = self.target.path
+        return sqlite3.connect(
+            ":memory:" if path is None else f"{path.absolute().as_uri()}?{'&'.join((f'mode={mode}', *options))}",
+            uri=path is not None,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            cached_statements=len(self._queries),
+        )
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to a write-ahead log; SQLite does not wait by itself for others to let it."""
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                mode = self._queries.run(connection, "use_wal", {})
+            except sqlite3.OperationalError as error:
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+            else:
+                break
+        if mode != "wal":
+            raise StoreUnavailableError(f"{self.target} cannot have a write-ahead log; its mode stays {mode}")
+
+    def _check_before_any_change(self) -> None:
+        """Check an existing file through a connection that can change neither it nor, by closing, its log."""
+        had_log = self.has_log()
+        try:
+            connection = self._connect("ro")
+            try:
+                self._check(self._columns(connection), connection)
+            finally:
+                connection.close()
+        except BaseException:
+            if not had_log:
+                self.remove_empty_log()
+            raise
+
+    def _check(self, columns: Columns, connection: sqlite3.Connection) -> None:
+        """Refuse tables that are not those of a store, and a store of a later version."""
+        if "wfe_sql_store" in columns:
+            version = self._queries.run(connection, "get_store_version", {})
+            if version is None or version > VERSION:
+                raise StoreVersionError(
+                    f"{self.target} is a store of version {version}, made by a later wfe-sql; "
+                    f"this one works with version {VERSION}: upgrade it"
+                )
+        addable = {table: _columns_of(table, _ADDED_BY_US, _ADDED_SINCE_1_0_0) for table in columns}
+        for table, expected in self._expected_columns().items():
+            missing = expected - columns.get(table, expected) - addable.get(table, set())
+            if missing:
+                raise StoreVersionError(
+                    f"{self.target} has a table {table} that is not one of a workflow store: it has the columns "
+                    f"{', '.join(sorted(columns[table]))}, and lacks {', '.join(sorted(missing))}; use another file"
+                )
+
+    def _check_readable(self, connection: sqlite3.Connection) -> None:
+        """Refuse to only read what must first be made or brought up to date."""
+        columns = self._columns(connection)
+        self._check(columns, connection)
+        for table, expected in self._expected_columns().items():
+            missing = expected - columns.get(table, set()) - _columns_of(table, _ADDED_BY_US)
+            if missing and table != "wfe_sql_store":
+                raise StoreVersionError(
+                    f"{self.target} cannot be only read as it is: {table} lacks {', '.join(sorted(missing))}; "
+                    "open it once without mode=ro, which brings it up to date"
+                )
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
+        run = self._runner(connection)
+        columns = self._columns(connection)
+        self._check(columns, connection)
+        without_name = "name" not in columns.get("workflows", {"name"})
+        if without_name:
+            run("set_aside_workflows_without_name")
+        self._create_tables(connection)
+        if without_name:
+            run("restore_workflows_without_name")
+        if "claim_token" not in columns.get("scheduled_commands", _CLAIM):
+            run("add_scheduled_commands_claim")
+        self._queries.run(connection, "record_store_version", {"version": VERSION})
+
+    def _create_tables(self, connection: sqlite3.Connection) -> None:
+        for table in (
+            "create_wfe_sql_store_table",
+            "create_workflows_table",
+            "create_execution_pointers_table",
+            "create_definition_sequences_table",
+            "create_events_table",
+            "create_event_subscriptions_table",
+            "create_scheduled_commands_table",
+            "create_execution_errors_table",
+        ):
+            self._queries.run(connection, table, {})
+
+    def _columns(self, connection: sqlite3.Connection) -> Columns:
+        columns: Columns = {}
+        for table, column in self._queries.run(connection, "list_columns", {}):
+            columns.setdefault(table, set()).add(column)
+        return columns
+
+    def _expected_columns(self) -> Columns:
+        scratch = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            self._create_tables(scratch)
+            columns = self._columns(scratch)
+        finally:
+            scratch.close()
+        del columns["sqlite_sequence"]
+        return columns
+
+
+def check_path(target: SqliteTarget) -> None:
+    """Say in plain words what SQLite would only call "unable to open database file"."""
+    path = target.path
+    if path is None:
+        return
+    folder = path.absolute().parent
+    try:
+        if not folder.is_dir():
+            raise StoreUnavailableError(f"{path} cannot be opened: the folder {folder} does not exist; make it first")
+        if path.is_dir():
+            raise StoreUnavailableError(f"{path} cannot be opened: it is a folder; name a file in it")
+        if target.mode != "rwc" and not path.exists():
+            raise StoreUnavailableError(f"{path} cannot be opened: it does not exist (mode={target.mode})")
+    except PermissionError as error:
+        raise StoreUnavailableError(f"{path} cannot be opened: this user may not look into {folder}") from error
+    if target.mode != "ro" and not _may(folder, os.W_OK | os.X_OK):
+        raise StoreUnavailableError(f"{path} cannot be opened: this user may not write in {folder}, where its log lies")
+    wanted = os.R_OK if target.mode == "ro" else os.R_OK | os.W_OK
+    if path.exists() and not _may(path, wanted):
+        verb = "read" if target.mode == "ro" else "read and write"
+        raise StoreUnavailableError(f"{path} cannot be opened: this user may not {verb} it")
+
+
+def _may(path: Path, mode: int) -> bool:
+    """Ask without opening: to close a file drops the locks that this process has on it.
+
+    https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+    """
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _columns_of(table: str, *added: Mapping[str, set[str]]) -> set[str]:
+    return set().union(*(columns.get(table, set()) for columns in added))
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+_ERRORS: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_BUSY: (StoreBusyError, "is busy: another connection held it for longer than the busy timeout"),
+    sqlite3.SQLITE_LOCKED: (StoreBusyError, "is locked by another statement"),
+    sqlite3.SQLITE_CORRUPT: (StoreCorruptError, "is damaged"),
+    sqlite3.SQLITE_NOTADB: (StoreCorruptError, "is no SQLite database"),
+    sqlite3.SQLITE_FULL: (StoreFullError, "has no room left"),
+    sqlite3.SQLITE_READONLY: (StoreReadOnlyError, "may not be written"),
+    sqlite3.SQLITE_CANTOPEN: (StoreUnavailableError, "cannot be opened"),
+    sqlite3.SQLITE_PERM: (StoreUnavailableError, "may not be accessed"),
+    sqlite3.SQLITE_AUTH: (StoreUnavailableError, "may not be accessed"),
+    sqlite3.SQLITE_IOERR: (StoreUnavailableError, "cannot be read or written"),
+}
+"""SQLite's primary result codes. https://sqlite.org/rescode.html"""
