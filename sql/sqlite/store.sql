@@ -34,6 +34,6 @@ SELECT
     listed.name AS table_name,
     listed_column.name AS column_name
 FROM sqlite_master AS listed
-INNER JOIN pragma_table_info(listed.name) AS listed_column
+CROSS JOIN pragma_table_info(listed.name) AS listed_column
 WHERE listed.type IN ('table', 'view')
 ORDER BY table_name, listed_column.cid;

@@ -48,9 +48,9 @@ INSERT INTO main.workflows (
 SELECT
     id, id AS name, definition_id, version, description, reference, status, data, next_execution, create_time,
     complete_time
-FROM temp.workflows_without_name
+FROM workflows_without_name
 ORDER BY rowid;
-DROP TABLE temp.workflows_without_name;
+DROP TABLE workflows_without_name;
 
 -- name: create_new_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time)!
 -- Inserts a workflow; an empty name becomes the id.
