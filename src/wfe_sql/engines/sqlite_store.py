@@ -217,13 +217,18 @@ class SqliteStore:
         """Refuse to only read what must first be made or brought up to date."""
         columns = self._columns(connection)
         self._check(columns, connection)
+        lacking: list[str] = []
         for table, expected in self._expected_columns().items():
-            missing = expected - columns.get(table, set()) - _columns_of(table, _ADDED_BY_US)
-            if missing and table != "wfe_sql_store":
-                raise StoreVersionError(
-                    f"{self.target} cannot be only read as it is: {table} lacks {', '.join(sorted(missing))}; "
-                    "open it once without mode=ro, which brings it up to date"
-                )
+            if table in columns:
+                missing = expected - columns[table] - _columns_of(table, _ADDED_BY_US)
+                lacking += sorted(f"{table}.{column}" for column in missing)
+            elif table != "wfe_sql_store":
+                lacking.append(table)
+        if lacking:
+            raise StoreVersionError(
+                f"{self.target} cannot be only read as it is, it lacks {', '.join(lacking)}; "
+                "open it once without mode=ro, which brings it up to date"
+            )
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         run = self._runner(connection)
