@@ -251,14 +251,23 @@ async def test_three_processes_in_two_languages_on_one_file(reference: Reference
                     subscribe_as_of=FAR_FUTURE,
                 )
             )
-    rust: list[str | Path] = [reference.program, "load", file, "--worker", "rust", "--operations", "150", "--shared", ",".join(shared)]
-    python: list[list[str | Path]] = [
-        [sys.executable, TESTS / "reference" / "load.py", file, worker, "300", ",".join(shared)]
-        for worker in ("one", "two")
+    ids = ",".join(shared)
+    rust: list[str | Path] = [
+        reference.program,
+        "load",
+        file,
+        "--worker",
+        "rust",
+        "--operations",
+        "150",
+        "--shared",
+        ids,
     ]
-    loads = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in (rust, *python)]
-    lines = [json.loads(line) for load in loads for line in load.communicate()[0].splitlines()]
-    assert [load.returncode for load in loads] == [0, 0, 0]
+    load = TESTS / "reference" / "load.py"
+    python: list[list[str | Path]] = [[sys.executable, load, file, worker, "300", ids] for worker in ("one", "two")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in (rust, *python)]
+    lines = [json.loads(line) for process in processes for line in process.communicate()[0].splitlines()]
+    assert [process.returncode for process in processes] == [0, 0, 0]
     rounds = [line for line in lines if "sequence" in line]
     assert len(rounds) == 750
     assert sorted(line["sequence"] for line in rounds) == list(range(1, 751))
