@@ -39,8 +39,8 @@ VALUES (
     :subscription_data, :external_token, :external_worker_id, :external_token_expiry
 );
 
--- name: get_subscriptions(event_name, event_key, as_of)
--- The live subscriptions of one name and key made up to :as_of, the oldest first.
+-- name: get_subscriptions(event_name, event_key, as_of, row_limit)
+-- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_event_subscriptions_live
 SELECT
@@ -48,7 +48,8 @@ SELECT
     external_token, external_worker_id, external_token_expiry
 FROM event_subscriptions
 WHERE event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
-ORDER BY subscribe_as_of, id;
+ORDER BY subscribe_as_of, id
+LIMIT coalesce(:row_limit, -1);
 
 -- name: get_subscription(id)^
 -- One subscription by id, terminated or not.

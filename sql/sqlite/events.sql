@@ -1,8 +1,10 @@
 -- One row for each event from outside.
 -- A bound on a time is text with nine decimals, so that it takes in rows of the reference with nanoseconds.
+-- A claim is a fresh token, the worker that took it, and when it expires; an event is free when claim_token is null or
+-- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
 
 -- name: create_events_table()#
--- The table and indexes of the reference (wfe-sqlite 1.11.4), and two that return rows in the order of the queries: the
+-- The table and indexes of the reference (wfe-sqlite 1.11.4), the columns of add_events_claim, and two indexes that return rows in the order of the queries: the
 -- poll's holds only unprocessed events (and has is_processed first, as idx_workflows_runnable has status).
 -- used by: ensure_store_exists
 -- index: none
@@ -12,7 +14,10 @@ CREATE TABLE IF NOT EXISTS events (
     event_key TEXT NOT NULL,
     event_data TEXT NOT NULL,
     event_time TEXT NOT NULL,
-    is_processed INTEGER NOT NULL DEFAULT 0
+    is_processed INTEGER NOT NULL DEFAULT 0,
+    claim_token TEXT,
+    claim_worker_id TEXT,
+    claim_expires_at TEXT
 );
 CREATE INDEX IF NOT EXISTS idx_events_name_key ON events (event_name, event_key);
 CREATE INDEX IF NOT EXISTS idx_events_is_processed ON events (is_processed);
@@ -20,6 +25,14 @@ CREATE INDEX IF NOT EXISTS idx_events_event_time ON events (event_time);
 CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event_key, event_time, id);
 CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (is_processed, event_time, id)
 WHERE is_processed = 0;
+
+-- name: add_events_claim()#
+-- Adds what a table written by the reference lacks.
+-- used by: ensure_store_exists
+-- index: none
+ALTER TABLE events ADD COLUMN claim_token TEXT;
+ALTER TABLE events ADD COLUMN claim_worker_id TEXT;
+ALTER TABLE events ADD COLUMN claim_expires_at TEXT;
 
 -- name: create_event(id, event_name, event_key, event_data, event_time, is_processed)!
 -- Inserts an event.
@@ -46,22 +59,55 @@ WHERE is_processed = 0 AND event_time <= :as_at
 ORDER BY event_time, id
 LIMIT coalesce(:row_limit, -1);
 
--- name: get_events(event_name, event_key, as_of)
--- Ids of the events of one name and key up to :as_of, the oldest first.
+-- name: claim_runnable_events(as_at, now, token, worker_id, expires_at, row_limit)
+-- Takes free unprocessed events up to :as_at, the oldest first; returned in no order.
+-- used by: claim_runnable_events
+-- index: idx_events_unprocessed, sqlite_autoindex_events_1
+UPDATE events
+SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
+WHERE
+    id IN (
+        SELECT id
+        FROM events
+        WHERE is_processed = 0 AND event_time <= :as_at AND (claim_token IS NULL OR claim_expires_at <= :now)
+        ORDER BY event_time, id
+        LIMIT :row_limit
+    )
+RETURNING id, event_time;
+
+-- name: renew_event_claim(id, token, expires_at)!
+-- Moves on the end of a claim; changes no row when the token does not hold the event.
+-- used by: renew_claim
+-- index: sqlite_autoindex_events_1
+UPDATE events
+SET claim_expires_at = :expires_at
+WHERE id = :id AND claim_token = :token;
+
+-- name: release_event_claim(id, token)!
+-- Ends a claim; changes no row when the token does not hold the event.
+-- used by: release_claim
+-- index: sqlite_autoindex_events_1
+UPDATE events
+SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+WHERE id = :id AND claim_token = :token;
+
+-- name: get_events(event_name, event_key, as_of, row_limit)
+-- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
 -- index: idx_events_name_key_time
 SELECT id
 FROM events
 WHERE event_name = :event_name AND event_key = :event_key AND event_time <= :as_of
-ORDER BY event_time, id;
+ORDER BY event_time, id
+LIMIT coalesce(:row_limit, -1);
 
--- name: mark_event_processed(id)!
--- Takes an event out of the poll.
+-- name: mark_event_processed(id, claim_token)!
+-- Takes an event out of the poll; changes no row when :claim_token is given and does not hold it.
 -- used by: mark_event_processed
 -- index: sqlite_autoindex_events_1
 UPDATE events
 SET is_processed = 1
-WHERE id = :id;
+WHERE id = :id AND (:claim_token IS NULL OR claim_token = :claim_token);
 
 -- name: mark_event_unprocessed(id)!
 -- Puts an event back into the poll.

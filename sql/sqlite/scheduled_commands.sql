@@ -63,6 +63,14 @@ WHERE
     )
 RETURNING id, command_name, data, execute_time;
 
+-- name: renew_commands(ids, token, expires_at)!
+-- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them.
+-- used by: process_commands
+-- index: INTEGER PRIMARY KEY
+UPDATE scheduled_commands
+SET claim_expires_at = :expires_at
+WHERE id IN (SELECT value FROM json_each(:ids)) AND claim_token = :token;
+
 -- name: reschedule_command(id, token)!
 -- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
 -- used by: process_commands

@@ -1,9 +1,12 @@
 -- One row for each workflow instance. Times are RFC 3339 text in UTC, JSON is text, next_execution is epoch milliseconds.
+-- A claim is a fresh token, the worker that took it, and when it expires; a workflow is free when claim_token is null or
+-- claim_expires_at is not after :now. The revision is raised by every change. These columns are additions to the
+-- reference's table.
 
 -- name: create_workflows_table()#
--- The table and indexes of the reference (wfe-sqlite 1.11.4), and one partial index for the poll: it holds only what
--- can be polled, so a million finished workflows cost it nothing. Its first column is always 'Runnable'; it is there
--- because SQLite, without statistics, would rather use an index with an equality and sort.
+-- The table and indexes of the reference (wfe-sqlite 1.11.4), the columns of add_workflows_claim, and one partial index
+-- for the poll: it holds only what can be polled, so a million finished workflows cost it nothing. Its first column is
+-- always 'Runnable'; it is there because SQLite, without statistics, would rather use an index with an equality and sort.
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS workflows (
@@ -18,12 +21,51 @@ CREATE TABLE IF NOT EXISTS workflows (
     data TEXT NOT NULL,
     next_execution INTEGER,
     create_time TEXT NOT NULL,
-    complete_time TEXT
+    complete_time TEXT,
+    claim_token TEXT,
+    claim_worker_id TEXT,
+    claim_expires_at TEXT,
+    revision INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
 CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
 CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (status, next_execution, id)
 WHERE status = 'Runnable';
+
+-- name: create_workflows_revision_trigger()#
+-- Raises the revision for programs that do not know of it: the reference, or somebody at the sqlite3 prompt. Taking a
+-- claim is no change. https://sqlite.org/lang_createtrigger.html
+-- used by: ensure_store_exists
+-- index: none
+CREATE TRIGGER IF NOT EXISTS raise_workflows_revision
+AFTER UPDATE OF
+name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time,
+complete_time
+ON workflows
+WHEN new.revision = old.revision
+BEGIN
+    UPDATE workflows SET revision = old.revision + 1
+    WHERE id = new.id;
+END;
+
+-- name: add_workflows_claim()#
+-- Adds what a table written by the reference lacks.
+-- used by: ensure_store_exists
+-- index: none
+ALTER TABLE workflows ADD COLUMN claim_token TEXT;
+ALTER TABLE workflows ADD COLUMN claim_worker_id TEXT;
+ALTER TABLE workflows ADD COLUMN claim_expires_at TEXT;
+ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+
+-- name: stand_in_for_workflows_revision()#
+-- Lets a file of the reference be only read: in this connection, a view with a revision that stays 0.
+-- used by: open_reader
+-- index: none
+CREATE TEMP VIEW workflows AS
+SELECT
+    id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+    create_time, complete_time, 0 AS revision
+FROM main.workflows;
 
 -- name: set_aside_workflows_without_name()#
 -- Takes the workflows out of a table of the reference's first release (1.0.0), which had neither name nor
@@ -65,8 +107,9 @@ VALUES (
     :reference, :status, :data, :next_execution, :create_time, :complete_time
 );
 
--- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time)!
--- Overwrites a workflow, all but its create_time; an empty name leaves the stored one.
+-- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time, claim_token, expected_revision)$
+-- Overwrites a workflow, all but its create_time, and returns its new revision; an empty name leaves the stored one.
+-- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and is not its revision.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
 UPDATE workflows
@@ -80,7 +123,20 @@ SET
     status = :status,
     data = :data,
     next_execution = :next_execution,
-    complete_time = :complete_time
+    complete_time = :complete_time,
+    revision = revision + 1
+WHERE
+    id = :id
+    AND (:claim_token IS NULL OR claim_token = :claim_token)
+    AND (:expected_revision IS NULL OR revision = :expected_revision)
+RETURNING revision;
+
+-- name: get_workflow_guards(id)^
+-- What a guarded write is held against: says why one changed no row.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: sqlite_autoindex_workflows_1
+SELECT claim_token, revision
+FROM workflows
 WHERE id = :id;
 
 -- name: get_runnable_instances(as_at, row_limit)
@@ -93,13 +149,47 @@ WHERE status = 'Runnable' AND next_execution <= :as_at
 ORDER BY next_execution, id
 LIMIT coalesce(:row_limit, -1);
 
+-- name: claim_runnable_instances(as_at, now, token, worker_id, expires_at, row_limit)
+-- Takes free workflows that are due at :as_at (epoch ms), the longest due first; returned in no order.
+-- used by: claim_runnable_instances
+-- index: idx_workflows_runnable, sqlite_autoindex_workflows_1
+UPDATE workflows
+SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
+WHERE
+    id IN (
+        SELECT id
+        FROM workflows
+        WHERE
+            status = 'Runnable' AND next_execution <= :as_at
+            AND (claim_token IS NULL OR claim_expires_at <= :now)
+        ORDER BY next_execution, id
+        LIMIT :row_limit
+    )
+RETURNING id, next_execution;
+
+-- name: renew_workflow_claim(id, token, expires_at)!
+-- Moves on the end of a claim; changes no row when the token does not hold the workflow.
+-- used by: renew_claim
+-- index: sqlite_autoindex_workflows_1
+UPDATE workflows
+SET claim_expires_at = :expires_at
+WHERE id = :id AND claim_token = :token;
+
+-- name: release_workflow_claim(id, token)!
+-- Ends a claim; changes no row when the token does not hold the workflow.
+-- used by: release_claim
+-- index: sqlite_autoindex_workflows_1
+UPDATE workflows
+SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+WHERE id = :id AND claim_token = :token;
+
 -- name: get_workflow_instance(id)^
 -- One workflow by id.
 -- used by: get_workflow_instance
 -- index: sqlite_autoindex_workflows_1
 SELECT
     id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
-    create_time, complete_time
+    create_time, complete_time, revision
 FROM workflows
 WHERE id = :id;
 
@@ -109,7 +199,7 @@ WHERE id = :id;
 -- index: sqlite_autoindex_workflows_2
 SELECT
     id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
-    create_time, complete_time
+    create_time, complete_time, revision
 FROM workflows
 WHERE name = :name;
 
@@ -121,7 +211,7 @@ WHERE name = :name;
 SELECT
     workflows.id, workflows.name, workflows.root_workflow_id, workflows.definition_id, workflows.version,
     workflows.description, workflows.reference, workflows.next_execution, workflows.status, workflows.data,
-    workflows.create_time, workflows.complete_time
+    workflows.create_time, workflows.complete_time, workflows.revision
 FROM json_each(:ids) AS wanted
 CROSS JOIN workflows
 WHERE workflows.id = wanted.value;

@@ -24,6 +24,8 @@ from wfe_sql.errors import (
     WorkflowNotFoundError,
 )
 from wfe_sql.models import (
+    Claim,
+    ClaimKind,
     CommandName,
     Event,
     EventSubscription,
@@ -45,6 +47,8 @@ from wfe_sql.repositories import (
 )
 
 __all__ = [
+    "Claim",
+    "ClaimKind",
     "ClaimLostError",
     "CommandHandler",
     "CommandName",

@@ -9,7 +9,7 @@ from typing import Any
 from wfe_sql.engines.sqlite import SqliteEngine
 from wfe_sql.engines.sqlite_store import Durability, InTransactionAdapter, SqliteStore
 from wfe_sql.models import utc_now
-from wfe_sql.provider import SqlPersistenceProvider
+from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
 from wfe_sql.urls import parse_sqlite_url, scheme_of
 
@@ -35,6 +35,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         busy_timeout: How long to wait for other processes that hold the file.
         max_connections: One writes and the others read; a database in memory has one for both.
         clock: Returns the current time, aware; everything about expiry uses it.
+        on_conflict: "raise" has persisting raise `WorkflowConflictError` when the workflow was changed since the
+            instance was loaded or stored through a provider; "overwrite" writes over it, as the reference does.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
 
     Raises:
@@ -50,12 +52,13 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         busy_timeout: timedelta = timedelta(seconds=5),
         max_connections: int = 4,
         clock: Callable[[], datetime] = utc_now,
+        on_conflict: OnConflict = "overwrite",
         sql_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         queries = load_sqlite_queries(sql_dir)
         store = SqliteStore(parse_sqlite_url(url), queries, durability, busy_timeout)
         engine = SqliteEngine(store, queries, max_connections=max_connections)
-        super().__init__(engine, clock=clock)
+        super().__init__(engine, clock=clock, on_conflict=on_conflict)
 
 
 def connect(url: str | os.PathLike[str], **options: Any) -> SqlPersistenceProvider:

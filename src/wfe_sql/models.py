@@ -79,12 +79,23 @@ class ExecutionPointer:
     extension_attributes: dict[str, Any] = field(default_factory=dict)
 
 
+class _Stored:
+    """What an instance that was loaded or stored remembers: the revision that it had then, or None."""
+
+    __slots__ = ("_revision",)
+    _revision: int | None
+
+    def _remember(self, revision: int | None) -> None:
+        self._revision = revision
+
+
 @dataclass(slots=True, kw_only=True)
-class WorkflowInstance:
+class WorkflowInstance(_Stored):
     """One run of a workflow definition, with its execution pointers in order.
 
     `name` is unique among all workflows; "" means "the id" when the workflow is created and "as stored" when it is
-    persisted. `next_execution` is epoch milliseconds, None for never.
+    persisted. `next_execution` is epoch milliseconds, None for never; round it up where it comes from a time with
+    microseconds, for polls cut downwards.
     """
 
     id: str = field(default_factory=new_id)
@@ -100,6 +111,10 @@ class WorkflowInstance:
     data: Any
     create_time: datetime = field(default_factory=utc_now)
     complete_time: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Begin without a memory: this instance was built by hand."""
+        self._remember(None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,6 +166,28 @@ class ScheduledCommand:
     def process_event(cls, event_id: str, execute_time: int) -> "ScheduledCommand":
         """Return a command that processes an event at `execute_time` (epoch milliseconds)."""
         return cls(command_name=CommandName.ProcessEvent, data=event_id, execute_time=execute_time)
+
+
+class ClaimKind(StrEnum):
+    """What a claim is on."""
+
+    Workflow = "Workflow"
+    Event = "Event"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Claim:
+    """A worker's hold of one workflow or event, until it expires and somebody else takes it.
+
+    The token is fresh for each claim (a fencing token): writes that are made with a claim check that its token still
+    holds the row, so that a worker that was too slow cannot overwrite what another has done since.
+    """
+
+    kind: ClaimKind
+    id: str
+    token: str
+    worker_id: str
+    expires_at: datetime
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,25 +4,40 @@ The way of a call: a method here encodes its arguments through `rows`, hands a u
 comes back. It never names a dialect; a query's name is the words of the method that runs it.
 """
 
+import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from wfe_sql.engines import Engine, Statement, UniqueViolationError, Unit
+from wfe_sql.engines import Engine, Results, Statement, UniqueViolationError, Unit
 from wfe_sql.errors import (
+    ClaimLostError,
     EventAlreadyExistsError,
     EventNotFoundError,
     SerializationError,
     StoreError,
     SubscriptionNotFoundError,
     SubscriptionTokenError,
+    WfeError,
     WorkflowAlreadyExistsError,
+    WorkflowConflictError,
     WorkflowNotFoundError,
 )
-from wfe_sql.models import Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance, new_id
+from wfe_sql.models import (
+    Claim,
+    ClaimKind,
+    Event,
+    EventSubscription,
+    ExecutionError,
+    ScheduledCommand,
+    WorkflowInstance,
+    new_id,
+)
 from wfe_sql.repositories import CommandHandler
 from wfe_sql.rows import (
     EVENT_SUBSCRIPTIONS,
@@ -42,7 +57,9 @@ from wfe_sql.rows import (
     epoch_ms,
 )
 
-_COMMAND_BATCH = 100
+OnConflict = Literal["overwrite", "raise"]
+
+_COMMAND_BATCH = 20
 """Commands that `process_commands` claims at a time."""
 
 _BEFORE_ALL = (-(2**63), 0)
@@ -55,10 +72,13 @@ class SqlPersistenceProvider:
     Use it as an async context manager, or `await open()` it and `await close()` it.
     """
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], datetime]) -> None:
-        """Set up on an engine that is not open yet; `clock` returns the current time, aware."""
+    def __init__(self, engine: Engine, *, clock: Callable[[], datetime], on_conflict: OnConflict) -> None:
+        """Set up on an engine that is not open yet; see `SqlitePersistenceProvider` for the options."""
+        if on_conflict not in ("overwrite", "raise"):
+            raise StoreError(f"on_conflict must be 'overwrite' or 'raise', not {on_conflict!r}")
         self._engine = engine
         self._clock = clock
+        self._raises_on_conflict = on_conflict == "raise"
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
 
     async def open(self) -> Self:
@@ -98,35 +118,54 @@ class SqlPersistenceProvider:
         if pointers:
             unit.append(Statement("insert_execution_pointers", pointers))
         await self._write_instance(instance, unit)
+        instance._remember(0)
         return instance.id
 
-    async def persist_workflow(self, instance: WorkflowInstance) -> None:
-        await self._persist(instance, [])
+    async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
+        await self._persist(instance, [], claim)
 
     async def persist_workflow_with_subscriptions(
-        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
+        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription], *, claim: Claim | None = None
     ) -> None:
-        await self._persist(instance, [_create_subscription(subscription) for subscription in subscriptions])
+        await self._persist(instance, [_create_subscription(subscription) for subscription in subscriptions], claim)
 
-    async def _persist(self, instance: WorkflowInstance, more: Unit) -> None:
+    async def _persist(self, instance: WorkflowInstance, more: Unit, claim: Claim | None) -> None:
         workflow, pointers = _encode_instance(instance)
         del workflow["create_time"]
+        workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, instance.id)
+        workflow["expected_revision"] = instance._revision if self._raises_on_conflict else None
         unit = [
             Statement(
                 "persist_workflow",
                 workflow,
-                otherwise=WorkflowNotFoundError(f"no workflow has id {instance.id!r}"),
+                otherwise=_NothingChangedError(),
                 conflicts={"workflows.name": _name_in_use(instance)},
             ),
             Statement("delete_execution_pointers", {"workflow_id": instance.id}),
         ]
         if pointers:
             unit.append(Statement("insert_execution_pointers", pointers))
-        await self._write_instance(instance, [*unit, *more])
-
-    async def _write_instance(self, instance: WorkflowInstance, unit: Unit) -> None:
         try:
-            await self._engine.write(unit)
+            revision, *_ = await self._write_instance(instance, [*unit, *more])
+        except _NothingChangedError:
+            (guards,) = await self._engine.read([Statement("get_workflow_guards", {"id": instance.id})])
+            raise self._why_not_persisted(instance, claim, guards) from None
+        instance._remember(revision)
+
+    def _why_not_persisted(self, instance: WorkflowInstance, claim: Claim | None, guards: Any) -> WfeError:
+        if guards is None:
+            return WorkflowNotFoundError(f"no workflow has id {instance.id!r}")
+        claim_token, revision = guards
+        if claim is not None and (claim_token != claim.token or not self._raises_on_conflict):
+            return _claim_lost(claim)
+        return WorkflowConflictError(
+            f"workflow {instance.id!r} was changed by somebody else: it was loaded or stored at revision "
+            f"{instance._revision} and is now at {revision}; load it again. Nothing was written"
+        )
+
+    async def _write_instance(self, instance: WorkflowInstance, unit: Unit) -> Results:
+        try:
+            return await self._engine.write(unit)
         except UniqueViolationError as error:
             ids = encode_ids(pointer.id for pointer in instance.execution_pointers)
             params = {"ids": ids, "workflow_id": instance.id}
@@ -143,6 +182,25 @@ class SqlPersistenceProvider:
         params = {"as_at": epoch_ms("as_at", as_at), "row_limit": _checked_limit(limit)}
         (rows,) = await self._engine.read([Statement("get_runnable_instances", params)])
         return [row[0] for row in rows]
+
+    async def claim_runnable_instances(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[Claim]:
+        params = {"as_at": epoch_ms("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
+        (rows,) = await self._engine.write([Statement("claim_runnable_instances", params)])
+        return _claims(ClaimKind.Workflow, rows, params)
+
+    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
+        expires_at = self._expiry(lease)
+        query = "renew_workflow_claim" if claim.kind is ClaimKind.Workflow else "renew_event_claim"
+        params = {"id": claim.id, "token": claim.token, "expires_at": TIME.encode(expires_at)}
+        await self._engine.write([Statement(query, params, otherwise=_claim_lost(claim))])
+        return replace(claim, expires_at=expires_at)
+
+    async def release_claim(self, claim: Claim) -> None:
+        query = "release_workflow_claim" if claim.kind is ClaimKind.Workflow else "release_event_claim"
+        params = {"id": claim.id, "token": claim.token}
+        await self._engine.write([Statement(query, params, otherwise=_claim_lost(claim))])
 
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
         workflow, pointers = await self._engine.read(
@@ -186,8 +244,10 @@ class SqlPersistenceProvider:
         await self._engine.write([_create_subscription(subscription)])
         return subscription.id
 
-    async def get_subscriptions(self, event_name: str, event_key: str, as_of: datetime) -> list[EventSubscription]:
-        params = _name_key_bound(event_name, event_key, as_of)
+    async def get_subscriptions(
+        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
+    ) -> list[EventSubscription]:
+        params = {**_name_key_bound(event_name, event_key, as_of), "row_limit": _checked_limit(limit)}
         (rows,) = await self._engine.read([Statement("get_subscriptions", params)])
         return [EVENT_SUBSCRIPTIONS.decode(row) for row in rows]
 
@@ -249,14 +309,27 @@ class SqlPersistenceProvider:
         (rows,) = await self._engine.read([Statement("get_runnable_events", params)])
         return [row[0] for row in rows]
 
-    async def get_events(self, event_name: str, event_key: str, as_of: datetime) -> list[str]:
-        params = _name_key_bound(event_name, event_key, as_of)
+    async def claim_runnable_events(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[Claim]:
+        params = {"as_at": encode_bound("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
+        (rows,) = await self._engine.write([Statement("claim_runnable_events", params)])
+        return _claims(ClaimKind.Event, rows, params)
+
+    async def get_events(
+        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
+    ) -> list[str]:
+        params = {**_name_key_bound(event_name, event_key, as_of), "row_limit": _checked_limit(limit)}
         (rows,) = await self._engine.read([Statement("get_events", params)])
         return [row[0] for row in rows]
 
-    async def mark_event_processed(self, id: str) -> None:
-        params = {"id": _key("id", id)}
-        await self._engine.write([Statement("mark_event_processed", params, otherwise=_no_event(id))])
+    async def mark_event_processed(self, id: str, *, claim: Claim | None = None) -> None:
+        params = {"id": _key("id", id), "claim_token": _checked_token(claim, ClaimKind.Event, id)}
+        try:
+            await self._engine.write([Statement("mark_event_processed", params, otherwise=_NothingChangedError())])
+        except _NothingChangedError:
+            await self.get_event(id)
+            raise (_no_event(id) if claim is None else _claim_lost(claim)) from None
 
     async def mark_event_unprocessed(self, id: str) -> None:
         params = {"id": _key("id", id)}
@@ -279,56 +352,59 @@ class SqlPersistenceProvider:
         limit: int | None = None,
         lease: timedelta = timedelta(minutes=1),
     ) -> None:
-        if lease <= timedelta(0):
-            raise SerializationError(f"lease must be above zero, not {lease}")
         due, left, after = epoch_ms("as_of", as_of), _checked_limit(limit), _BEFORE_ALL
         failures: list[Exception] = []
         while left is None or left > 0:
-            token = new_id()
-            rows = await self._claim_commands(due, after, token, lease, min(left or _COMMAND_BATCH, _COMMAND_BATCH))
+            claim = self._new_claim(self._worker_id, lease, min(left or _COMMAND_BATCH, _COMMAND_BATCH))
+            params = {"as_of": due, "after_time": after[0], "after_id": after[1], **claim}
+            (rows,) = await self._engine.write([Statement("claim_commands", params)])
             if not rows:
                 break
+            rows = sorted(rows, key=lambda row: (row[3], row[0]))
             after = (rows[-1][3], rows[-1][0])
             left = None if left is None else left - len(rows)
-            failures += await self._handle_commands(rows, token, handler)
+            failures += await self._handle_commands(rows, claim["token"], lease, handler)
         if failures:
             raise ExceptionGroup(f"{len(failures)} scheduled commands failed and are due again", failures)
 
-    async def _claim_commands(
-        self, due: int, after: tuple[int, int], token: str, lease: timedelta, row_limit: int
-    ) -> list[Any]:
-        """Take due commands that come after a place in the order; return their rows in that order."""
-        params = {
-            "as_of": due,
-            "now": self._now(),
-            "after_time": after[0],
-            "after_id": after[1],
-            "token": token,
-            "worker_id": self._worker_id,
-            "expires_at": encode_argument("lease", TIME, self._clock() + lease),
-            "row_limit": row_limit,
-        }
-        (rows,) = await self._engine.write([Statement("claim_commands", params)])
-        return sorted(rows, key=lambda row: (row[3], row[0]))
-
-    async def _handle_commands(self, rows: Sequence[Any], token: str, handler: CommandHandler) -> list[Exception]:
+    async def _handle_commands(
+        self, rows: Sequence[Any], token: str, lease: timedelta, handler: CommandHandler
+    ) -> list[Exception]:
+        """Handle claimed commands in their order; return what handlers raised."""
         failures: list[Exception] = []
-        claims = [{"id": row[0], "token": token} for row in rows]
-        try:
+        held = [row[0] for row in rows]
+        async with self._renewing(held, token, lease):
             for row in rows:
+                claim = {"id": row[0], "token": token}
                 try:
                     await handler(SCHEDULED_COMMANDS.decode(row[1:], row_id=row[0]))
                 except Exception as error:  # the others still run; they are raised together
                     failures.append(error)
-                    unit = [Statement("release_command", claims[0])]
+                    unit = [Statement("release_command", claim)]
                 else:
-                    unit = [Statement("reschedule_command", claims[0]), Statement("complete_command", claims[0])]
+                    unit = [Statement("reschedule_command", claim), Statement("complete_command", claim)]
+                held.remove(row[0])
                 await self._engine.write(unit)
-                del claims[0]
-        finally:
-            if claims:
-                await self._engine.write([Statement("release_command", claim) for claim in claims])
         return failures
+
+    @asynccontextmanager
+    async def _renewing(self, held: list[int], token: str, lease: timedelta) -> AsyncIterator[None]:
+        """Renew the claims on the commands that are still held, while the block runs; give back what it leaves."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(lease.total_seconds() / 3)
+                expires_at = TIME.encode(self._expiry(lease))
+                params = {"ids": encode_ids(held), "token": token, "expires_at": expires_at}
+                await self._engine.write([Statement("renew_commands", params)])
+
+        renewal = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            if held:
+                await self._engine.write([Statement("release_command", {"id": id_, "token": token}) for id_ in held])
 
     # errors
 
@@ -353,6 +429,25 @@ class SqlPersistenceProvider:
     def _now(self) -> str:
         return str(encode_argument("the clock's time", TIME, self._clock()))
 
+    def _expiry(self, lease: timedelta) -> datetime:
+        if lease <= timedelta(0):
+            raise SerializationError(f"lease must be above zero, not {lease}")
+        return self._clock() + lease
+
+    def _new_claim(self, worker_id: str, lease: timedelta, limit: int) -> Row:
+        """Return the parameters that every query has that takes claims: one fresh token for all that it takes."""
+        return {
+            "now": self._now(),
+            "token": new_id(),
+            "worker_id": encode_argument("worker_id", ID, worker_id),
+            "expires_at": encode_argument("lease", TIME, self._expiry(lease)),
+            "row_limit": _checked_limit(limit),
+        }
+
+
+class _NothingChangedError(Exception):
+    """A guarded write found no row that it may change."""
+
 
 def _encode_instance(instance: WorkflowInstance) -> tuple[Row, list[Row]]:
     pointers: dict[str, Row] = {}
@@ -366,7 +461,33 @@ def _encode_instance(instance: WorkflowInstance) -> tuple[Row, list[Row]]:
 
 
 def _decode_instance(workflow: Sequence[Any], pointers: Sequence[Any]) -> WorkflowInstance:
-    return WORKFLOWS.decode(workflow, execution_pointers=[EXECUTION_POINTERS.decode(pointer) for pointer in pointers])
+    decoded = [EXECUTION_POINTERS.decode(pointer) for pointer in pointers]
+    instance = WORKFLOWS.decode(workflow, execution_pointers=decoded)
+    instance._remember(workflow[-1])
+    return instance
+
+
+def _claims(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:
+    """Return the claims on rows of (id, place in the poll's order)."""
+    held = {"token": params["token"], "worker_id": params["worker_id"], "expires_at": TIME.decode(params["expires_at"])}
+    return [Claim(kind=kind, id=row[0], **held) for row in sorted(rows, key=lambda row: (row[1], row[0]))]
+
+
+def _claim_lost(claim: Claim) -> ClaimLostError:
+    return ClaimLostError(
+        f"worker {claim.worker_id!r} does not hold {claim.kind.lower()} {claim.id!r} any more: its claim was released, "
+        "or expired and was taken by another; nothing was written"
+    )
+
+
+def _checked_token(claim: Claim | None, kind: ClaimKind, id_: str) -> str | None:
+    if claim is None:
+        return None
+    if (claim.kind, claim.id) != (kind, id_):
+        raise SerializationError(
+            f"the claim is on {claim.kind.lower()} {claim.id!r}, which is not what is written, {kind.lower()} {id_!r}"
+        )
+    return claim.token
 
 
 def _create_subscription(subscription: EventSubscription) -> Statement:

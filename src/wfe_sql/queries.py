@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from inspect import isfunction
+from inspect import isfunction, unwrap
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType
@@ -258,7 +258,7 @@ def _constants(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
     seen: set[str] = set()
     pending: list[Any] = [method]
     while pending:
-        function = pending.pop()
+        function = unwrap(pending.pop())
         names, strings = _names_and_strings(function.__code__)
         found |= strings
         for name in (name for name in names - seen if name.startswith("_")):

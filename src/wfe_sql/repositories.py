@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from wfe_sql.models import Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance
+from wfe_sql.models import Claim, Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance
 
 CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 """What `process_commands` calls with each command that is due."""
@@ -28,13 +28,20 @@ class WorkflowRepository(Protocol):
         """
         ...
 
-    async def persist_workflow(self, instance: WorkflowInstance) -> None:
+    async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
         """Store the workflow as it is now, with all its pointers, over what is stored.
 
         A name of "" leaves the stored name; `create_time` never changes.
 
+        Args:
+            instance: The workflow.
+            claim: Write only if this claim still holds the workflow.
+
         Raises:
             WorkflowNotFoundError: No workflow has this id.
+            ClaimLostError: The claim does not hold the workflow any more; nothing was written.
+            WorkflowConflictError: The provider was told to raise on conflicts, and the workflow was changed since this
+                instance was loaded or stored; nothing was written.
             WorkflowAlreadyExistsError: Another workflow has its name.
             SerializationError: A value cannot be stored; the message names the field.
             StoreError: One of its pointers has the id of another workflow's pointer.
@@ -42,12 +49,14 @@ class WorkflowRepository(Protocol):
         ...
 
     async def persist_workflow_with_subscriptions(
-        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
+        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription], *, claim: Claim | None = None
     ) -> None:
         """Store the workflow as `persist_workflow` does and its new subscriptions, all or nothing.
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
+            ClaimLostError: The claim does not hold the workflow any more; nothing was written.
+            WorkflowConflictError: As `persist_workflow` has it; nothing was written.
             WorkflowAlreadyExistsError: Another workflow has its name.
             SerializationError: A value cannot be stored; the message names the field.
             StoreError: A pointer or a subscription has an id that is in use elsewhere.
@@ -59,6 +68,25 @@ class WorkflowRepository(Protocol):
 
         Raises:
             SerializationError: `as_at` is naive, or `limit` is below 1.
+        """
+        ...
+
+    async def claim_runnable_instances(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[Claim]:
+        """Take Runnable workflows that are due at `as_at` and that no other claim holds, and return the claims.
+
+        In the order of `get_runnable_instances`. A claim holds until it is released or its lease has passed by the
+        provider's clock and somebody else takes the workflow.
+
+        Args:
+            as_at: Workflows with `next_execution` at or before this, cut to the millisecond, are due.
+            worker_id: Who takes them, for people to read.
+            lease: How long they are held.
+            limit: Take at most this many.
+
+        Raises:
+            SerializationError: `as_at` is naive, `worker_id` is empty, or `limit` or `lease` is not above zero.
         """
         ...
 
@@ -109,7 +137,9 @@ class SubscriptionRepository(Protocol):
         """
         ...
 
-    async def get_subscriptions(self, event_name: str, event_key: str, as_of: datetime) -> list[EventSubscription]:
+    async def get_subscriptions(
+        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
+    ) -> list[EventSubscription]:
         """Return the subscriptions that are not terminated, with `subscribe_as_of <= as_of`.
 
         In the order of (subscribe_as_of, id).
@@ -201,19 +231,35 @@ class EventRepository(Protocol):
         """
         ...
 
-    async def get_events(self, event_name: str, event_key: str, as_of: datetime) -> list[str]:
-        """Return the ids of events with this name and key and `event_time <= as_of`, by (event_time, id).
+    async def claim_runnable_events(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[Claim]:
+        """Take unprocessed events with `event_time <= as_at` that no other claim holds, and return the claims.
+
+        In the order of `get_runnable_events`; otherwise as `claim_runnable_instances`. `renew_claim` and
+        `release_claim` take these claims too.
 
         Raises:
-            SerializationError: `as_of` is naive.
+            SerializationError: `as_at` is naive, `worker_id` is empty, or `limit` or `lease` is not above zero.
         """
         ...
 
-    async def mark_event_processed(self, id: str) -> None:
-        """Take the event out of what `get_runnable_events` returns.
+    async def get_events(
+        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
+    ) -> list[str]:
+        """Return the ids of events with this name and key and `event_time <= as_of`, by (event_time, id).
+
+        Raises:
+            SerializationError: `as_of` is naive, or `limit` is below 1.
+        """
+        ...
+
+    async def mark_event_processed(self, id: str, *, claim: Claim | None = None) -> None:
+        """Take the event out of what `get_runnable_events` returns; with a claim, only if it still holds the event.
 
         Raises:
             EventNotFoundError: No event has this id.
+            ClaimLostError: The claim does not hold the event any more; nothing was changed.
         """
         ...
 
@@ -256,7 +302,7 @@ class ScheduledCommandRepository(Protocol):
 
         At-least-once: a command is taken under a lease, so that no other host handles it meanwhile, and is deleted
         when its handler returns. One whose handler raised, or whose host died (after the lease), is due again. The
-        others still run.
+        others still run. While a handler runs, the lease is renewed at every third of it.
 
         Args:
             as_of: Commands with `execute_time` at or before this are due.
@@ -276,6 +322,25 @@ class PersistenceProvider(
     WorkflowRepository, SubscriptionRepository, EventRepository, ScheduledCommandRepository, Protocol
 ):
     """Everything that a workflow host needs from a store."""
+
+    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
+        """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
+
+        A claim that has expired is renewed too, as long as nobody else took what it is on.
+
+        Raises:
+            ClaimLostError: The claim does not hold it any more.
+            SerializationError: `lease` is not above zero.
+        """
+        ...
+
+    async def release_claim(self, claim: Claim) -> None:
+        """Give a workflow or event back, so that anybody may take it at once.
+
+        Raises:
+            ClaimLostError: The claim does not hold it any more; nothing was changed.
+        """
+        ...
 
     async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
         """Store errors, all or nothing.

@@ -377,7 +377,7 @@ def epoch_ms(name: str, value: datetime) -> int:
     return (value - _EPOCH) // timedelta(milliseconds=1)
 
 
-def encode_ids(ids: Iterable[str]) -> str:
+def encode_ids(ids: Iterable[str | int]) -> str:
     """Return ids as the JSON array that a query takes apart."""
     return _write_json(list(ids))
 

@@ -43,6 +43,7 @@ def test_every_method_of_the_contract_is_there() -> None:
         *("create_event", "get_event", "get_runnable_events", "get_events"),
         *("mark_event_processed", "mark_event_unprocessed"),
         *("supports_scheduled_commands", "schedule_command", "process_commands"),
+        *("claim_runnable_instances", "claim_runnable_events", "renew_claim", "release_claim"),
         *("persist_errors", "get_execution_errors", "ensure_store_exists"),
     }
 

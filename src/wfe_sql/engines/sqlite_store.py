@@ -31,8 +31,12 @@ VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
 
 _CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
-_ADDED_BY_US = {"scheduled_commands": _CLAIM | {"rescheduled_time"}}
-"""Columns that tables of the reference lack; nothing that only reads needs them."""
+_ADDED_BY_US = {
+    "workflows": _CLAIM | {"revision"},
+    "events": _CLAIM,
+    "scheduled_commands": _CLAIM | {"rescheduled_time"},
+}
+"""Columns that tables of the reference lack; nothing that only reads needs them, but for the revision."""
 _ADDED_SINCE_1_0_0 = {"workflows": {"name", "root_workflow_id"}}
 """Columns that tables of the reference's first release lack."""
 
@@ -109,9 +113,9 @@ class SqliteStore:
         try:
             run = self._runner(connection)
             run("enforce_foreign_keys")
-            run("refuse_writes")
             if self.target.mode == "ro":
-                self._check_readable(connection)
+                self._make_readable(connection)
+            run("refuse_writes")
         except BaseException:
             connection.close()
             raise
@@ -213,8 +217,8 @@ class SqliteStore:
                     f"{', '.join(sorted(columns[table]))}, and lacks {', '.join(sorted(missing))}; use another file"
                 )
 
-    def _check_readable(self, connection: sqlite3.Connection) -> None:
-        """Refuse to only read what must first be made or brought up to date."""
+    def _make_readable(self, connection: sqlite3.Connection) -> None:
+        """Make do with tables of the reference; refuse what must first be made or brought up to date."""
         columns = self._columns(connection)
         self._check(columns, connection)
         lacking: list[str] = []
@@ -229,6 +233,8 @@ class SqliteStore:
                 f"{self.target} cannot be only read as it is, it lacks {', '.join(lacking)}; "
                 "open it once without mode=ro, which brings it up to date"
             )
+        if "revision" not in columns["workflows"]:
+            self._queries.run(connection, "stand_in_for_workflows_revision", {})
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         run = self._runner(connection)
@@ -240,6 +246,11 @@ class SqliteStore:
         self._create_tables(connection)
         if without_name:
             run("restore_workflows_without_name")
+        elif "claim_token" not in columns.get("workflows", _CLAIM):
+            run("add_workflows_claim")
+        run("create_workflows_revision_trigger")
+        if "claim_token" not in columns.get("events", _CLAIM):
+            run("add_events_claim")
         if "claim_token" not in columns.get("scheduled_commands", _CLAIM):
             run("add_scheduled_commands_claim")
         self._queries.run(connection, "record_store_version", {"version": VERSION})
