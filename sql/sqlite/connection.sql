@@ -42,7 +42,7 @@ PRAGMA query_only = ON;
 
 -- name: begin_write()!
 -- Takes the write lock at once, so that a unit never has to be started again half way.
--- used by: run_writes, ensure_store_exists
+-- used by: begin_write
 -- index: none
 BEGIN IMMEDIATE;
 

@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -396,7 +396,8 @@ class SqlPersistenceProvider:
                 await asyncio.sleep(lease.total_seconds() / 3)
                 expires_at = TIME.encode(self._expiry(lease))
                 params = {"ids": encode_ids(held), "token": token, "expires_at": expires_at}
-                await self._engine.write([Statement("renew_commands", params)])
+                with suppress(StoreError):  # the next turn tries again, well before the lease has passed
+                    await self._engine.write([Statement("renew_commands", params)])
 
         renewal = asyncio.create_task(renew())
         try:

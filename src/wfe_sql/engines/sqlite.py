@@ -86,7 +86,7 @@ class SqliteEngine:
         run = partial(self._queries.run, connection, params={})
         outcomes: list[Outcome] = []
         try:
-            run("begin_write")
+            self._store.begin_write(connection)
             for unit in units:
                 outcomes.append(self._run_in_savepoint(unit, connection))
                 if not connection.in_transaction:

@@ -1,6 +1,7 @@
 """A SQLite file as a store: how it is opened, checked, made and brought up to date."""
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +96,7 @@ class SqliteStore:
         path = self.target.path
         if path is not None and path.exists():
             self._check_before_any_change()
-        connection = self._connect(self.target.mode)
+        connection = self._connect(self.target.mode, busy_timeout=0)
         try:
             if path is not None:
                 self._use_wal(connection)
@@ -109,7 +110,7 @@ class SqliteStore:
 
     def open_reader(self) -> sqlite3.Connection:
         """Open a connection that only reads a store that exists."""
-        connection = self._connect(self.target.mode)
+        connection = self._connect(self.target.mode, busy_timeout=self._busy_timeout)
         try:
             run = self._runner(connection)
             run("enforce_foreign_keys")
@@ -125,7 +126,7 @@ class SqliteStore:
         """Make the tables, columns and indexes that are missing, in one transaction."""
         run = self._runner(connection)
         run("suspend_foreign_keys")
-        run("begin_write")
+        self.begin_write(connection)
         try:
             self._bring_up_to_date(connection)
             run("commit")
@@ -144,7 +145,7 @@ class SqliteStore:
         """Let SQLite remove a log that it made only to read a file: a connection that may write does so on closing."""
         log = Path(f"{self.target}-wal")
         if log.exists() and log.stat().st_size == 0:
-            connection = self._connect("rw")
+            connection = self._connect("rw", busy_timeout=self._busy_timeout)
             try:
                 self._columns(connection)
             finally:
@@ -160,36 +161,45 @@ class SqliteStore:
     def _runner(self, connection: sqlite3.Connection) -> Callable[[str], Any]:
         return partial(self._queries.run, connection, params={})
 
-    def _connect(self, mode: str, *options: str) -> sqlite3.Connection:
+    def _connect(self, mode: str, *, busy_timeout: float) -> sqlite3.Connection:
         path = self.target.path
         return sqlite3.connect(
-            ":memory:" if path is None else f"{path.absolute().as_uri()}?{'&'.join((f'mode={mode}', *options))}",
+            ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}",
             uri=path is not None,
-            timeout=self._busy_timeout,
+            timeout=busy_timeout,
             isolation_level=None,
             cached_statements=len(self._queries),
         )
 
+    def begin_write(self, connection: sqlite3.Connection) -> None:
+        """Begin a transaction that writes, as soon as no other connection does."""
+        self._when_free(connection, "begin_write")
+
     def _use_wal(self, connection: sqlite3.Connection) -> None:
-        """Switch to a write-ahead log; SQLite does not wait by itself for others to let it."""
+        mode = self._when_free(connection, "use_wal")
+        if mode != "wal":
+            raise StoreUnavailableError(f"{self.target} cannot have a write-ahead log; its mode stays {mode}")
+
+    def _when_free(self, connection: sqlite3.Connection, query: str) -> Any:
+        """Run a query as soon as other connections let it, or fail after the busy timeout.
+
+        SQLite's own waiting is not for a writer: it sleeps longer and longer, up to 100 ms, so that of two busy
+        processes one hardly ever gets its turn; and it does not wait at all for the change to a write-ahead log.
+        """
         deadline = time.monotonic() + self._busy_timeout
         while True:
             try:
-                mode = self._queries.run(connection, "use_wal", {})
+                return self._queries.run(connection, query, {})
             except sqlite3.OperationalError as error:
                 if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-                time.sleep(0.005)
-            else:
-                break
-        if mode != "wal":
-            raise StoreUnavailableError(f"{self.target} cannot have a write-ahead log; its mode stays {mode}")
+                time.sleep(random.uniform(0.0005, 0.0015))
 
     def _check_before_any_change(self) -> None:
         """Check an existing file through a connection that can change neither it nor, by closing, its log."""
         had_log = self.has_log()
         try:
-            connection = self._connect("ro")
+            connection = self._connect("ro", busy_timeout=self._busy_timeout)
             try:
                 self._check(self._columns(connection), connection)
             finally:

@@ -4,6 +4,7 @@ The provider is empty for each test and goes by the clock. Import all of it into
 """
 
 from wfe_sql.testing.conformance.bad_input import TestBadInput
+from wfe_sql.testing.conformance.claims import TestClaims
 from wfe_sql.testing.conformance.commands import TestExecutionErrors, TestScheduledCommandRepository
 from wfe_sql.testing.conformance.events import TestEventRepository
 from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
@@ -11,6 +12,7 @@ from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
 
 __all__ = [
     "TestBadInput",
+    "TestClaims",
     "TestEventRepository",
     "TestExecutionErrors",
     "TestScheduledCommandRepository",

@@ -1,0 +1,125 @@
+"""One of many hosts on a store, in a process of its own: `python host.py JOB FILE NAME`. Stops when it is killed.
+
+Jobs: `work` finishes workflows, events and commands; `draw` waits for the end of stdin, so that all hosts start
+together, and draws numbers of a sequence; `race` races for the tokens of the subscriptions that stdin names.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from wfe_sql import (
+    ClaimLostError,
+    EventSubscription,
+    PersistenceProvider,
+    ScheduledCommand,
+    StoreBusyError,
+    WorkflowStatus,
+    connect,
+)
+
+LEASE = timedelta(seconds=1)
+TASKS = {"work": 8, "draw": 16, "race": 1}
+DRAWS = 2_500
+RACERS = 4
+
+
+def say(**what: Any) -> None:
+    os.write(1, f"{json.dumps(what)}\n".encode())
+
+
+async def retried(call: Callable[[], Awaitable[Any]]) -> Any:
+    while True:
+        try:
+            return await call()
+        except StoreBusyError:
+            say(busy=True)
+
+
+async def finish_workflows(provider: PersistenceProvider, name: str) -> int:
+    """Each workflow's effect is a subscription, stored with its completion: two effects would be two rows."""
+    claims = await retried(lambda: provider.claim_runnable_instances(datetime.now(UTC), name, lease=LEASE, limit=8))
+    for claim in claims:
+        instance = await provider.get_workflow_instance(claim.id)
+        instance.status, instance.next_execution = WorkflowStatus.Complete, None
+        effect = EventSubscription(
+            workflow_id=claim.id,
+            step_id=0,
+            execution_pointer_id=name,
+            event_name="effect",
+            event_key=claim.id,
+            subscribe_as_of=datetime.now(UTC),
+        )
+        try:
+            await retried(partial(provider.persist_workflow_with_subscriptions, instance, [effect], claim=claim))
+        except ClaimLostError:
+            say(lost=claim.id)
+        else:
+            say(finished=claim.id)
+    return len(claims)
+
+
+async def finish_events(provider: PersistenceProvider, name: str) -> int:
+    claims = await retried(lambda: provider.claim_runnable_events(datetime.now(UTC), name, lease=LEASE, limit=8))
+    for claim in claims:
+        try:
+            await retried(partial(provider.mark_event_processed, claim.id, claim=claim))
+        except ClaimLostError:
+            say(lost=claim.id)
+    return len(claims)
+
+
+async def finish_commands(provider: PersistenceProvider, name: str) -> int:
+    handled = 0
+
+    async def handler(command: ScheduledCommand) -> None:
+        nonlocal handled
+        handled += 1
+        say(command=command.data, began=time.time())
+        await asyncio.sleep(0)
+        say(command=command.data, ended=time.time())
+
+    await retried(lambda: provider.process_commands(datetime.now(UTC), handler, limit=8, lease=LEASE))
+    return handled
+
+
+async def work(provider: PersistenceProvider, name: str) -> None:
+    while True:
+        done = 0
+        for finish in (finish_workflows, finish_events, finish_commands):
+            done += await finish(provider, name)
+        if not done:
+            await asyncio.sleep(0.05)
+
+
+async def draw(provider: PersistenceProvider, name: str) -> None:
+    for _ in range(DRAWS // TASKS["draw"] + 1):
+        say(number=await retried(lambda: provider.next_definition_sequence("order")))
+
+
+async def race(provider: PersistenceProvider, name: str) -> None:
+    """For each subscription that comes on stdin, have all tasks race for it, and say which tokens were set."""
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    for line in sys.stdin:
+        id_, tokens = line.strip(), [f"{name}-{task}" for task in range(RACERS)]
+        calls = [partial(provider.set_subscription_token, id_, token, name, expiry) for token in tokens]
+        won = await asyncio.gather(*(retried(call) for call in calls))
+        say(won=[token for token, mine in zip(tokens, won, strict=True) if mine])
+
+
+async def main(job: str, file: str, name: str) -> None:
+    jobs = {"work": work, "draw": draw, "race": race}
+    async with connect(file) as provider:
+        if job == "draw":
+            say(ready=True)
+            sys.stdin.read()
+        await asyncio.gather(*(jobs[job](provider, name) for _ in range(TASKS[job])))
+
+
+asyncio.run(main(*sys.argv[1:]))
