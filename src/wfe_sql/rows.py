@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from math import isfinite
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -36,19 +37,29 @@ _T = TypeVar("_T")
 
 
 class Codec(NamedTuple):
-    """How one kind of column is written and read; both raise a ValueError that says what is wrong with the value."""
+    """How one kind of column is written and read; both raise a ValueError that says what is wrong with the value.
+
+    Attributes:
+        encode: Checks a value and turns it into a column's.
+        decode: Checks a column's value and turns it into a field's.
+        convert: Does what `decode` does for a value of the right type, faster, or raises; None leaves it as it is.
+        optional: Whether None is NULL.
+    """
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
+    convert: Callable[[Any], Any] | None = None
+    optional: bool = False
 
 
 def _encode_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"must be a str, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"has a lone surrogate at {error.start}, which is no text") from error
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"has a lone surrogate at {error.start}, which is no text") from error
     return value
 
 
@@ -94,10 +105,10 @@ def _decode_boolean(value: Any) -> bool:
 
 
 def _encode_time(value: Any) -> str:
-    utc = _to_utc(value)
-    if utc.microsecond == 0:
-        return utc.isoformat(timespec="seconds")
-    return utc.isoformat(timespec="microseconds" if utc.microsecond % 1000 else "milliseconds")
+    utc = value if type(value) is datetime and value.tzinfo is UTC else _to_utc(value)
+    if utc.microsecond and not utc.microsecond % 1000:
+        return utc.isoformat(timespec="milliseconds")
+    return utc.isoformat()
 
 
 def _decode_time(value: Any) -> datetime:
@@ -105,6 +116,12 @@ def _decode_time(value: Any) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"has no time zone: {value!r}")
     return time if time.tzinfo is UTC else _to_utc(time)
+
+
+def _convert_time(value: str) -> datetime:
+    if not value.endswith("+00:00"):
+        raise ValueError("is not as this library writes it")
+    return datetime.fromisoformat(value)
 
 
 def _to_utc(value: Any) -> datetime:
@@ -118,35 +135,35 @@ def _to_utc(value: Any) -> datetime:
         raise ValueError(f"is out of range in UTC: {value!r}") from error
 
 
-def _encode_json(value: Any) -> str:
-    _check_json(value, 0)
-    return _write_json(value)
+_ALWAYS_JSON = {int, bool, type(None)}
 
 
-def _check_json(value: Any, depth: int) -> None:
+def _check_json(value: Any, depth: int = 0) -> None:
     """Refuse what msgspec would turn into something else (NaN to null, bytes to text, the key 1 to "1")."""
     if isinstance(value, str):
         _encode_text(value)
+    elif isinstance(value, dict | list | tuple):
+        if depth == MAX_JSON_DEPTH:
+            raise ValueError(f"cannot be JSON: it is nested more than {MAX_JSON_DEPTH} levels deep, or contains itself")
+        if isinstance(value, dict):
+            for key in value:
+                if type(key) is not str or not key.isascii():
+                    _check_json_key(key)
+            value = value.values()
+        for inner in value:
+            if type(inner) not in _ALWAYS_JSON:
+                _check_json(inner, depth + 1)
     elif isinstance(value, float):
         if not isfinite(value):
             raise ValueError(f"cannot be JSON: {value}")
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"cannot be JSON: the key {key!r} is no str")
-            _encode_text(key)
-            _check_json_inside(inner, depth)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_json_inside(inner, depth)
     elif value is not None and not isinstance(value, int):
         raise ValueError(f"cannot be JSON: {type(value).__name__} is no JSON type")
 
 
-def _check_json_inside(value: Any, depth: int) -> None:
-    if depth == MAX_JSON_DEPTH:
-        raise ValueError(f"cannot be JSON: it is nested more than {MAX_JSON_DEPTH} levels deep, or contains itself")
-    _check_json(value, depth + 1)
+def _check_json_key(key: Any) -> None:
+    if not isinstance(key, str):
+        raise ValueError(f"cannot be JSON: the key {key!r} is no str")
+    _encode_text(key)
 
 
 def _as_builtin(value: Any) -> Any:
@@ -170,44 +187,50 @@ def _json_codec(shape: Any, check: Callable[[Any], None]) -> Codec:
 
     def encode(value: Any) -> str:
         check(value)
-        return _encode_json(value)
+        return _write_json(value)
 
-    return Codec(encode, lambda value: decoder.decode(_decode_text(value)))
+    return Codec(encode, lambda value: decoder.decode(_decode_text(value)), decoder.decode)
 
 
 def _check_strings(value: Any) -> None:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list | tuple):
         raise ValueError(f"must be a list of str, not {value!r}")
+    for item in value:
+        if not isinstance(item, str):
+            raise ValueError(f"must be a list of str, not {value!r}")
 
 
 def _check_object(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"must be a dict, not {type(value).__name__}")
+    _check_json(value)
 
 
 def _enum_codec(kind: type[StrEnum]) -> Codec:
-    def encode(value: Any) -> str:
-        return kind(value).value
+    by_text = {member.value: member for member in kind}
 
-    return Codec(encode, kind)
+    def encode(value: Any) -> str:
+        member = by_text.get(value) if isinstance(value, str) else None
+        return kind(value).value if member is None else member.value
+
+    return Codec(encode, kind, by_text.__getitem__)
 
 
 def _optional(codec: Codec) -> Codec:
-    encode, decode = codec
-    return Codec(
-        lambda value: None if value is None else encode(value),
-        lambda value: None if value is None else decode(value),
-    )
+    return codec._replace(optional=True)
 
 
 ID = Codec(_encode_id, _decode_text)
 TEXT = Codec(_encode_text, _decode_text)
 INTEGER = Codec(_encode_integer, _decode_integer)
-BOOLEAN = Codec(_encode_boolean, _decode_boolean)
-TIME = Codec(_encode_time, _decode_time)
-JSON = _json_codec(Any, lambda value: None)
+BOOLEAN = Codec(_encode_boolean, _decode_boolean, {0: False, 1: True}.__getitem__)
+TIME = Codec(_encode_time, _decode_time, _convert_time)
+JSON = _json_codec(Any, _check_json)
 STRINGS = _json_codec(list[str], _check_strings)
 OBJECT = _json_codec(dict[str, Any], _check_object)
+
+_MAX_SHAPES = 1_000
+"""Combinations of types that a table's rows are seen to have, before it stops remembering more of them."""
 
 
 class Table(Generic[_T]):
@@ -218,7 +241,14 @@ class Table(Generic[_T]):
         self.name = name
         self.columns = tuple(column for column, _ in columns)
         self._model = model
-        self._codecs = tuple((column, renamed.get(column, column), codec) for column, codec in columns)
+        self._fields = tuple(renamed.get(column, column) for column in self.columns)
+        self._values = attrgetter(*self._fields)
+        self._codecs = tuple(codec for _, codec in columns)
+        self._encoders = tuple((column, codec.encode, codec.optional) for column, codec in columns)
+        self._conversions = tuple(
+            (at, self._fields[at], codec.convert) for at, (_, codec) in enumerate(columns) if codec.convert is not None
+        )
+        self._shapes: set[tuple[type, ...]] = set()
 
     def encode(self, item: _T) -> Row:
         """Return the object's columns by name.
@@ -227,10 +257,11 @@ class Table(Generic[_T]):
             SerializationError: A value cannot be stored; the message names the field.
         """
         row: Row = {}
-        for column, field, codec in self._codecs:
+        for (column, encode, optional), value in zip(self._encoders, self._values(item), strict=True):
             try:
-                row[column] = codec.encode(getattr(item, field))
+                row[column] = None if value is None and optional else encode(value)
             except (ValueError, TypeError) as error:
+                field = self._fields[len(row)]
                 raise SerializationError(f"{self._model.__name__}.{field} {error}") from error
         return row
 
@@ -245,13 +276,30 @@ class Table(Generic[_T]):
         Raises:
             CorruptRowError: A column cannot be read; the message names table, column and id.
         """
-        for (column, field, codec), value in zip(self._codecs, row, strict=False):
+        if tuple(map(type, row)) in self._shapes:
+            values = dict(zip(self._fields, row, strict=False))
             try:
-                rest[field] = codec.decode(value)
+                for at, field, convert in self._conversions:
+                    if row[at] is not None:
+                        values[field] = convert(row[at])
+            except (ValueError, KeyError, msgspec.MsgspecError, RecursionError):
+                values = self._decode_with_care(row, row_id)
+        else:
+            values = self._decode_with_care(row, row_id)
+        return self._model(**values, **rest)
+
+    def _decode_with_care(self, row: Sequence[Any], row_id: Any) -> dict[str, Any]:
+        """Check each column; a row whose types are all right shows that rows of its shape may be converted faster."""
+        values: dict[str, Any] = {}
+        for column, field, codec, value in zip(self.columns, self._fields, self._codecs, row, strict=False):
+            try:
+                values[field] = None if value is None and codec.optional else codec.decode(value)
             except (ValueError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
                 row_id = row[0] if row_id is None else row_id
                 raise CorruptRowError(f"{self.name}.{column} of id {row_id!r} cannot be read: {error}") from error
-        return self._model(**rest)
+        if len(self._shapes) < _MAX_SHAPES:
+            self._shapes.add(tuple(map(type, row)))
+        return values
 
 
 WORKFLOWS = Table(

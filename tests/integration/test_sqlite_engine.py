@@ -413,6 +413,14 @@ def test_another_event_loop() -> None:
         own.run(provider.close())
 
 
+def test_an_opening_that_fails_at_the_end_of_a_loop(tmp_path: Path) -> None:
+    """No thread may speak to a loop that is closed: pytest turns that into an error."""
+    (tmp_path / "store.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    for _ in range(30):
+        with no_thread_left(), pytest.raises(StoreError):
+            asyncio.run(connect(tmp_path / "store.db").open())
+
+
 def test_a_host_that_forgets_to_close_does_not_hang(file: Path) -> None:
     program = (
         "import asyncio, sys, wfe_sql\n"

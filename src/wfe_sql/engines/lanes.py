@@ -32,6 +32,21 @@ class WorkerConnection(aiosqlite.Connection):
         # A host that dies of an exception without closing the provider must not hang at exit; a thread that is cut
         # off is what a crash would be, and a crash loses nothing that was acknowledged.
         self._thread.daemon = True
+        self._stopping: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Start the thread and connect on it; when that fails, the thread ends before the error is raised."""
+        try:
+            await self
+        except BaseException:
+            if self._stopping is not None:
+                await self._stopping
+            raise
+
+    def stop(self) -> "asyncio.Future[None] | None":
+        """Have the thread end, and remember what tells when it has."""
+        self._stopping = super().stop()
+        return self._stopping
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run a function on the worker thread, in one hop."""

@@ -169,7 +169,7 @@ class SqliteEngine:
     async def _connect(self, connect: Callable[[], sqlite3.Connection]) -> WorkerConnection:
         try:
             connection = WorkerConnection(connect)
-            await connection
+            await connection.open()
         except sqlite3.Error as error:
             raise self._store.error(error) from error
         return connection
