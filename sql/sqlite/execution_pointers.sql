@@ -46,12 +46,55 @@ VALUES (
     :predecessor_id, :outcome, :scope, :extension_attributes
 );
 
+-- name: upsert_execution_pointers(id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
+-- Overwrites pointers of the same workflow that changed; one that somebody removed meanwhile is inserted again.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: none
+INSERT INTO execution_pointers (
+    id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+    event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
+    scope, extension_attributes
+)
+VALUES (
+    :id, :workflow_id, :step_id, :active, :status, :sleep_until, :persistence_data, :start_time, :end_time,
+    :event_name, :event_key, :event_published, :event_data, :step_name, :retry_count, :children, :context_item,
+    :predecessor_id, :outcome, :scope, :extension_attributes
+)
+ON CONFLICT (id) DO UPDATE SET
+    step_id = excluded.step_id,
+    active = excluded.active,
+    status = excluded.status,
+    sleep_until = excluded.sleep_until,
+    persistence_data = excluded.persistence_data,
+    start_time = excluded.start_time,
+    end_time = excluded.end_time,
+    event_name = excluded.event_name,
+    event_key = excluded.event_key,
+    event_published = excluded.event_published,
+    event_data = excluded.event_data,
+    step_name = excluded.step_name,
+    retry_count = excluded.retry_count,
+    children = excluded.children,
+    context_item = excluded.context_item,
+    predecessor_id = excluded.predecessor_id,
+    outcome = excluded.outcome,
+    scope = excluded.scope,
+    extension_attributes = excluded.extension_attributes
+WHERE workflow_id = excluded.workflow_id;
+
 -- name: delete_execution_pointers(workflow_id)!
--- Removes all pointers of a workflow, before its new ones are inserted.
+-- Removes all pointers of a workflow, before all that it has now are inserted.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: idx_execution_pointers_workflow_id
 DELETE FROM execution_pointers
 WHERE workflow_id = :workflow_id;
+
+-- name: delete_gone_execution_pointers(ids, workflow_id)!
+-- Removes those pointers of a workflow whose ids are in :ids, a JSON array.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: idx_execution_pointers_workflow_id
+DELETE FROM execution_pointers
+WHERE workflow_id = :workflow_id AND id IN (SELECT value FROM json_each(:ids));
 
 -- name: get_execution_pointers(workflow_id)
 -- The pointers of one workflow in list order.

@@ -80,13 +80,26 @@ class ExecutionPointer:
 
 
 class _Stored:
-    """What an instance that was loaded or stored remembers: the revision that it had then, or None."""
+    """What an instance that was loaded or stored remembers of its rows, so that persisting it writes what changed.
 
-    __slots__ = ("_revision",)
+    Attributes:
+        _revision: The workflow's revision; None for an instance that was built by hand.
+        _pointers: A fingerprint of each of its pointers by id, in their order; None where a pointer has none.
+        _origin: The provider that it was loaded or stored through: another store may have other rows of the same id.
+    """
+
+    __slots__ = ("_origin", "_pointers", "_revision")
     _revision: int | None
+    _pointers: dict[str, bytes | None]
+    _origin: str
 
-    def _remember(self, revision: int | None) -> None:
+    def _remember(self, revision: int | None, pointers: dict[str, bytes | None], origin: str) -> None:
         self._revision = revision
+        self._pointers = pointers
+        self._origin = origin
+
+    def _forget(self) -> None:
+        self._remember(None, {}, "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,7 +127,7 @@ class WorkflowInstance(_Stored):
 
     def __post_init__(self) -> None:
         """Begin without a memory: this instance was built by hand."""
-        self._remember(None)
+        self._forget()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
+    ExecutionPointer,
     ScheduledCommand,
     WorkflowInstance,
     new_id,
@@ -55,6 +56,7 @@ from wfe_sql.rows import (
     encode_bound,
     encode_ids,
     epoch_ms,
+    fingerprint,
 )
 
 OnConflict = Literal["overwrite", "raise"]
@@ -79,6 +81,7 @@ class SqlPersistenceProvider:
         self._engine = engine
         self._clock = clock
         self._raises_on_conflict = on_conflict == "raise"
+        self._origin = new_id()
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
 
     async def open(self) -> Self:
@@ -109,16 +112,14 @@ class SqlPersistenceProvider:
     # workflows
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
-        workflow, pointers = _encode_instance(instance)
+        fingerprints = _fingerprints(instance)
         conflicts = {
             "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {instance.id!r} exists already"),
             "workflows.name": _name_in_use(instance),
         }
-        unit = [Statement("create_new_workflow", workflow, conflicts=conflicts)]
-        if pointers:
-            unit.append(Statement("insert_execution_pointers", pointers))
-        await self._write_instance(instance, unit)
-        instance._remember(0)
+        workflow = Statement("create_new_workflow", WORKFLOWS.encode(instance), conflicts=conflicts)
+        await self._write_instance(instance, [workflow, *_insert_pointers(instance, instance.execution_pointers)])
+        instance._remember(0, fingerprints, self._origin)
         return instance.id
 
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
@@ -130,38 +131,77 @@ class SqlPersistenceProvider:
         await self._persist(instance, [_create_subscription(subscription) for subscription in subscriptions], claim)
 
     async def _persist(self, instance: WorkflowInstance, more: Unit, claim: Claim | None) -> None:
-        workflow, pointers = _encode_instance(instance)
+        """Write what changed since the instance was loaded or stored, if the workflow is still at that revision.
+
+        Where somebody else wrote in between, the whole instance is written over it, or a conflict is raised.
+        """
+        if instance._origin != self._origin and not self._raises_on_conflict:
+            instance._forget()
+        fingerprints = _fingerprints(instance)
+        workflow = WORKFLOWS.encode(instance)
         del workflow["create_time"]
         workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, instance.id)
-        workflow["expected_revision"] = instance._revision if self._raises_on_conflict else None
-        unit = [
-            Statement(
-                "persist_workflow",
-                workflow,
-                otherwise=_NothingChangedError(),
-                conflicts={"workflows.name": _name_in_use(instance)},
-            ),
-            Statement("delete_execution_pointers", {"workflow_id": instance.id}),
-        ]
-        if pointers:
-            unit.append(Statement("insert_execution_pointers", pointers))
+        workflow["expected_revision"] = instance._revision
+        persist = Statement(
+            "persist_workflow",
+            workflow,
+            otherwise=_NothingChangedError(),
+            conflicts={"workflows.name": _name_in_use(instance)},
+        )
         try:
-            revision, *_ = await self._write_instance(instance, [*unit, *more])
+            revision, *_ = await self._write_instance(
+                instance, [persist, *self._change_pointers(instance, fingerprints), *more]
+            )
         except _NothingChangedError:
             (guards,) = await self._engine.read([Statement("get_workflow_guards", {"id": instance.id})])
-            raise self._why_not_persisted(instance, claim, guards) from None
-        instance._remember(revision)
+            error = self._why_not_persisted(instance, claim, guards)
+            if error is not None:
+                raise error from None
+            instance._forget()
+            await self._persist(instance, more, claim)
+        else:
+            instance._remember(revision, fingerprints, self._origin)
 
-    def _why_not_persisted(self, instance: WorkflowInstance, claim: Claim | None, guards: Any) -> WfeError:
+    def _change_pointers(self, instance: WorkflowInstance, fingerprints: Mapping[str, bytes | None]) -> list[Statement]:
+        """Return what turns the pointers that the instance remembers into those that it has.
+
+        Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
+        new after it. Otherwise all of them are written anew.
+        """
+        stored = instance._pointers if instance._origin == self._origin else {}
+        ids = list(fingerprints)
+        kept = [id_ for id_ in stored if id_ in fingerprints]
+        if not kept or kept != ids[: len(kept)]:
+            return [
+                Statement("delete_execution_pointers", {"workflow_id": instance.id}),
+                *_insert_pointers(instance, instance.execution_pointers),
+            ]
+        statements = []
+        if gone := [id_ for id_ in stored if id_ not in fingerprints]:
+            params = {"ids": encode_ids(gone), "workflow_id": instance.id}
+            statements.append(Statement("delete_gone_execution_pointers", params))
+        changed = [
+            pointer
+            for pointer in instance.execution_pointers[: len(kept)]
+            if fingerprints[pointer.id] is None or fingerprints[pointer.id] != stored[pointer.id]
+        ]
+        if changed:
+            statements.append(Statement("upsert_execution_pointers", _encode_pointers(instance, changed)))
+        return statements + _insert_pointers(instance, instance.execution_pointers[len(kept) :])
+
+    def _why_not_persisted(self, instance: WorkflowInstance, claim: Claim | None, guards: Any) -> WfeError | None:
+        """Return the error of a guarded write that changed no row; None if it may be tried again without a revision."""
         if guards is None:
             return WorkflowNotFoundError(f"no workflow has id {instance.id!r}")
         claim_token, revision = guards
-        if claim is not None and (claim_token != claim.token or not self._raises_on_conflict):
+        if claim is not None and claim_token != claim.token:
             return _claim_lost(claim)
-        return WorkflowConflictError(
-            f"workflow {instance.id!r} was changed by somebody else: it was loaded or stored at revision "
-            f"{instance._revision} and is now at {revision}; load it again. Nothing was written"
-        )
+        if self._raises_on_conflict:
+            return WorkflowConflictError(
+                f"workflow {instance.id!r} was changed by somebody else: it was loaded or stored at revision "
+                f"{instance._revision} and is now at {revision}; load it again. Nothing was written"
+            )
+        return None
 
     async def _write_instance(self, instance: WorkflowInstance, unit: Unit) -> Results:
         try:
@@ -211,7 +251,7 @@ class SqlPersistenceProvider:
         )
         if workflow is None:
             raise WorkflowNotFoundError(f"no workflow has id {id!r}")
-        return _decode_instance(workflow, pointers)
+        return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
         params = {"name": _key("name", name)}
@@ -220,7 +260,7 @@ class SqlPersistenceProvider:
         )
         if workflow is None:
             raise WorkflowNotFoundError(f"no workflow has name {name!r}")
-        return _decode_instance(workflow, pointers)
+        return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
         params = {"ids": encode_ids(_key("ids", id_) for id_ in ids)}
@@ -231,7 +271,13 @@ class SqlPersistenceProvider:
         pointers_of: dict[str, list[Any]] = {id_: [] for id_ in by_id}
         for pointer in pointers:
             pointers_of[pointer[-1]].append(pointer)
-        return [_decode_instance(by_id[id_], pointers_of[id_]) for id_ in ids if id_ in by_id]
+        return [self._decode_instance(by_id[id_], pointers_of[id_]) for id_ in ids if id_ in by_id]
+
+    def _decode_instance(self, workflow: Sequence[Any], pointers: Sequence[Any]) -> WorkflowInstance:
+        decoded = [EXECUTION_POINTERS.decode(pointer) for pointer in pointers]
+        instance = WORKFLOWS.decode(workflow, execution_pointers=decoded)
+        instance._remember(workflow[-1], {pointer.id: fingerprint(pointer) for pointer in decoded}, self._origin)
+        return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
@@ -450,22 +496,24 @@ class _NothingChangedError(Exception):
     """A guarded write found no row that it may change."""
 
 
-def _encode_instance(instance: WorkflowInstance) -> tuple[Row, list[Row]]:
-    pointers: dict[str, Row] = {}
-    for index, pointer in enumerate(instance.execution_pointers):
-        if pointer.id in pointers:
-            raise SerializationError(
-                f"WorkflowInstance.execution_pointers[{index}].id {pointer.id!r} is the id of another of its pointers"
-            )
-        pointers[pointer.id] = {**EXECUTION_POINTERS.encode(pointer), "workflow_id": instance.id}
-    return WORKFLOWS.encode(instance), list(pointers.values())
+def _fingerprints(instance: WorkflowInstance) -> dict[str, bytes | None]:
+    """Return a fingerprint of each pointer by its id, and refuse two pointers with one id."""
+    fingerprints = {pointer.id: fingerprint(pointer) for pointer in instance.execution_pointers}
+    if len(fingerprints) < len(instance.execution_pointers):
+        ids = [pointer.id for pointer in instance.execution_pointers]
+        at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
+        raise SerializationError(
+            f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
+        )
+    return fingerprints
 
 
-def _decode_instance(workflow: Sequence[Any], pointers: Sequence[Any]) -> WorkflowInstance:
-    decoded = [EXECUTION_POINTERS.decode(pointer) for pointer in pointers]
-    instance = WORKFLOWS.decode(workflow, execution_pointers=decoded)
-    instance._remember(workflow[-1])
-    return instance
+def _insert_pointers(instance: WorkflowInstance, pointers: Sequence[ExecutionPointer]) -> list[Statement]:
+    return [Statement("insert_execution_pointers", _encode_pointers(instance, pointers))] if pointers else []
+
+
+def _encode_pointers(instance: WorkflowInstance, pointers: Sequence[ExecutionPointer]) -> list[Row]:
+    return [{**EXECUTION_POINTERS.encode(pointer), "workflow_id": instance.id} for pointer in pointers]
 
 
 def _claims(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:

@@ -393,6 +393,21 @@ EXECUTION_ERRORS = Table(
 )
 
 
+_fingerprint_encoder = msgspec.msgpack.Encoder()
+
+
+def fingerprint(pointer: ExecutionPointer) -> bytes | None:
+    """Return bytes that differ when a pointer's row would, ten times faster than its row; None if there are none.
+
+    MessagePack keeps apart what JSON does not, such as NaN and null, or bytes and text, so that a value which cannot be
+    stored never looks like the one that is stored.
+    """
+    try:
+        return _fingerprint_encoder.encode(pointer)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
+
+
 def encode_argument(name: str, codec: Codec, value: Any) -> Any:
     """Return one argument of a call as a parameter of a query.
 

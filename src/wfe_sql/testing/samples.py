@@ -1,5 +1,6 @@
 """Objects for tests; the `full_` ones have every field set to something that is not its default."""
 
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,7 +48,7 @@ def full_pointer(**fields: Any) -> ExecutionPointer:
         "active": False,
         "status": PointerStatus.WaitingForEvent,
         "sleep_until": TIME + timedelta(hours=1),
-        "persistence_data": {"cursor": JSON},
+        "persistence_data": {"cursor": deepcopy(JSON)},
         "start_time": TIME + timedelta(milliseconds=1),
         "end_time": TIME.replace(microsecond=0),
         "event_name": "paid",
@@ -61,7 +62,7 @@ def full_pointer(**fields: Any) -> ExecutionPointer:
         "predecessor_id": "before",
         "outcome": False,
         "scope": ["outer", "inner"],
-        "extension_attributes": {"owner": "alice", "nested": JSON},
+        "extension_attributes": {"owner": "alice", "nested": deepcopy(JSON)},
     }
     return ExecutionPointer(**values | fields)
 
@@ -77,7 +78,7 @@ def full_instance(**fields: Any) -> WorkflowInstance:
         "execution_pointers": [full_pointer(), ExecutionPointer(step_id=4), full_pointer(step_id=5)],
         "next_execution": 1_780_000_000_000,
         "status": WorkflowStatus.Suspended,
-        "data": JSON,
+        "data": deepcopy(JSON),
         "complete_time": TIME + timedelta(days=1),
     }
     return sample_instance(**values | fields)
@@ -88,7 +89,7 @@ def full_event(**fields: Any) -> Event:
     values: dict[str, Any] = {
         "event_name": "paid",
         "event_key": "k1",
-        "event_data": JSON,
+        "event_data": deepcopy(JSON),
         "event_time": TIME,
         "is_processed": True,
     }
@@ -104,7 +105,7 @@ def full_subscription(**fields: Any) -> EventSubscription:
         "event_name": "paid",
         "event_key": "k1",
         "subscribe_as_of": TIME,
-        "subscription_data": JSON,
+        "subscription_data": deepcopy(JSON),
         "external_token": "token",
         "external_worker_id": "worker-1",
         "external_token_expiry": TIME + timedelta(minutes=1),

@@ -1,0 +1,198 @@
+"""Persisting writes what changed, and is right however much changed and whoever wrote in between."""
+
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wfe_sql import (
+    ExecutionPointer,
+    SerializationError,
+    SqlitePersistenceProvider,
+    StoreError,
+    WorkflowInstance,
+    connect,
+)
+from wfe_sql.testing import full_instance, full_pointer, full_subscription, sample_instance
+
+KIB = 1024
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def provider(file: Path) -> AsyncIterator[SqlitePersistenceProvider]:
+    async with SqlitePersistenceProvider(file) as opened:
+        yield opened
+
+
+def by_hand(file: Path, sql: str) -> list[Any]:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        return connection.execute(sql).fetchall()
+
+
+async def test_one_changed_pointer_of_a_thousand_is_a_small_write(
+    provider: SqlitePersistenceProvider, file: Path
+) -> None:
+    instance = full_instance(execution_pointers=[full_pointer(step_id=number) for number in range(1_000)])
+    await provider.create_new_workflow(instance)
+    log = Path(f"{file}-wal")
+    for loads in (False, False, True):
+        if loads:
+            instance = await provider.get_workflow_instance(instance.id)
+        instance.execution_pointers[500].persistence_data["cursor"]["list"][1][1]["deep"].append("changed")
+        before = log.stat().st_size
+        await provider.persist_workflow(instance)
+        assert 0 < log.stat().st_size - before < 32 * KIB
+        assert await provider.get_workflow_instance(instance.id) == instance
+
+
+async def test_what_did_not_change_is_not_written(provider: SqlitePersistenceProvider, file: Path) -> None:
+    instance = full_instance()
+    await provider.create_new_workflow(instance)
+    first, _, third = by_hand(file, "SELECT id, rowid FROM execution_pointers ORDER BY rowid")
+    instance.execution_pointers[0].outcome = {"changed": True}
+    del instance.execution_pointers[1]
+    instance.execution_pointers.append(full_pointer(id="new"))
+    await provider.persist_workflow(instance)
+    assert by_hand(file, "SELECT id, rowid FROM execution_pointers ORDER BY rowid")[:2] == [first, third]
+    assert await provider.get_workflow_instance(instance.id) == instance
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_any_change_is_stored(provider: SqlitePersistenceProvider, seed: int) -> None:
+    """Random changes by two who hold the same workflow, one of whom overwrites the other without knowing."""
+    dice = random.Random(seed)
+    stored = sample_instance(execution_pointers=[full_pointer(id=f"p{n}") for n in range(dice.randrange(5))])
+    await provider.create_new_workflow(stored)
+    held = [stored, await provider.get_workflow_instance(stored.id)]
+    for step in range(25):
+        instance = dice.choice(held)
+        change(dice, instance, step)
+        if dice.random() < 0.2:
+            await provider.persist_workflow_with_subscriptions(instance, [full_subscription()])
+        else:
+            await provider.persist_workflow(instance)
+        loaded = await provider.get_workflow_instance(stored.id)
+        assert loaded == instance
+        if dice.random() < 0.3:
+            held[dice.randrange(2)] = loaded
+
+
+def change(dice: random.Random, instance: WorkflowInstance, step: int) -> None:
+    pointers = instance.execution_pointers
+    instance.data = {"step": step}
+    for _ in range(dice.randrange(4)):
+        match dice.randrange(6):
+            case 0:
+                pointers.append(full_pointer(id=f"new-{step}-{dice.random()}"))
+            case 1:
+                pointers.insert(dice.randrange(len(pointers) + 1), ExecutionPointer(step_id=step))
+            case 2 if pointers:
+                del pointers[dice.randrange(len(pointers))]
+            case 3:
+                dice.shuffle(pointers)
+            case 4 if pointers:
+                dice.choice(pointers).extension_attributes[f"at {step}"] = [{"deep": dice.random()}]
+            case 5 if pointers:
+                pointer = dice.choice(pointers)
+                pointer.retry_count += 1
+                pointer.sleep_until = pointer.sleep_until and pointer.sleep_until + timedelta(microseconds=1)
+            case _:
+                pass
+
+
+async def test_a_write_by_another_program_is_overwritten_whole(provider: SqlitePersistenceProvider, file: Path) -> None:
+    instance = full_instance()
+    await provider.create_new_workflow(instance)
+    by_hand(file, "UPDATE execution_pointers SET retry_count = 99, step_name = 'theirs'")
+    by_hand(file, "UPDATE workflows SET status = 'Runnable'")
+    instance.execution_pointers[0].retry_count = 1
+    await provider.persist_workflow(instance)
+    assert await provider.get_workflow_instance(instance.id) == instance
+
+
+async def test_a_pointer_that_somebody_removed_is_not_lost(provider: SqlitePersistenceProvider, file: Path) -> None:
+    instance = sample_instance(execution_pointers=[full_pointer(id="p1"), full_pointer(id="p2")])
+    await provider.create_new_workflow(instance)
+    by_hand(file, "DELETE FROM execution_pointers WHERE id = 'p2'")
+    instance.execution_pointers[1].retry_count += 1
+    await provider.persist_workflow(instance)
+    assert await provider.get_workflow_instance(instance.id) == instance
+
+
+async def test_a_workflow_deleted_and_made_again(provider: SqlitePersistenceProvider, file: Path) -> None:
+    instance = full_instance()
+    await provider.create_new_workflow(instance)
+    await provider.persist_workflow(instance)
+    by_hand(file, "DELETE FROM execution_pointers")
+    by_hand(file, "DELETE FROM workflows")
+    await provider.create_new_workflow(
+        sample_instance(id=instance.id, name=instance.name, create_time=instance.create_time)
+    )
+    await provider.persist_workflow(instance)
+    assert await provider.get_workflow_instance(instance.id) == instance
+
+
+@pytest.mark.parametrize("bad", [float("nan"), b"x", {1: 2}, {1}, "\ud800", object()], ids=repr)
+async def test_what_cannot_be_stored_never_looks_unchanged(provider: SqlitePersistenceProvider, bad: Any) -> None:
+    """Each of these is what JSON would write for what is stored."""
+    looks_like = {repr(float("nan")): None, repr(b"x"): "eA==", repr({1: 2}): {"1": 2}, repr({1}): [2]}
+    instance = sample_instance(execution_pointers=[full_pointer(outcome=looks_like.get(repr(bad)))])
+    await provider.create_new_workflow(instance)
+    instance.execution_pointers[0].outcome = bad
+    with pytest.raises(SerializationError, match=r"ExecutionPointer.outcome"):
+        await provider.persist_workflow(instance)
+
+
+async def test_integers_beyond_64_bits_inside_json(provider: SqlitePersistenceProvider) -> None:
+    instance = sample_instance(execution_pointers=[full_pointer(outcome=2**70)])
+    await provider.create_new_workflow(instance)
+    for value in (2**70, 2**70 + 1, -(2**90)):
+        instance.execution_pointers[0].outcome = value
+        await provider.persist_workflow(instance)
+        assert await provider.get_workflow_instance(instance.id) == instance
+
+
+async def test_a_write_that_failed_is_not_remembered(file: Path, provider: SqlitePersistenceProvider) -> None:
+    other = sample_instance(name="taken", execution_pointers=[full_pointer(id="theirs")])
+    instance = sample_instance(name="mine", execution_pointers=[full_pointer(id="p1")])
+    for stored in (other, instance):
+        await provider.create_new_workflow(stored)
+    instance.execution_pointers[0].retry_count = 5
+    instance.execution_pointers.append(full_pointer(id="theirs"))
+    with pytest.raises(StoreError, match="'theirs' of workflow .* belongs to"):
+        await provider.persist_workflow(instance)
+    instance.execution_pointers.pop()
+    await provider.persist_workflow(instance)
+    assert await provider.get_workflow_instance(instance.id) == instance
+
+
+async def test_an_instance_of_one_store_is_written_whole_to_another(
+    provider: SqlitePersistenceProvider, tmp_path: Path
+) -> None:
+    instance = full_instance(id="w1", name="order-1")
+    await provider.create_new_workflow(instance)
+    async with connect(tmp_path / "other.db") as other:
+        await other.create_new_workflow(full_instance(id="w1", name="order-1"))
+        instance.execution_pointers[0].retry_count += 1
+        await other.persist_workflow(instance)
+        assert await other.get_workflow_instance("w1") == instance
+
+
+async def test_an_instance_of_one_store_is_new_in_another(provider: SqlitePersistenceProvider, tmp_path: Path) -> None:
+    instance = full_instance()
+    await provider.create_new_workflow(instance)
+    async with connect(tmp_path / "other.db") as other:
+        await other.create_new_workflow(instance)
+        instance.execution_pointers[0].retry_count += 1
+        await other.persist_workflow(instance)
+        assert await other.get_workflow_instance(instance.id) == instance
