@@ -135,8 +135,6 @@ class SqlPersistenceProvider:
 
         Where somebody else wrote in between, the whole instance is written over it, or a conflict is raised.
         """
-        if instance._origin != self._origin and not self._raises_on_conflict:
-            instance._forget()
         fingerprints = _fingerprints(instance)
         workflow = WORKFLOWS.encode(instance)
         del workflow["create_time"]
