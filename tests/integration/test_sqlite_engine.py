@@ -202,6 +202,26 @@ async def test_units_that_wait_together_share_a_commit(file: Path, provider: Sql
     assert (together - before, apart - together) == (frame, 64 * frame)
 
 
+async def test_a_transaction_takes_in_no_more_after_its_time(provider: SqlitePersistenceProvider) -> None:
+    """What comes after a workflow of 20,000 pointers, which takes far longer, is committed apart from it."""
+    engine: Any = provider._engine
+    batches: list[int] = []
+    run_writes = engine._writers._run
+
+    def count_units(units: Any, connection: sqlite3.Connection) -> Any:
+        outcomes = run_writes(units, connection)
+        batches.append(len(outcomes))
+        return outcomes
+
+    engine._writers._run = count_units
+    big = sample_instance(execution_pointers=[full_pointer() for _ in range(20_000)])
+    small = [sample_instance(id=f"w{number}") for number in range(20)]
+    await asyncio.gather(*(provider.create_new_workflow(instance) for instance in (big, *small)))
+    assert batches[0] == 1
+    assert sum(batches) == 21
+    assert await provider.get_workflow_instances([instance.id for instance in small]) == small
+
+
 async def test_reads_see_the_writes_before_them(provider: SqlitePersistenceProvider) -> None:
     stored = sample_instance()
     await provider.create_new_workflow(stored)

@@ -20,9 +20,6 @@ Outcome = Results | Exception
 
 _T = TypeVar("_T")
 
-_MAX_BATCH = 512
-"""Units that cross together; more would make the first of them wait for the last."""
-
 
 class WorkerConnection(aiosqlite.Connection):
     """A connection of aiosqlite whose worker thread takes whole functions."""
@@ -55,15 +52,24 @@ class WorkerConnection(aiosqlite.Connection):
 
 
 class Lane:
-    """Connections that share a queue: what waits when one of them is free crosses to its thread together."""
+    """Connections that share a queue: what waits when one of them is free crosses to its thread together.
+
+    Args:
+        connections: Those that are free at first.
+        run: Runs units on a connection, in order. It may stop early, so that nobody waits long for units that were only
+            in the same batch; those that it returns no outcome for cross again.
+        max_batch: How many units cross together at most.
+    """
 
     def __init__(
         self,
         connections: Sequence[WorkerConnection],
         run: Callable[[Sequence[Unit], sqlite3.Connection], list[Outcome]],
+        max_batch: int,
     ) -> None:
         self.connections = connections
         self._run = run
+        self._max_batch = max_batch
         self._free = list(connections)
         self._waiting: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,6 +97,8 @@ class Lane:
         try:
             while batch := self._take():
                 outcomes = await self._cross(connection, [unit for unit, _ in batch])
+                self._waiting.extendleft(reversed(batch[len(outcomes) :]))
+                batch = batch[: len(outcomes)]
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if future.done():
                         continue
@@ -112,7 +120,7 @@ class Lane:
     def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
         """Take this connection's share of what waits, leaving out callers that were cancelled meanwhile."""
         while self._waiting:
-            share = min(ceil(len(self._waiting) / len(self.connections)), _MAX_BATCH)
+            share = min(ceil(len(self._waiting) / len(self.connections)), self._max_batch)
             taken = [self._waiting.popleft() for _ in range(share)]
             if batch := [(unit, future) for unit, future in taken if not future.done()]:
                 return batch

@@ -6,6 +6,7 @@ writer at a time in any case (https://sqlite.org/wal.html), so nothing is lost b
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,13 @@ from wfe_sql.engines.lanes import Lane, Outcome, WorkerConnection
 from wfe_sql.engines.sqlite_store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
 from wfe_sql.queries import QuerySet
+
+_WRITES_TOGETHER = 512
+_READS_TOGETHER = 16
+"""Few, because those that cross together are answered together: a long read holds up no more than these."""
+
+_LONGEST_BATCH = 0.01
+"""Seconds after which a transaction takes in no more units: those of others should not wait for all that came first."""
 
 
 class SqliteEngine:
@@ -51,10 +59,10 @@ class SqliteEngine:
             await self._disconnect(reversed(connections))
             raise
         if read_only:
-            self._readers = Lane(connections, self.run_reads)
+            self._readers = Lane(connections, self.run_reads, _READS_TOGETHER)
         else:
-            self._writers = Lane(connections[:1], self.run_writes)
-            self._readers = Lane(connections[1:], self.run_reads) if connections[1:] else self._writers
+            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER)
+            self._readers = Lane(connections[1:], self.run_reads, _READS_TOGETHER) if connections[1:] else self._writers
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
@@ -82,12 +90,15 @@ class SqliteEngine:
         return await self._open_lane(self._readers).submit(unit)
 
     def run_writes(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
-        """Run units in one transaction, each in its own savepoint; called on the writer's thread."""
+        """Run units in one transaction, as many as there is time for, each in its own savepoint; called on a thread."""
         run = partial(self._queries.run, connection, params={})
         outcomes: list[Outcome] = []
         try:
             self._store.begin_write(connection)
+            deadline = time.monotonic() + _LONGEST_BATCH
             for unit in units:
+                if outcomes and time.monotonic() > deadline:
+                    break
                 outcomes.append(self._run_in_savepoint(unit, connection))
                 if not connection.in_transaction:
                     return self._run_one_by_one(units, outcomes, connection)
@@ -95,11 +106,11 @@ class SqliteEngine:
         except sqlite3.Error as error:
             if connection.in_transaction:
                 run("rollback")
-            return [self._store.error(error) for _ in units]
+            return [self._store.error(error) for _ in outcomes or units]
         return outcomes
 
     def run_reads(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
-        """Run units on one snapshot; called on a reader's thread."""
+        """Run units on one snapshot; called on a thread."""
         run = partial(self._queries.run, connection, params={})
         try:
             run("begin_read")
