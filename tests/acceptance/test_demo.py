@@ -8,19 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from wfe_sql import (
+    Claim,
     Event,
     ExecutionPointer,
     PersistenceProvider,
     PointerStatus,
     ScheduledCommand,
+    SqlitePersistenceProvider,
+    StoreError,
     WorkflowInstance,
     WorkflowStatus,
     connect,
@@ -29,6 +34,7 @@ from wfe_sql.demo import host, steps
 from wfe_sql.demo.host import WorkflowHost
 from wfe_sql.demo.run import DemoReport, check
 from wfe_sql.demo.steps import Definition, Done, Sleep, Step, StepBody, WaitFor
+from wfe_sql.testing.clock import ManualClock
 
 COMMAND = (sys.executable, "-m", "wfe_sql.cli")
 
@@ -37,7 +43,7 @@ def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=15, check=False)
 
 
-def test_demo_runs_all_orders_across_a_kill(tmp_path: Path) -> None:
+def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None:
     file = tmp_path / "orders.db"
     result = run_command("demo", str(file))
     assert (result.returncode, result.stderr) == (0, "")
@@ -47,13 +53,24 @@ def test_demo_runs_all_orders_across_a_kill(tmp_path: Path) -> None:
         rows = re.findall(rf"^order-{number} .*$", result.stdout, re.MULTILINE)
         assert [row.split()[1:6] for row in rows] == [["Complete", "7", "of", "7", "2"]]
     assert max(map(len, result.stdout.split("\n\n")[1].splitlines())) <= 80
-    first, second = re.findall(r"host (\d+) starts", result.stdout)
-    assert first != second
+    started = re.search(r"host (\d+) starts, and host (\d+) beside it", result.stdout)
+    assert started is not None
+    first, second = started.groups()
+    replaced = re.search(rf"host (\d+) takes its place, and host {second} goes on", result.stdout)
+    assert replaced is not None
     assert f"host {first} is killed with SIGKILL" in result.stdout
     assert "Nothing was run twice that had been stored as done" in result.stdout
+    counts = re.findall(r"^  host (\d+): (\d+)(, then it was killed)?$", result.stdout, re.MULTILINE)
+    assert [(pid, bool(killed)) for pid, _, killed in counts] == [
+        (first, True),
+        (second, False),
+        (replaced[1], False),
+    ]
+    runs = {pid: int(count) for pid, count, _ in counts}
+    assert min(runs[first], runs[second]) > 0
     journal = (tmp_path / "orders.db.effects.jsonl").read_text()
-    assert f'"pid": {first}' in journal
-    assert f'"pid": {second}' in journal
+    assert runs == {pid: journal.count(f'"pid": {pid},') for pid in runs}
+    assert sum(runs.values()) == journal.count("\n")
 
 
 def test_demo_leaves_a_file_that_its_two_commands_read(tmp_path: Path) -> None:
@@ -89,20 +106,21 @@ def test_no_host_outlives_the_demo(number: signal.Signals, code: int, tmp_path: 
         while "starts" not in running.stdout.readline():
             pass
         running.send_signal(number)
-        _, errors = running.communicate(timeout=15)  # the host has the same stderr: this returns when both have ended
+        _, errors = running.communicate(timeout=15)  # hosts have the same stderr: this returns when all have ended
     assert (running.returncode, errors) == (code, "")
 
 
-def test_a_host_that_ends_by_itself_is_a_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_host_that_ends_by_itself_is_a_failure(place: int, tmp_path: Path) -> None:
     command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        while (started := re.search(r"host (\d+) starts", running.stdout.readline())) is None:
+        while (started := re.search(r"host (\d+) starts, and host (\d+)", running.stdout.readline())) is None:
             pass
-        os.kill(int(started[1]), signal.SIGKILL)
+        os.kill(int(started[place]), signal.SIGKILL)
         output, _ = running.communicate(timeout=15)
     assert running.returncode == 1
-    assert f"WRONG: host {started[1]} ended by itself" in output
+    assert f"WRONG: host {started[place]} ended by itself" in output
     assert "WRONG: order-1 is Runnable, not Complete" in output
 
 
@@ -127,6 +145,7 @@ def test_the_check_finds_what_was_run_twice(
     report.journal.write_text("".join(f'{{"pointer": "p", "attempt": {n}, "pid": 1}}\n' for n in attempts))
     check(report)
     assert report.problems == problems
+    assert sum(report.runs_by_host.values()) == len(attempts)
 
 
 def test_help_and_version() -> None:
@@ -155,15 +174,32 @@ def test_the_host_knows_only_protocols_and_models() -> None:
 
 
 @asynccontextmanager
+async def running(*hosts: WorkflowHost) -> AsyncIterator[None]:
+    """Run hosts side by side until the block ends."""
+    tasks = [asyncio.create_task(host.run()) for host in hosts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def a_host(store: PersistenceProvider, *steps: Step, worker_id: str = "w", **options: Any) -> WorkflowHost:
+    """Return a host of the definition "d"."""
+    definition = Definition("d", 1, steps)
+    return WorkflowHost(store, [definition], worker_id=worker_id, poll_interval=timedelta(milliseconds=5), **options)
+
+
+@asynccontextmanager
 async def hosting(*steps: Step) -> AsyncIterator[tuple[PersistenceProvider, WorkflowHost]]:
     """Run a host of the definition "d" on a store in memory."""
-    async with connect(":memory:") as store:
-        host = WorkflowHost(store, [Definition("d", 1, steps)], poll_interval=timedelta(milliseconds=5))
-        running = asyncio.create_task(host.run())
-        yield store, host
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+    async with connect(":memory:", on_conflict="raise") as store:
+        host = a_host(store, *steps)
+        async with running(host):
+            yield store, host
 
 
 async def until(store: PersistenceProvider, id_: str, reached: Callable[[WorkflowInstance], bool]) -> WorkflowInstance:
@@ -175,6 +211,10 @@ async def until(store: PersistenceProvider, id_: str, reached: Callable[[Workflo
 
 def is_complete(instance: WorkflowInstance) -> bool:
     return instance.status is WorkflowStatus.Complete
+
+
+def is_resting(instance: WorkflowInstance) -> bool:
+    return not instance.execution_pointers[0].active
 
 
 async def wait_for_news(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | WaitFor:
@@ -208,7 +248,7 @@ async def test_one_event_goes_to_all_who_wait_and_to_nobody_twice() -> None:
     async with hosting(Step(name="wait", body=wait_for_news)) as (store, host):
         ids = [await host.start("d", {}) for _ in range(3)]
         for id_ in ids:
-            await until(store, id_, lambda instance: not instance.execution_pointers[0].active)
+            await until(store, id_, is_resting)
         for data in ("first", "second"):
             await store.create_event(Event(event_name="news", event_key="key", event_data=data))
         for id_ in ids:
@@ -250,12 +290,12 @@ async def test_a_command_that_comes_early_does_not_cut_a_sleep_short() -> None:
     nap = sleeper(timedelta(hours=1), by_command=True)
     async with hosting(Step(name="nap", body=nap)) as (store, host):
         id_ = await host.start("d", {})
-        await until(store, id_, lambda instance: instance.execution_pointers[0].status is PointerStatus.Sleeping)
+        await until(store, id_, is_resting)
         await store.schedule_command(ScheduledCommand.process_workflow(id_, 0))
         instance = await until(store, id_, lambda instance: instance.execution_pointers[0].active)
         assert (instance.status, instance.execution_pointers[0].status) == (
             WorkflowStatus.Runnable,
-            PointerStatus.Sleeping,
+            PointerStatus.Pending,
         )
         assert instance.next_execution is not None
         assert instance.next_execution > time.time() * 1000
@@ -293,3 +333,233 @@ async def test_one_workflow_that_cannot_be_run_does_not_stop_the_others(caplog: 
         await store.create_new_workflow(stray)
         await until(store, await host.start("d", {}), is_complete)
         assert f"cannot work on {stray.id}" in caplog.text
+
+
+async def test_two_hosts_share_the_work_and_run_each_step_once() -> None:
+    runs: Counter[tuple[str, str | None]] = Counter()
+    by: Counter[str] = Counter()
+
+    def definition_of(worker_id: str) -> tuple[Step, ...]:
+        def note(instance: WorkflowInstance, pointer: ExecutionPointer) -> None:
+            runs[instance.id, pointer.step_name] += 1
+            by[worker_id] += 1
+
+        async def do(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+            note(instance, pointer)
+            await asyncio.sleep(0.001)
+            return Done({str(pointer.step_name): True})
+
+        async def hear(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | WaitFor:
+            if not pointer.event_published:
+                return WaitFor("news", "key")
+            note(instance, pointer)
+            return Done({"hear": pointer.event_data})
+
+        async def nap(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | Sleep:
+            if not pointer.persistence_data:
+                return Sleep(timedelta(0), remember=True, by_command=True)
+            note(instance, pointer)
+            return Done({"nap": True})
+
+        return (
+            Step(name="begin", body=do, next="fork"),
+            Step(name="fork", children=("left", "hear", "nap"), next="end"),
+            Step(name="left", body=do, next="left too"),
+            Step(name="left too", body=do),
+            Step(name="hear", body=hear),
+            Step(name="nap", body=nap),
+            Step(name="end", body=do),
+        )
+
+    async with connect(":memory:", on_conflict="raise") as store:
+        hosts = [a_host(store, *definition_of(name), worker_id=name, max_tasks=10) for name in ("one", "two")]
+        async with running(*hosts):
+            ids = [await hosts[number % 2].start("d", {}) for number in range(50)]
+            await store.create_event(Event(event_name="news", event_key="key", event_data="now"))
+            instances = [await until(store, id_, is_complete) for id_ in ids]
+        names = ("begin", "left", "left too", "hear", "nap", "end")
+        assert runs == {(id_, name): 1 for id_ in ids for name in names}
+        assert set(by) == {"one", "two"}
+        for instance in instances:
+            assert instance.data == {"hear": "now"} | {name: True for name in names if name != "hear"}
+
+
+class CountingRenewals(SqlitePersistenceProvider):
+    """A store that counts how often a claim was renewed."""
+
+    renewals = 0
+
+    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
+        renewed = await super().renew_claim(claim, lease)
+        self.renewals += 1
+        return renewed
+
+
+async def test_a_step_that_takes_longer_than_the_lease_is_run_once() -> None:
+    clock, gate, runs = ManualClock(), asyncio.Event(), list[str]()
+
+    async def hold(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        runs.append(instance.id)
+        await gate.wait()
+        return Done()
+
+    lease = timedelta(milliseconds=60)
+    async with CountingRenewals(":memory:", on_conflict="raise", clock=clock) as store:
+        hosts = [a_host(store, Step(name="hold", body=hold), worker_id=name, lease=lease) for name in ("one", "two")]
+        async with running(*hosts), asyncio.timeout(5):
+            id_ = await hosts[0].start("d", {})
+            for _ in range(10):
+                clock.advance(milliseconds=20)
+                seen = store.renewals
+                while store.renewals == seen:
+                    await asyncio.sleep(0.005)
+            gate.set()
+            await until(store, id_, is_complete)
+        assert runs == [id_]
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "done"])
+async def test_a_host_that_lost_its_claim_stores_nothing(outcome: str, caplog: pytest.LogCaptureFixture) -> None:
+    clock, begun, gate, outcomes = ManualClock(), asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def hold(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        begun.set()
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            outcomes.append("cancelled")
+            raise
+        outcomes.append("done")
+        return Done()
+
+    # The host hears that its claim is lost when it renews it or, here with the long lease, when it stores the step.
+    lease = timedelta(seconds=0.3) if outcome == "cancelled" else timedelta(minutes=1)
+    async with connect(":memory:", on_conflict="raise", clock=clock) as store:
+        slow = a_host(store, Step(name="hold", body=hold), worker_id="slow", lease=lease)
+        id_ = await slow.start("d", {})
+        before = await store.get_workflow_instance(id_)
+        async with running(slow):
+            await begun.wait()
+            clock.advance(minutes=2)
+            (claim,) = await store.claim_runnable_instances(clock(), "another", lease=timedelta(minutes=1), limit=1)
+            if outcome == "done":
+                gate.set()
+            async with asyncio.timeout(5):
+                while f"lost {id_} to another host" not in caplog.text:
+                    await asyncio.sleep(0.005)
+            assert outcomes == [outcome]
+            assert await store.get_workflow_instance(id_) == before
+            gate.set()
+            await store.release_claim(claim)
+            await until(store, id_, is_complete)
+
+
+async def test_a_host_that_is_stopped_gives_back_what_it_holds() -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def hold(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        begun.set()
+        await gate.wait()
+        return Done()
+
+    async with connect(":memory:", on_conflict="raise") as store:
+        first, second = (a_host(store, Step(name="hold", body=hold), worker_id=name) for name in ("one", "two"))
+        id_ = await first.start("d", {})
+        async with running(first):
+            await begun.wait()
+        gate.set()
+        async with running(second):  # the lease is a minute, which nobody has to wait
+            await until(store, id_, is_complete)
+
+
+async def test_an_event_that_comes_while_another_branch_runs_is_kept_and_so_is_the_branch() -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def hold(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        begun.set()
+        await gate.wait()
+        return Done({"held": True})
+
+    steps = (
+        Step(name="fork", children=("wait", "timer"), next="end"),
+        Step(name="wait", body=wait_for_news),
+        Step(name="timer", body=sleeper(timedelta(milliseconds=50), by_command=False), next="hold"),
+        Step(name="hold", body=hold),
+        Step(name="end"),
+    )
+    async with hosting(*steps) as (store, host):
+        id_ = await host.start("d", {})
+        await begun.wait()
+        await store.create_event(Event(event_name="news", event_key="key", event_data="now"))
+        await until(store, id_, lambda instance: instance.execution_pointers[1].event_published)
+        gate.set()
+        assert (await until(store, id_, is_complete)).data == {"news": "now", "held": True}
+
+
+class DyingStore:
+    """A store as a host sees it that is killed: after some writes, nothing works any more."""
+
+    def __init__(self, store: PersistenceProvider, writes: int) -> None:
+        self._store = store
+        self._writes = writes
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            is_write = not name.startswith(("get_", "claim_", "process_"))
+            if self._writes == 0 and (is_write or name.startswith("claim_")):
+                raise StoreError("killed")
+            self._writes -= is_write
+            return await getattr(self._store, name)(*args, **kwargs)
+
+        return call
+
+
+async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_finishes() -> None:
+    async def fail_once(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        if pointer.retry_count == 0:
+            raise ValueError("once")
+        return Done()
+
+    def wait_for(key: str) -> StepBody:
+        async def wait(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | WaitFor:
+            return Done({key: pointer.event_data}) if pointer.event_published else WaitFor("news", key)
+
+        return wait
+
+    steps = (
+        Step(name="fail once", body=fail_once, retry_after=timedelta(milliseconds=1), next="nap"),
+        Step(name="nap", body=sleeper(timedelta(milliseconds=10), by_command=True), next="wait for early"),
+        Step(name="wait for early", body=wait_for("early"), next="wait for late"),
+        Step(name="wait for late", body=wait_for("late")),
+    )
+
+    def waits_for_late(instance: WorkflowInstance) -> bool:
+        pointer = instance.execution_pointers[-1]
+        return pointer.event_key == "late" and not pointer.active
+
+    async def watch(store: PersistenceProvider, id_: str) -> WorkflowInstance:
+        await until(store, id_, waits_for_late)
+        await store.create_event(Event(event_name="news", event_key="late", event_data=2))
+        return await until(store, id_, is_complete)
+
+    for writes in range(100):
+        clock = ManualClock()
+        async with connect(":memory:", on_conflict="raise", clock=clock) as store:
+            id_ = await a_host(store, *steps).start("d", {})
+            await store.create_event(Event(event_name="news", event_key="early", event_data=1))
+            dying = a_host(cast(PersistenceProvider, DyingStore(store, writes)), *steps, worker_id="dying")
+            death, watching = asyncio.create_task(dying.run()), asyncio.create_task(watch(store, id_))
+            await asyncio.wait([death, watching], return_when=asyncio.FIRST_COMPLETED)
+            survived = watching.done()
+            death.cancel()
+            with suppress(asyncio.CancelledError, ExceptionGroup):
+                await death
+            clock.advance(minutes=2)  # the lease of the dead host is over
+            async with running(a_host(store, *steps, worker_id="next")):
+                instance = await watching
+            assert instance.data == {"early": 1, "late": 2}
+            assert [pointer.status for pointer in instance.execution_pointers] == [PointerStatus.Complete] * len(steps)
+            assert len(await store.get_execution_errors(id_)) in (1, 2)
+        if survived:
+            return
+    pytest.fail("the host never came to the end")

@@ -45,7 +45,7 @@ def demo(
         Path | None, typer.Argument(show_default=False, help="The SQLite file to make; a temporary one if not given.")
     ] = None,
 ) -> None:
-    """Run six orders on a SQLite file, kill their host in the middle, and have a new host carry on.
+    """Run six orders with two hosts on one SQLite file, kill one host half way, and have a new one take its place.
 
     It takes a few seconds and leaves the file for you to look into.
 
@@ -96,14 +96,18 @@ def _took(order: WorkflowInstance) -> str:
 
 
 def _summary(report: DemoReport) -> list[str]:
+    runs = [
+        f"  host {pid}: {count}{', then it was killed' if pid == report.killed else ''}"
+        for pid, count in report.runs_by_host.items()
+    ]
     if report.problems:
         verdict = [f"WRONG: {problem}" for problem in report.problems]
     else:
         verdict = [
             "Nothing was run twice that had been stored as done:",
-            f"  step runs stored when the host was killed: {len(report.stored)}, "
+            f"  step runs stored when host {report.killed} was killed: {len(report.stored)}, "
             f"of which were run again: {len(report.repeated & report.stored)}",
-            f"  step runs begun by then and not yet stored: {len(report.in_flight)}, "
+            f"  step runs that it had begun and not stored: {len(report.in_flight)}, "
             f"of which were run again: {len(report.repeated)}",
         ]
     commands = [
@@ -111,6 +115,9 @@ def _summary(report: DemoReport) -> list[str]:
         ("grep", "order-1", shlex.quote(str(report.journal))),
     ]
     return [
+        "Step runs that each host began:",
+        *runs,
+        "",
         *verdict,
         "",
         f"The file is {report.file}",

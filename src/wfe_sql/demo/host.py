@@ -1,43 +1,57 @@
-"""A small workflow host: what it takes to run workflows on any `PersistenceProvider`. `wfe-sql demo` runs it.
+"""A small workflow host: what it takes to run workflows on any `PersistenceProvider`. `wfe-sql demo` runs two of it.
 
-All that the host knows is in the store, so a new host carries on where a killed one stopped. A step that was running
-at that moment runs again; one that was stored as done does not. Where two writes belong together but are not one call
-of the store, they are in the order in which a kill between them does no harm, and a comment says so.
+All that a host knows is in the store, so others carry on where a killed one stopped. A step that was running at that
+moment runs again; one that was stored as done does not. Several hosts share a store by two rules:
 
-One host at a time runs on a store. In it, each workflow is changed by one task at a time: see `_changing`.
+- Steps run under a claim. A host claims a workflow for one turn, runs the steps that are due, and gives it back; so no
+  two hosts run one step. A claim that its host does not renew, because it was killed or hangs, runs out and is taken by
+  another, and from then on the store takes nothing more from the first.
+- Every change is made to what is stored: load, change, store, and all over again when somebody else stored something in
+  between (`_change`). So an event or a command changes a workflow while a claim holds it, and neither change is lost.
+  The store must be opened with `on_conflict="raise"` for that.
+
+Events and times are compared by the hosts' clocks, which must agree.
+
+Where two writes belong together but are not one call of the store, they are in the order in which a kill between them
+does no harm, and a comment says so. Likewise a wait is stored before it is looked for, so that what ends it finds it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 from wfe_sql import (
+    Claim,
+    ClaimKind,
+    ClaimLostError,
     CommandName,
     EventSubscription,
     ExecutionError,
     ExecutionPointer,
     PersistenceProvider,
-    PointerStatus,
     ScheduledCommand,
+    StoreError,
+    WorkflowConflictError,
     WorkflowInstance,
     WorkflowStatus,
     utc_now,
 )
 from wfe_sql.demo.steps import (
     Definition,
-    Done,
     Result,
     Sleep,
-    WaitFor,
     epoch_ms,
     is_due,
     publish,
+    rest,
     settle,
     waits_for_event,
+    wake,
 )
 
 _log = logging.getLogger(__name__)
@@ -45,17 +59,25 @@ _log = logging.getLogger(__name__)
 _PAUSE = 1.0
 """Seconds until something that failed, other than a step, is tried again."""
 
+_Change = Callable[[WorkflowInstance], Sequence[EventSubscription] | None]
+"""Changes a workflow in place and returns the subscriptions to store with it, if any; may be called several times."""
+
+_Work = Callable[[str, Claim], Awaitable[None]]
+"""Works on the workflow or event with this id, under this claim."""
+
 
 class WorkflowHost:
-    """Starts workflows and runs what is due in a store.
+    """Starts workflows and runs what is due in a store, beside any number of other hosts.
 
     Args:
-        store: Where everything is; opened and closed by the caller.
-        definitions: The kinds of workflow that it can run.
+        store: Where everything is, opened with `on_conflict="raise"`; opened and closed by the caller.
+        definitions: The kinds of workflow that it can run; all hosts of a store have the same.
+        worker_id: What the store shows as the holder of this host's claims.
         clock: Returns the current time, aware.
         poll_interval: How often to look for what became due.
-        max_tasks: How many workflows and events to work on at the same time.
-        command_lease: How long scheduled commands stay with a host that was killed while it handled them.
+        max_tasks: How many workflows, and how many events, to work on at the same time.
+        lease: How long what this host has taken stays with it when it is killed. It must be long compared with the time
+            that the host's process may stand still: a step whose host is late to renew is run by another host too.
     """
 
     def __init__(
@@ -63,23 +85,24 @@ class WorkflowHost:
         store: PersistenceProvider,
         definitions: Iterable[Definition],
         *,
+        worker_id: str,
         clock: Callable[[], datetime] = utc_now,
         poll_interval: timedelta = timedelta(milliseconds=50),
         max_tasks: int = 100,
-        command_lease: timedelta = timedelta(minutes=1),
+        lease: timedelta = timedelta(minutes=1),
     ) -> None:
         self._store = store
         self._definitions = {definition.id: definition for definition in definitions}
+        self._worker_id = worker_id
         self._clock = clock
         self._poll_interval = poll_interval.total_seconds()
         self._max_tasks = max_tasks
-        self._command_lease = command_lease
-        self._busy: set[str] = set()
+        self._lease = lease
+        self._tasks: Counter[ClaimKind] = Counter()
         self._progress = asyncio.Event()
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self, definition_id: str, data: dict[str, Any]) -> str:
-        """Store a new workflow named `<definition_id>-<number>` and return its id; the host that runs picks it up.
+        """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up.
 
         Raises:
             KeyError: This host has no such definition.
@@ -98,7 +121,7 @@ class WorkflowHost:
         return await self._store.create_new_workflow(instance)
 
     async def run(self) -> None:
-        """Run what is due until cancelled, which cancels the steps that are running.
+        """Run what is due until cancelled, which cancels the steps that are running and gives back what was claimed.
 
         Raises:
             ExceptionGroup: With a `StoreError` in it: the store could not be polled.
@@ -107,115 +130,106 @@ class WorkflowHost:
             tasks.create_task(self._run_commands())
             while True:
                 self._progress.clear()
-                now = self._clock()
-                for workflow_id in await self._store.get_runnable_instances(now, limit=self._max_tasks):
-                    self._spawn(tasks, self._run_due_steps, workflow_id)
-                for event_id in await self._store.get_runnable_events(now, limit=self._max_tasks):
-                    self._spawn(tasks, self._deliver_event, event_id)
+                now, worker, lease = self._clock(), self._worker_id, self._lease
+                if room := self._max_tasks - self._tasks[ClaimKind.Workflow]:
+                    claims = await self._store.claim_runnable_instances(now, worker, lease=lease, limit=room)
+                    self._begin(tasks, claims, self._run_due_steps)
+                if room := self._max_tasks - self._tasks[ClaimKind.Event]:
+                    claims = await self._store.claim_runnable_events(now, worker, lease=lease, limit=room)
+                    self._begin(tasks, claims, self._deliver_event)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_interval):
                         await self._progress.wait()
 
-    def _spawn(self, tasks: asyncio.TaskGroup, work: Callable[[str], Awaitable[None]], id_: str) -> None:
-        """Work on a workflow or an event, unless that goes on already or there is no room; a later poll finds it."""
-        if id_ not in self._busy and len(self._busy) < self._max_tasks:
-            self._busy.add(id_)
-            tasks.create_task(self._work(work, id_))
+    def _begin(self, tasks: asyncio.TaskGroup, claims: Iterable[Claim], work: _Work) -> None:
+        for claim in claims:
+            self._tasks[claim.kind] += 1
+            tasks.create_task(self._hold(claim, work))
 
-    async def _work(self, work: Callable[[str], Awaitable[None]], id_: str) -> None:
+    async def _hold(self, claim: Claim, work: _Work) -> None:
+        """Work on what is claimed, renew the claim meanwhile, and give it back."""
         try:
-            await work(id_)
-        except Exception:  # the others go on, and this one is tried again after a pause
-            _log.exception("cannot work on %s", id_)
+            async with asyncio.TaskGroup() as tasks:
+                renewal = tasks.create_task(self._renew(claim))
+                await work(claim.id, claim)
+                renewal.cancel()
+        except* ClaimLostError:  # this host was too slow, and another has it now
+            _log.warning("lost %s to another host", claim.id)
+        except* Exception:  # the others go on, and this one is tried again after a pause
+            _log.exception("cannot work on %s", claim.id)
             await asyncio.sleep(_PAUSE)
         finally:
-            self._busy.discard(id_)
+            with suppress(ClaimLostError, StoreError):  # what cannot be given back runs out
+                await self._store.release_claim(claim)
+            self._tasks[claim.kind] -= 1
             self._progress.set()
 
-    @asynccontextmanager
-    async def _changing(self, workflow_id: str) -> AsyncIterator[WorkflowInstance]:
-        """Load a workflow for a change that no other task comes between; where several hosts would claim it."""
-        async with self._locks.setdefault(workflow_id, asyncio.Lock()):
-            yield await self._store.get_workflow_instance(workflow_id)
+    async def _renew(self, claim: Claim) -> None:
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / 3)
+            try:
+                await self._store.renew_claim(claim, self._lease)
+            except StoreError:  # there is time for another try or two
+                _log.exception("cannot renew the claim on %s", claim.id)
 
-    async def _save(self, instance: WorkflowInstance, *subscriptions: EventSubscription) -> None:
-        settle(instance, self._clock())
-        if subscriptions:
-            await self._store.persist_workflow_with_subscriptions(instance, subscriptions)
-        else:
-            await self._store.persist_workflow(instance)
+    async def _change(self, workflow_id: str, change: _Change, claim: Claim | None = None) -> None:
+        """Change a workflow as it is stored, all over again when somebody else changed it in between."""
+        while True:
+            instance = await self._store.get_workflow_instance(workflow_id)
+            subscriptions = change(instance) or ()
+            settle(instance, self._clock())
+            with suppress(WorkflowConflictError):
+                await self._store.persist_workflow_with_subscriptions(instance, subscriptions, claim=claim)
+                return
 
     # steps
 
-    async def _run_due_steps(self, workflow_id: str) -> None:
-        """Run the steps of a workflow that are due, side by side, and store it after each."""
-        async with self._changing(workflow_id) as instance:
-            if instance.status is not WorkflowStatus.Runnable:
-                return
-            now = self._clock()
-            due = [pointer for pointer in instance.execution_pointers if is_due(pointer, now)]
-            if not due:
-                await self._save(instance)
-            saving = asyncio.Lock()
-            async with asyncio.TaskGroup() as steps:
-                for pointer in due:
-                    steps.create_task(self._run_step(instance, pointer, saving))
-
-    async def _run_step(self, instance: WorkflowInstance, pointer: ExecutionPointer, saving: asyncio.Lock) -> None:
-        definition = self._definitions[instance.workflow_definition_id]
-        step = definition.steps[pointer.step_id]
-        if waits_for_event(pointer):
-            async with saving:
-                await self._look_back(instance, pointer)
-                await self._save(instance)
+    async def _run_due_steps(self, workflow_id: str, claim: Claim) -> None:
+        """Run the steps of a workflow that are due, side by side, and store each when it is done."""
+        instance = await self._store.get_workflow_instance(workflow_id)
+        now = self._clock()
+        due = [pointer for pointer in instance.execution_pointers if is_due(pointer, now)]
+        if instance.status is not WorkflowStatus.Runnable or not due:
+            await self._change(workflow_id, lambda _: None, claim)
             return
-        pointer.status, pointer.start_time = PointerStatus.Running, pointer.start_time or self._clock()
+        async with asyncio.TaskGroup() as steps:
+            for pointer in due:
+                run = self._look_back if waits_for_event(pointer) else self._run_step
+                steps.create_task(run(instance, pointer, claim))
+
+    async def _run_step(self, instance: WorkflowInstance, pointer: ExecutionPointer, claim: Claim) -> None:
+        definition = self._definitions[instance.workflow_definition_id]
+        body = definition.steps[pointer.step_id].body
+        began = self._clock()
         result: Result | Exception | None = None
-        if step.body is not None:
+        if body is not None:
             try:
-                result = await step.body(instance, pointer)
+                result = await body(instance, pointer)
             except Exception as error:  # whatever it is, it is stored, and the step is retried
                 result = error
-        async with saving:
-            subscriptions = []
-            match result:
-                case None:
-                    definition.branch(instance, pointer, self._clock())
-                case Done():
-                    instance.data |= result.output
-                    definition.finish(instance, pointer, self._clock())
-                case Sleep():
-                    await self._sleep(instance, pointer, result)
-                case WaitFor():
-                    subscriptions.append(self._wait(instance, pointer, result))
-                case Exception():
-                    await self._fail(instance, pointer, result)
-            await self._save(instance, *subscriptions)
-
-    async def _fail(self, instance: WorkflowInstance, pointer: ExecutionPointer, error: Exception) -> None:
-        """Store the error, before the workflow: killed in between, the host runs the step again and loses no error."""
-        now, message = self._clock(), f"{type(error).__name__}: {error}"
-        stored = ExecutionError(
-            error_time=now, workflow_id=instance.id, execution_pointer_id=pointer.id, message=message
-        )
-        await self._store.persist_errors([stored])
-        self._definitions[instance.workflow_definition_id].retry_or_fail(instance, pointer, now)
-
-    # timers and scheduled commands
-
-    async def _sleep(self, instance: WorkflowInstance, pointer: ExecutionPointer, sleep: Sleep) -> None:
-        pointer.status, pointer.persistence_data = PointerStatus.Sleeping, sleep.remember
-        pointer.sleep_until = self._clock() + sleep.duration
-        if sleep.by_command:
-            # The command first: killed in between, the host schedules it again, and twins are one.
-            command = ScheduledCommand.process_workflow(instance.id, epoch_ms(pointer.sleep_until))
+        now = self._clock()
+        if isinstance(result, Exception):
+            # The error first: killed in between, the step is run again, and no error is lost.
+            message = f"{type(result).__name__}: {result}"
+            stored = ExecutionError(
+                error_time=now, workflow_id=instance.id, execution_pointer_id=pointer.id, message=message
+            )
+            await self._store.persist_errors([stored])
+        change = partial(definition.apply, pointer_id=pointer.id, result=result, began=began, now=now)
+        await self._change(instance.id, change, claim)
+        if isinstance(result, Sleep) and result.by_command:
+            # Stored as sleeping first: a command that comes at once finds the pointer, and killed in between, the
+            # workflow wakes by itself.
+            command = ScheduledCommand.process_workflow(instance.id, epoch_ms(now + result.duration))
             await self._store.schedule_command(command)
-            pointer.active = False
+            await self._change(instance.id, partial(rest, pointer_id=pointer.id), claim)
+
+    # scheduled commands
 
     async def _run_commands(self) -> None:
         while True:
             try:
-                await self._store.process_commands(self._clock(), self._handle_command, lease=self._command_lease)
+                await self._store.process_commands(self._clock(), self._handle_command, lease=self._lease)
             except ExceptionGroup:  # those that failed are due again
                 _log.exception("scheduled commands failed")
                 await asyncio.sleep(_PAUSE)
@@ -224,48 +238,28 @@ class WorkflowHost:
     async def _handle_command(self, command: ScheduledCommand) -> None:
         if command.command_name is CommandName.ProcessEvent:
             await self._deliver_event(command.data)
-            return
-        async with self._changing(command.data) as instance:
-            for pointer in instance.execution_pointers:
-                if pointer.status is PointerStatus.Sleeping:
-                    pointer.active = True
-            await self._save(instance)
+        else:
+            await self._change(command.data, wake)
 
     # events
 
-    def _wait(self, instance: WorkflowInstance, pointer: ExecutionPointer, wait: WaitFor) -> EventSubscription:
-        """Return the subscription to store. The pointer stays active for one more turn, in which it looks back."""
-        pointer.status = PointerStatus.WaitingForEvent
-        pointer.event_name, pointer.event_key = wait.event_name, wait.event_key
-        return EventSubscription(
-            id=pointer.id,
-            workflow_id=instance.id,
-            step_id=pointer.step_id,
-            execution_pointer_id=pointer.id,
-            event_name=wait.event_name,
-            event_key=wait.event_key,
-            subscribe_as_of=instance.create_time,
-        )
-
-    async def _look_back(self, instance: WorkflowInstance, pointer: ExecutionPointer) -> None:
+    async def _look_back(self, instance: WorkflowInstance, pointer: ExecutionPointer, claim: Claim) -> None:
         """Take an event that came before the subscription was stored; later ones are delivered to the subscription."""
-        pointer.active = False
+        change: _Change = partial(rest, pointer_id=pointer.id)
         for event_id in await self._store.get_events(pointer.event_name or "", pointer.event_key or "", self._clock()):
             event = await self._store.get_event(event_id)
             if event.event_time >= instance.create_time:
                 # The subscription first: killed in between, the host looks back again.
                 await self._store.terminate_subscription(pointer.id)
-                publish(pointer, event.event_data)
-                return
+                change = partial(publish, pointer_id=pointer.id, event_data=event.event_data)
+                break
+        await self._change(instance.id, change, claim)
 
-    async def _deliver_event(self, event_id: str) -> None:
+    async def _deliver_event(self, event_id: str, claim: Claim | None = None) -> None:
         """Hand an event to all who wait for it; it is marked last, so that after a kill it is delivered again."""
         event = await self._store.get_event(event_id)
-        for subscription in await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time):
-            async with self._changing(subscription.workflow_id) as instance:
-                for pointer in instance.execution_pointers:
-                    if pointer.id == subscription.execution_pointer_id and waits_for_event(pointer):
-                        publish(pointer, event.event_data)
-                        await self._save(instance)
-            await self._store.terminate_subscription(subscription.id)
-        await self._store.mark_event_processed(event_id)
+        for waiting in await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time):
+            change = partial(publish, pointer_id=waiting.execution_pointer_id, event_data=event.event_data)
+            await self._change(waiting.workflow_id, change)
+            await self._store.terminate_subscription(waiting.id)
+        await self._store.mark_event_processed(event_id, claim=claim)

@@ -24,6 +24,12 @@ _DECLINED = 2
 _WORK = 0.1
 """Seconds that a step takes after its line is in the journal and before it is done: time to be killed in."""
 
+_MAX_TASKS = 2
+"""How many orders a host works on at the same time: too few for one host to take them all."""
+
+_LEASE = timedelta(seconds=1)
+"""Short for the demo only, so that what a killed host holds is soon taken over."""
+
 
 class CardDeclinedError(Exception):
     """The bank said no; the demo's way to have a step fail."""
@@ -124,9 +130,9 @@ async def serve(file: Path, journal: Path, parent_pid: int) -> None:
     Raises:
         StoreError: The store cannot be opened, or, in an `ExceptionGroup`, polled.
     """
-    async with connect(file) as store:
-        # The lease is short for the demo only: a command that a killed host holds is taken over when it ends.
-        host = WorkflowHost(store, [OrderSteps(journal).definition()], command_lease=timedelta(seconds=1))
+    async with connect(file, on_conflict="raise") as store:
+        orders = OrderSteps(journal).definition()
+        host = WorkflowHost(store, [orders], worker_id=f"host {os.getpid()}", max_tasks=_MAX_TASKS, lease=_LEASE)
         running = asyncio.create_task(host.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
         while not running.done() and os.getppid() == parent_pid:

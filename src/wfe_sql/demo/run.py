@@ -1,4 +1,4 @@
-"""What `wfe-sql demo` does: orders on a SQLite file, a host that is killed in the middle, and one that carries on.
+"""What `wfe-sql demo` does: orders on a SQLite file, two hosts, of which one is killed half way, and one in its place.
 
 This is the world outside the hosts: it places orders, ships parcels, kills one host and starts another, and at the end
 compares what was run with what was stored. The host is `host.py`, the order's steps are in `order.py`.
@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,8 +45,10 @@ class DemoReport:
         journal: What was run, one JSON object per line.
         orders: The workflows, as stored at the end.
         errors: The errors of steps, as stored at the end.
-        stored: Attempts that were stored as done, or as failed, when the host was killed.
-        in_flight: Attempts that were begun and not stored then; each may be run again.
+        runs_by_host: How many runs of steps each host began, by its process id, in the order in which they started.
+        killed: The process id of the host that was killed.
+        stored: Attempts that were stored as done, or as failed, when it was killed.
+        in_flight: Attempts that it had begun and that were not stored then; each may be run again.
         repeated: Attempts that were run more than once.
         problems: What is wrong, one line each.
     """
@@ -55,6 +57,8 @@ class DemoReport:
     journal: Path
     orders: list[WorkflowInstance] = field(default_factory=list)
     errors: list[ExecutionError] = field(default_factory=list)
+    runs_by_host: dict[int, int] = field(default_factory=dict)
+    killed: int | None = None
     stored: set[Attempt] = field(default_factory=set)
     in_flight: set[Attempt] = field(default_factory=set)
     repeated: set[Attempt] = field(default_factory=set)
@@ -76,7 +80,7 @@ async def run_demo(file: Path, say: Callable[[str], None]) -> DemoReport:
     for path in (report.file, report.journal):
         if path.exists():
             raise FileExistsError(f"{path} exists already; name a file that does not")
-    async with connect(file) as store:
+    async with connect(file, on_conflict="raise") as store:
         demo = _Demo(store, report, say)
         try:
             async with asyncio.timeout(_DEADLINE):
@@ -108,26 +112,27 @@ class _Demo:
 
     async def run(self) -> None:
         """Play the demo to its end."""
-        desk = WorkflowHost(self._store, [self._order])
+        desk = WorkflowHost(self._store, [self._order], worker_id="desk")
         for number in range(_ORDERS):
             self._ids.append(await desk.start(self._order.id, {"packing_ms": 600 + 200 * number}))
         self._say(f"{_ORDERS} orders are stored, and no host runs yet")
-        async with _host_process(self._report) as host:
-            self._say(f"host {host.pid} starts")
-            while not await self._is_half_way():
-                _check_alive(host)
-            _check_alive(host)
-            host.kill()
-            await host.wait()
-        orders = await self.look()
-        self._report.stored = _stored_attempts(orders)
-        self._report.in_flight = self._attempts() - self._report.stored
-        self._say(f"host {host.pid} is killed with SIGKILL; stored steps: {_steps_by_status(orders)}")
-        self._say(f"{await self._ship(orders)} 'shipped' events come from outside while no host runs")
-        async with _host_process(self._report) as host:
-            self._say(f"host {host.pid} starts and carries on")
+        async with AsyncExitStack() as hosts:
+            first = await hosts.enter_async_context(_host_process(self._report))
+            second = await hosts.enter_async_context(_host_process(self._report))
+            self._say(f"host {first.pid} starts, and host {second.pid} beside it")
+            while not await self._is_half_way(first.pid):
+                _check_alive(first, second)
+            _check_alive(first, second)
+            first.kill()
+            await first.wait()
+            await self._note_kill(first.pid)
+            orders = self._report.orders
+            self._say(f"host {first.pid} is killed with SIGKILL; stored steps: {_steps_by_status(orders)}")
+            self._say(f"{await self._ship(orders)} 'shipped' events come from outside")
+            third = await hosts.enter_async_context(_host_process(self._report))
+            self._say(f"host {third.pid} takes its place, and host {second.pid} goes on")
             while any(order.status is WorkflowStatus.Runnable for order in await self.look()):
-                _check_alive(host)
+                _check_alive(second, third)
         self._say("all orders have ended")
 
     async def look(self) -> list[WorkflowInstance]:
@@ -136,18 +141,27 @@ class _Demo:
         self._report.orders = await self._store.get_workflow_instances(self._ids)
         return self._report.orders
 
-    async def _is_half_way(self) -> bool:
-        """Ship half of the orders when they wait for it; return whether this is a good moment for the kill."""
-        begun = self._attempts()
+    async def _is_half_way(self, pid: int) -> bool:
+        """Ship half of the orders when they wait for it; return whether this is a good moment to kill a host."""
+        begun = self._begun(lambda by: by == pid)
         orders = await self.look()
         await self._ship(order for order in orders[: _ORDERS // 2] if _has_step(order, PointerStatus.WaitingForEvent))
         done = sum(p.status is PointerStatus.Complete for order in orders for p in order.execution_pointers)
         part = done / (_ORDERS * len(self._order.steps))
-        # Best is a moment in which a step has begun and is not stored; a slow machine may miss them all.
+        # Best is a moment in which it has begun a step that is not stored; a slow machine may miss them all.
         return part >= 1 / 2 and (bool(begun - _stored_attempts(orders)) or part >= 2 / 3)
 
-    def _attempts(self) -> set[Attempt]:
-        return {(run.pointer_id, run.attempt) for run in read_journal(self._report.journal)}
+    async def _note_kill(self, pid: int) -> None:
+        """Note what was stored when a host was killed; the other one goes on meanwhile."""
+        before, after = _stored_attempts(self._report.orders), _stored_attempts(await self.look())
+        begun = self._begun(lambda by: by == pid)
+        taken_over = begun & self._begun(lambda by: by != pid)
+        self._report.killed = pid
+        self._report.stored = before | (after - taken_over)  # what was taken over may be stored by the other one
+        self._report.in_flight = begun - self._report.stored
+
+    def _begun(self, of: Callable[[int], bool]) -> set[Attempt]:
+        return {(run.pointer_id, run.attempt) for run in read_journal(self._report.journal) if of(run.pid)}
 
     async def _ship(self, orders: Iterable[WorkflowInstance]) -> int:
         """Send the events that orders wait for, each once; return how many."""
@@ -167,8 +181,9 @@ async def _host_process(report: DemoReport) -> AsyncIterator[asyncio.subprocess.
         *(sys.executable, "-P", "-m", "wfe_sql.demo.order", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the demo alone, which then ends its host
+        start_new_session=True,  # Ctrl-C is for the demo alone, which then ends its hosts
     )
+    report.runs_by_host[process.pid] = 0
     try:
         yield process
     finally:
@@ -182,9 +197,10 @@ async def _host_process(report: DemoReport) -> AsyncIterator[asyncio.subprocess.
                 await process.wait()
 
 
-def _check_alive(host: asyncio.subprocess.Process) -> None:
-    if host.returncode is not None:
-        raise _HostEndedError(f"host {host.pid} ended by itself, with exit code {host.returncode}")
+def _check_alive(*hosts: asyncio.subprocess.Process) -> None:
+    for host in hosts:
+        if host.returncode is not None:
+            raise _HostEndedError(f"host {host.pid} ended by itself, with exit code {host.returncode}")
 
 
 def _stored_attempts(orders: Iterable[WorkflowInstance]) -> set[Attempt]:
@@ -208,8 +224,10 @@ def _steps_by_status(orders: Iterable[WorkflowInstance]) -> str:
 
 
 def check(report: DemoReport) -> None:
-    """Compare what was run with what was stored, and note in the report what was repeated and what is wrong."""
-    runs = Counter((run.pointer_id, run.attempt) for run in read_journal(report.journal))
+    """Compare what was run with what was stored, and note in the report who ran it, and what was wrong with that."""
+    journal = read_journal(report.journal)
+    report.runs_by_host |= Counter(run.pid for run in journal)
+    runs = Counter((run.pointer_id, run.attempt) for run in journal)
     report.repeated = {attempt for attempt, times in runs.items() if times > 1}
     for order in report.orders:
         if order.status is not WorkflowStatus.Complete:
