@@ -189,8 +189,8 @@ async def running(*hosts: WorkflowHost) -> AsyncIterator[None]:
 
 def a_host(store: PersistenceProvider, *steps: Step, worker_id: str = "w", **options: Any) -> WorkflowHost:
     """Return a host of the definition "d"."""
-    definition = Definition("d", 1, steps)
-    return WorkflowHost(store, [definition], worker_id=worker_id, poll_interval=timedelta(milliseconds=5), **options)
+    options = {"poll_interval": timedelta(milliseconds=5)} | options
+    return WorkflowHost(store, [Definition("d", 1, steps)], worker_id=worker_id, **options)
 
 
 @asynccontextmanager
@@ -452,6 +452,36 @@ async def test_a_host_that_lost_its_claim_stores_nothing(outcome: str, caplog: p
             gate.set()
             await store.release_claim(claim)
             await until(store, id_, is_complete)
+
+
+class StallingLook(SqlitePersistenceProvider):
+    """A store of which one caller, the first that looks for events, gets its answer late."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.stalled, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def get_events(self, *args: Any, **options: Any) -> list[str]:
+        if not self.stalled.is_set():
+            self.stalled.set()
+            await self.go_on.wait()
+        return await super().get_events(*args, **options)
+
+
+async def test_a_host_that_lost_its_claim_takes_no_event_from_those_who_wait() -> None:
+    clock, wait = ManualClock(), Step(name="wait", body=wait_for_news)
+    async with StallingLook(":memory:", on_conflict="raise", clock=clock) as store:
+        slow = a_host(store, wait, worker_id="slow", poll_interval=timedelta(hours=1))
+        id_ = await slow.start("d", {})
+        event = Event(event_name="news", event_key="key", event_data="stored late")
+        async with running(slow):
+            await store.stalled.wait()
+            clock.advance(minutes=2)
+            async with running(a_host(store, wait, worker_id="next")):
+                await until(store, id_, is_resting)
+            await store.create_event(event)
+            store.go_on.set()  # it finds the event, but may not store it; then it polls, and delivers it
+            assert (await until(store, id_, is_complete)).data == {"news": "stored late"}
 
 
 async def test_a_host_that_is_stopped_gives_back_what_it_holds() -> None:

@@ -185,7 +185,10 @@ class WorkflowHost:
     # steps
 
     async def _run_due_steps(self, workflow_id: str, claim: Claim) -> None:
-        """Run the steps of a workflow that are due, side by side, and store each when it is done."""
+        """Run the steps of a workflow that are due, side by side, and store each when it is done.
+
+        What becomes due meanwhile has the next turn, which comes when all of these are done.
+        """
         instance = await self._store.get_workflow_instance(workflow_id)
         now = self._clock()
         due = [pointer for pointer in instance.execution_pointers if is_due(pointer, now)]
@@ -245,15 +248,15 @@ class WorkflowHost:
 
     async def _look_back(self, instance: WorkflowInstance, pointer: ExecutionPointer, claim: Claim) -> None:
         """Take an event that came before the subscription was stored; later ones are delivered to the subscription."""
-        change: _Change = partial(rest, pointer_id=pointer.id)
         for event_id in await self._store.get_events(pointer.event_name or "", pointer.event_key or "", self._clock()):
             event = await self._store.get_event(event_id)
             if event.event_time >= instance.create_time:
-                # The subscription first: killed in between, the host looks back again.
-                await self._store.terminate_subscription(pointer.id)
                 change = partial(publish, pointer_id=pointer.id, event_data=event.event_data)
-                break
-        await self._change(instance.id, change, claim)
+                await self._change(instance.id, change, claim)
+                # Last: no claim guards this, so a host that lost its claim must not come here.
+                await self._store.terminate_subscription(pointer.id)
+                return
+        await self._change(instance.id, partial(rest, pointer_id=pointer.id), claim)
 
     async def _deliver_event(self, event_id: str, claim: Claim | None = None) -> None:
         """Hand an event to all who wait for it; it is marked last, so that after a kill it is delivered again."""
