@@ -245,10 +245,7 @@ class Table(Generic[_T]):
         self._values = attrgetter(*self._fields)
         self._codecs = tuple(codec for _, codec in columns)
         self._encoders = tuple((column, codec.encode, codec.optional) for column, codec in columns)
-        self._conversions = tuple(
-            (at, self._fields[at], codec.convert) for at, (_, codec) in enumerate(columns) if codec.convert is not None
-        )
-        self._shapes: set[tuple[type, ...]] = set()
+        self._conversions: dict[tuple[type, ...], list[tuple[int, str, Callable[[Any], Any]]]] = {}
 
     def encode(self, item: _T) -> Row:
         """Return the object's columns by name.
@@ -276,20 +273,22 @@ class Table(Generic[_T]):
         Raises:
             CorruptRowError: A column cannot be read; the message names table, column and id.
         """
-        if tuple(map(type, row)) in self._shapes:
+        conversions = self._conversions.get(tuple(map(type, row)))
+        if conversions is None:
+            values = self._decode_with_care(row, row_id)
+        else:
             values = dict(zip(self._fields, row, strict=False))
             try:
-                for at, field, convert in self._conversions:
-                    if row[at] is not None:
-                        values[field] = convert(row[at])
+                for at, field, convert in conversions:
+                    values[field] = convert(row[at])
             except (ValueError, KeyError, msgspec.MsgspecError, RecursionError):
                 values = self._decode_with_care(row, row_id)
-        else:
-            values = self._decode_with_care(row, row_id)
-        return self._model(**values, **rest)
+        if rest:
+            values |= rest
+        return self._model(**values)
 
     def _decode_with_care(self, row: Sequence[Any], row_id: Any) -> dict[str, Any]:
-        """Check each column; a row whose types are all right shows that rows of its shape may be converted faster."""
+        """Check each column. Where all can be read, rows of the same types need only what turns these types around."""
         values: dict[str, Any] = {}
         for column, field, codec, value in zip(self.columns, self._fields, self._codecs, row, strict=False):
             try:
@@ -297,8 +296,12 @@ class Table(Generic[_T]):
             except (ValueError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
                 row_id = row[0] if row_id is None else row_id
                 raise CorruptRowError(f"{self.name}.{column} of id {row_id!r} cannot be read: {error}") from error
-        if len(self._shapes) < _MAX_SHAPES:
-            self._shapes.add(tuple(map(type, row)))
+        if len(self._conversions) < _MAX_SHAPES:
+            self._conversions[tuple(map(type, row))] = [
+                (at, field, codec.convert)
+                for at, (field, codec) in enumerate(zip(self._fields, self._codecs, strict=True))
+                if codec.convert is not None and row[at] is not None
+            ]
         return values
 
 

@@ -1,8 +1,10 @@
 //! Drives the published `wfe-sqlite` crate from the command line, so that tests written in
 //! another language can check that they read and write the same files.
 
+mod bench;
 mod dump;
 mod load;
+mod retrier;
 mod write;
 
 use std::env;
@@ -16,7 +18,9 @@ use wfe_sqlite::SqlitePersistenceProvider;
 
 const USAGE: &str = "usage: wfe-sql-reference write FILE < DOCUMENT
        wfe-sql-reference dump FILE
-       wfe-sql-reference load FILE --worker NAME --operations N [--shared ID[,ID...]]";
+       wfe-sql-reference load FILE --worker NAME --operations N [--shared ID[,ID...]]
+       wfe-sql-reference bench FILE --workload lifecycle|persist|get|sequence|big_persist|big_get
+                               --callers N --operations N";
 
 /// 9999-12-31T23:59:59.999999999Z. The provider compares times as text, in which any later
 /// time would be the smaller one, as its year would start with a `+`.
@@ -24,7 +28,8 @@ const FAR_FUTURE: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 999_
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-#[tokio::main(flavor = "current_thread")]
+/// On several threads, as `bench` measures what a host would get.
+#[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match run(&arguments).await {
@@ -42,6 +47,7 @@ async fn run(arguments: &[String]) -> Result<()> {
         ["write", file] => write::run(file).await,
         ["dump", file] => dump::run(file).await,
         ["load", file, options @ ..] => load::run(file, &load::Options::parse(options)?).await,
+        ["bench", file, options @ ..] => bench::run(file, &bench::Options::parse(options)?).await,
         _ => Err(USAGE.into()),
     }
 }
