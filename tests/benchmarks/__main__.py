@@ -1,0 +1,101 @@
+"""The benchmark: the library beside what one would use instead, on the same files, in one run.
+
+    python tests/benchmarks [--quick] [--only WORKLOAD] [--json]
+
+Each repetition measures every side once, one after the other, so that what else the machine does falls on all of them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from measure import Cell, InProcess, Runner, Sample, make_template, remove
+from report import ON_DISK, Report, lines_of
+from sides.aiosql_stock import AIOSQL
+from sides.library import LIBRARY
+from sides.reference import Reference
+from sides.stdlib import STDLIB
+from workloads import WORKLOADS
+
+QUICK_CALLERS = 16
+"""More than this many callers are left out of a quick run."""
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--quick", action="store_true", help="see that all works; the figures mean nothing")
+    parser.add_argument("--repeat", type=int, help="repetitions, whose median is shown (default 5)")
+    parser.add_argument("--seconds", type=float, help="how long each measurement takes (default 0.4)")
+    parser.add_argument("--only", action="append", choices=[workload.name for workload in WORKLOADS])
+    parser.add_argument("--no-reference", action="store_true", help="leave out the Rust crate, which needs cargo")
+    parser.add_argument("--folder", type=Path, default=ON_DISK, help="where the files are made (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options = parser.parse_args()
+    options.repeat = options.repeat or (1 if options.quick else 5)
+    options.seconds = options.seconds or (0.01 if options.quick else 0.4)
+    return options
+
+
+def find_runners(*, with_reference: bool, quick: bool) -> tuple[list[Runner], list[str]]:
+    """Return those sides that can run here, and why the others cannot."""
+    runners: list[Runner] = [InProcess(LIBRARY), InProcess(STDLIB), InProcess(AIOSQL)]
+    notes = []
+    if find_spec("sqlalchemy") and find_spec("greenlet"):
+        from sides.sqlalchemy_orm import SQLALCHEMY
+
+        runners.append(InProcess(SQLALCHEMY))
+    else:
+        notes.append("without sqlalchemy: pip install 'sqlalchemy[asyncio]'")
+    if with_reference:
+        try:
+            runners.append(Reference.build(quick=quick))
+        except (OSError, subprocess.CalledProcessError) as error:
+            notes.append(f"without reference: {error}")
+    return runners, notes
+
+
+def measure(cell: Cell, runners: list[Runner], folder: Path, repeat: int, seconds: float) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {runner.name: [] for runner in runners if runner.can_run(cell)}
+    template = folder / "template.db"
+    make_template(cell, template)
+    for _ in range(repeat):
+        for runner in runners:
+            if runner.name in samples:
+                samples[runner.name].append(runner.measure(cell, template, seconds))
+    remove(template)
+    return samples
+
+
+def main() -> None:
+    options = parse_options()
+    runners, notes = find_runners(with_reference=not options.no_reference, quick=options.quick)
+    report = Report(
+        folder=options.folder,
+        repeat=options.repeat,
+        seconds=options.seconds,
+        sides={runner.name: runner.setup for runner in runners},
+        notes=notes,
+    )
+    cells = [
+        Cell(workload, callers)
+        for workload in WORKLOADS
+        if not options.only or workload.name in options.only
+        for callers in workload.callers
+        if not options.quick or callers <= QUICK_CALLERS
+    ]
+    with tempfile.TemporaryDirectory(prefix="wfe-sql-benchmarks-", dir=options.folder) as folder:
+        for cell in cells:
+            print(f"{cell} ...", file=sys.stderr, flush=True)
+            samples = measure(cell, runners, Path(folder), options.repeat, options.seconds)
+            report.lines += lines_of(cell, samples)
+    for runner in runners:
+        if isinstance(runner, Reference) and runner.busy_retries:
+            notes.append(f"reference: {runner.busy_retries} operations were repeated as the database was locked")
+    print(json.dumps(report.as_json(), indent=2) if options.json else report.as_text())
+
+
+main()

@@ -1,0 +1,171 @@
+"""One measurement: a side, a workload and so many callers, on a fresh file, for a while; its state is checked then."""
+
+import asyncio
+import gc
+import shutil
+import sqlite3
+import time
+from collections.abc import Sequence
+from itertools import cycle
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import aiosql
+from sides import DATACLASSES, Side
+from sides.stdlib import create_baseline_tables, open_stdlib
+from workloads import NAME, Caller, State, Workload, data, fresh_pointers, workflow_id
+
+WARM_UP = 0.1
+"""How long the callers run before they are measured, as a part of how long they are."""
+
+READ_BACK = 10
+"""Callers, at most, that read back what they wrote."""
+
+PER_SECOND = "per second"
+P50, P99 = "p50, ms", "p99, ms"
+BESIDE = "big, per second"
+
+_state_queries = aiosql.from_path(Path(__file__).parent / "state.sql", "sqlite3")
+
+
+class Cell(NamedTuple):
+    """A line of the tables."""
+
+    workload: Workload
+    callers: int
+
+    def __str__(self) -> str:
+        return f"{self.workload.name} at {self.callers}"
+
+
+Sample = dict[str, float]
+"""What was measured, by the name of the figure."""
+
+
+class Runner(Protocol):
+    """What measures one side."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def setup(self) -> str: ...
+
+    def can_run(self, cell: Cell) -> bool:
+        """Tell whether this side knows the workload."""
+        ...
+
+    def measure(self, cell: Cell, template: Path, seconds: float) -> Sample:
+        """Measure for about so long, on a file beside the template."""
+        ...
+
+
+class InProcess:
+    """Measures a side that is Python."""
+
+    def __init__(self, side: Side) -> None:
+        self.name = side.name
+        self.setup = side.setup
+        self._side = side
+
+    def can_run(self, cell: Cell) -> bool:
+        return not (self._side.in_turns and cell.workload.beside)
+
+    def measure(self, cell: Cell, template: Path, seconds: float) -> Sample:
+        file = template.with_name(f"{self.name}.db")
+        shutil.copy(template, file)
+        try:
+            operations, sample = asyncio.run(self._run(cell, file, seconds))
+            check_state(file, cell.workload.expected(cell.callers, operations), f"{self.name}, {cell}")
+        finally:
+            remove(file)
+        return sample
+
+    async def _run(self, cell: Cell, file: Path, seconds: float) -> tuple[int, Sample]:
+        team = cell.workload.team(cell.callers)
+        async with self._side.open(file) as store:
+            callers = [kind(store, self._side.models, number) for number, kind in enumerate(team)]
+            for caller in callers:
+                await caller.start()
+            await self._call(callers, seconds * WARM_UP)
+            warm_up = take_durations(callers)
+            gc.collect()
+            start = time.perf_counter()
+            await self._call(callers, seconds)
+            elapsed = time.perf_counter() - start
+            measured = take_durations(callers[: cell.callers])
+            beside = take_durations(callers[cell.callers :])
+            for caller in [*callers[:READ_BACK], *callers[cell.callers :]]:
+                await caller.check()
+        sample = {PER_SECOND: len(measured) / elapsed}
+        if cell.workload.beside:
+            sample = {P50: percentile(measured, 50), P99: percentile(measured, 99), BESIDE: len(beside) / elapsed}
+        return len(warm_up) + len(measured) + len(beside), sample
+
+    async def _call(self, callers: Sequence[Caller], seconds: float) -> None:
+        deadline = time.perf_counter() + seconds
+        groups = [callers] if self._side.in_turns else [[caller] for caller in callers]
+        await asyncio.gather(*(take_turns(group, deadline) for group in groups))
+
+
+async def take_turns(callers: Sequence[Caller], deadline: float) -> None:
+    """Have operations done one after the other until the deadline, and at least one."""
+    for caller in cycle(callers):
+        begin = time.perf_counter()
+        await caller.operate()
+        end = time.perf_counter()
+        caller.durations.append(end - begin)
+        if end >= deadline:
+            return
+
+
+def take_durations(callers: Sequence[Caller]) -> list[float]:
+    """Return how long the operations took since the last time this was asked."""
+    durations = [duration for caller in callers for duration in caller.durations]
+    for caller in callers:
+        caller.durations.clear()
+    return durations
+
+
+def percentile(durations: Sequence[float], percent: int) -> float:
+    """Return how many milliseconds so many percent of the operations took at most."""
+    return sorted(durations)[ceil(len(durations) * percent / 100) - 1] * 1000
+
+
+def make_template(cell: Cell, file: Path) -> None:
+    """Make the file that each side is given a copy of."""
+
+    async def fill() -> None:
+        async with open_stdlib(file) as store:
+            for number, kind in enumerate(cell.workload.team(cell.callers)):
+                if kind.pointers:
+                    workflow = DATACLASSES.workflow(
+                        id=workflow_id(number),
+                        name=f"{NAME}-{workflow_id(number)}",
+                        workflow_definition_id=NAME,
+                        version=1,
+                        data=data(0),
+                        execution_pointers=fresh_pointers(DATACLASSES, kind.pointers),
+                    )
+                    await store.create_new_workflow(workflow)
+
+    create_baseline_tables(file)
+    asyncio.run(fill())
+
+
+def check_state(file: Path, expected: State, who: str) -> None:
+    """Raise an AssertionError if the file is not in the state in which so many operations leave it."""
+    connection = sqlite3.connect(file)
+    try:
+        state = State(dict(_state_queries.describe_state(connection)))
+        journal_mode = _state_queries.get_journal_mode(connection)
+    finally:
+        connection.close()
+    assert state == expected, f"{who} left {dict(state)}, not {dict(expected)}"
+    assert journal_mode == "wal", f"{who} left journal mode {journal_mode}"
+
+
+def remove(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)

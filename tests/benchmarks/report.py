@@ -1,0 +1,178 @@
+"""What was measured, as tables or as JSON."""
+
+import os
+import platform
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from textwrap import fill
+from typing import Any
+
+from measure import PER_SECOND, Cell, Sample
+
+ON_DISK = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
+"""Where files are made when nothing else is said: /tmp is often not on a disk, and then durability costs nothing."""
+
+WIDTH = 100
+LIBRARY_NAME = "wfe-sql"
+REFERENCE_NAME = "reference"
+
+
+@dataclass
+class Line:
+    """One figure of one cell: what each side reached, repetition by repetition."""
+
+    cell: Cell
+    figure: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return self.cell.workload.name + ("" if self.figure == PER_SECOND else f": {self.figure}")
+
+    @property
+    def target(self) -> float | None:
+        """What the library should reach, as a multiple of the reference, if that was measured."""
+        return self.cell.workload.targets.get(self.cell.callers) if REFERENCE_NAME in self.values else None
+
+    def ratio(self, side: str) -> float | None:
+        """Return how many times better the library is: the median of the repetitions' ratios."""
+        if side not in self.values:
+            return None
+        pairs = zip(self.values[LIBRARY_NAME], self.values[side], strict=True)
+        if self.figure.endswith("ms"):
+            return median(theirs / ours for ours, theirs in pairs)
+        return median(ours / theirs for ours, theirs in pairs)
+
+    @property
+    def verdict(self) -> str:
+        ratio = self.ratio(REFERENCE_NAME)
+        if ratio is None or self.target is None:
+            return ""
+        return "met" if ratio >= self.target else "missed"
+
+
+def lines_of(cell: Cell, samples: dict[str, list[Sample]]) -> list[Line]:
+    """Turn what the sides measured into lines."""
+    lines: dict[str, Line] = {}
+    for side, repetitions in samples.items():
+        for sample in repetitions:
+            for figure, value in sample.items():
+                line = lines.setdefault(figure, Line(cell, figure))
+                line.values.setdefault(side, []).append(value)
+    return list(lines.values())
+
+
+@dataclass
+class Report:
+    """A whole run."""
+
+    folder: Path
+    repeat: int
+    seconds: float
+    sides: dict[str, str]
+    notes: list[str]
+    lines: list[Line] = field(default_factory=list)
+    date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "date": self.date,
+            "machine": describe_machine(self.folder),
+            "repeat": self.repeat,
+            "seconds": self.seconds,
+            "sides": self.sides,
+            "notes": self.notes,
+            "results": [
+                {
+                    "workload": line.cell.workload.name,
+                    "callers": line.cell.callers,
+                    "figure": line.figure,
+                    "values": line.values,
+                    "medians": {side: median(values) for side, values in line.values.items()},
+                    "ratios": {side: line.ratio(side) for side in line.values if side != LIBRARY_NAME},
+                    "target": line.target,
+                    "verdict": line.verdict,
+                }
+                for line in self.lines
+            ],
+        }
+
+    def as_text(self) -> str:
+        machine = ", ".join(f"{what} {value}" for what, value in describe_machine(self.folder).items())
+        titles = ["", "callers", *self.sides]
+        baselines = [side for side in self.sides if side != LIBRARY_NAME]
+        about = [
+            f"{self.date}; {machine}",
+            f"{self.repeat} repetitions of {self.seconds:g} s, medians; all durable: WAL, synchronous=FULL",
+            *(f"- {side}: {setup}" for side, setup in self.sides.items()),
+            *(f"- note: {note}" for note in self.notes),
+        ]
+        return "\n".join(
+            [
+                *(fill(line, WIDTH, subsequent_indent="  ") for line in about),
+                "",
+                "Operations per second (or as said)",
+                *table(titles, (self._values(line) for line in self.lines)),
+                "",
+                "How many times better wfe-sql is: medians of the repetitions' ratios; targets: ÷ reference",
+                *table(
+                    ["", "callers", *(f"÷ {side}" for side in baselines), "target", ""],
+                    (self._ratios(line, baselines) for line in self.lines),
+                ),
+            ]
+        )
+
+    def _values(self, line: Line) -> list[str]:
+        medians = [median(line.values[side]) if side in line.values else None for side in self.sides]
+        return [line.title, str(line.cell.callers), *(number(value) for value in medians)]
+
+    def _ratios(self, line: Line, baselines: Sequence[str]) -> list[str]:
+        ratios = [number(line.ratio(side)) for side in baselines]
+        target = "" if line.target is None else f"{line.target:g}"
+        return [line.title, str(line.cell.callers), *ratios, target, line.verdict]
+
+
+def number(value: float | None) -> str:
+    """Write a number so that it can be read: whole ones from 100 on."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(titles: Sequence[str], rows: Iterable[list[str]]) -> list[str]:
+    """Align columns, the first to the left and the others to the right."""
+    cells = [list(titles), *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def describe_machine(folder: Path) -> dict[str, str]:
+    """Return what figures depend on."""
+    return {
+        "cores": str(os.cpu_count()),
+        "machine": platform.machine(),
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        "file system": file_system(folder),
+    }
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder lies on, where Linux says so."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return "unknown"
+    entries = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    holding = [(len(point), kind) for point, kind in entries if folder.resolve().is_relative_to(point)]
+    return max(holding)[1]

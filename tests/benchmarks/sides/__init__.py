@@ -1,0 +1,63 @@
+"""What is compared: each side keeps the same workflows in the same tables of one SQLite file, durably."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from wfe_sql import Event, EventSubscription, ExecutionPointer, WorkflowInstance
+
+
+class Models(NamedTuple):
+    """The classes whose objects a side stores; all take the keywords of the library's dataclasses."""
+
+    workflow: Callable[..., Any]
+    pointer: Callable[..., Any]
+    event: Callable[..., Any]
+    subscription: Callable[..., Any]
+
+
+DATACLASSES = Models(WorkflowInstance, ExecutionPointer, Event, EventSubscription)
+
+
+class Store(Protocol):
+    """An open file: what of the library's `PersistenceProvider` the workloads call. Each call is one unit of work."""
+
+    async def next_definition_sequence(self, definition_id: str, /) -> int: ...
+
+    async def create_new_workflow(self, instance: Any, /) -> object: ...
+
+    async def persist_workflow(self, instance: Any, /) -> None: ...
+
+    async def persist_workflow_with_subscriptions(self, instance: Any, subscriptions: Sequence[Any], /) -> None: ...
+
+    async def get_workflow_instance(self, id: str, /) -> Any: ...
+
+    async def create_event(self, event: Any, /) -> object: ...
+
+    async def mark_event_processed(self, id: str, /) -> None: ...
+
+    async def get_subscriptions(self, event_name: str, event_key: str, as_of: datetime, /) -> Sequence[Any]: ...
+
+    async def terminate_subscription(self, id: str, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """A way to keep workflows in a file.
+
+    Attributes:
+        name: Its column in the tables.
+        setup: How it is set up, in a line for readers of the tables.
+        open: Opens a file that has the baseline's tables already.
+        models: The classes of what it stores.
+        in_turns: It knows no concurrency: callers have their operations done one after the other.
+    """
+
+    name: str
+    setup: str
+    open: Callable[[Path], AbstractAsyncContextManager[Store]]
+    models: Models = DATACLASSES
+    in_turns: bool = False

@@ -1,0 +1,57 @@
+"""That the benchmarks run and that all sides end in the same state; never how fast they are."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent
+
+
+def run(script: Path, folder: Path, *options: str) -> Any:
+    command: list[str | Path] = [sys.executable, script, "--json", "--folder", folder, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert list(folder.iterdir()) == []
+    return json.loads(ended.stdout)
+
+
+def check_report(report: Any, sides: set[str]) -> None:
+    assert set(report["sides"]) == sides
+    measured = {(line["workload"], line["figure"]): set(line["values"]) for line in report["results"]}
+    assert {workload for workload, _ in measured} == {
+        "lifecycle",
+        "persist",
+        "get",
+        "sequence",
+        "big_persist",
+        "big_get",
+        "mixed",
+    }
+    for (workload, _), measured_sides in measured.items():
+        assert measured_sides == (sides - {"sqlite3", "reference"} if workload == "mixed" else sides)
+
+
+def python_sides() -> set[str]:
+    return {"wfe-sql", "sqlite3", "aiosql"} | ({"sqlalchemy"} if find_spec("greenlet") else set())
+
+
+def test_all_sides_in_python_end_in_the_same_state(tmp_path: Path) -> None:
+    report = run(BENCHMARKS, tmp_path, "--quick", "--no-reference")
+    check_report(report, python_sides())
+
+
+@pytest.mark.reference
+def test_the_reference_ends_in_the_same_state(tmp_path: Path) -> None:
+    report = run(BENCHMARKS, tmp_path, "--quick")
+    assert not [note for note in report["notes"] if note.startswith("without reference")]
+    check_report(report, python_sides() | {"reference"})
+
+
+def test_a_store_grows(tmp_path: Path) -> None:
+    report = run(BENCHMARKS / "scale.py", tmp_path, "--sizes", "20,300", "--calls", "2")
+    assert [result["workflows"] for result in report["results"]] == [20, 300]
