@@ -3,6 +3,7 @@
 The Rust program of `tests/reference` does the same (`bench.rs`): the same models, the same data.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ def workflow_id(number: int) -> str:
     return str(uuid5(NAMESPACE_URL, f"{NAME}-{number}"))
 
 
-class Caller:
+class Caller(ABC):
     """One of those that call at once: does its operation again and again.
 
     Attributes:
@@ -74,9 +75,9 @@ class Caller:
     async def start(self) -> None:
         """Get ready; not measured."""
 
+    @abstractmethod
     async def operate(self) -> None:
         """Do one operation."""
-        raise NotImplementedError
 
     async def check(self) -> None:
         """Raise an AssertionError if what is read back is not what was written last."""
