@@ -263,6 +263,14 @@ async def test_a_busy_store(file: Path, provider: SqlitePersistenceProvider) -> 
     assert await provider.next_definition_sequence("order") == 1
 
 
+async def test_making_a_store_that_is_busy_leaves_foreign_keys_on(
+    file: Path, provider: SqlitePersistenceProvider
+) -> None:
+    with write_lock(file), pytest.raises(StoreBusyError):
+        await provider.ensure_store_exists()
+    assert (await settings(provider, "foreign_keys"))[0] == [1]
+
+
 async def test_a_full_store_fails_only_what_does_not_fit(file: Path, provider: SqlitePersistenceProvider) -> None:
     engine: Any = provider._engine
 

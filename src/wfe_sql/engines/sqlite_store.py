@@ -6,9 +6,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from aiosql.adapters.sqlite3 import SQLite3Adapter
 
@@ -25,8 +25,6 @@ from wfe_sql.queries import QuerySet
 from wfe_sql.urls import SqliteTarget
 
 Durability = Literal["full", "normal"]
-
-_T = TypeVar("_T")
 
 VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
@@ -126,8 +124,8 @@ class SqliteStore:
         """Make the tables, columns and indexes that are missing, in one transaction."""
         run = self._runner(connection)
         run("suspend_foreign_keys")
-        self.begin_write(connection)
         try:
+            self.begin_write(connection)
             self._bring_up_to_date(connection)
             run("commit")
         except BaseException:
@@ -219,7 +217,7 @@ class SqliteStore:
                     f"this one works with version {VERSION}: upgrade it"
                 )
         addable = {table: _columns_of(table, _ADDED_BY_US, _ADDED_SINCE_1_0_0) for table in columns}
-        for table, expected in self._expected_columns().items():
+        for table, expected in self._expected_columns.items():
             missing = expected - columns.get(table, expected) - addable.get(table, set())
             if missing:
                 raise StoreVersionError(
@@ -232,7 +230,7 @@ class SqliteStore:
         columns = self._columns(connection)
         self._check(columns, connection)
         lacking: list[str] = []
-        for table, expected in self._expected_columns().items():
+        for table, expected in self._expected_columns.items():
             if table in columns:
                 missing = expected - columns[table] - _columns_of(table, _ADDED_BY_US)
                 lacking += sorted(f"{table}.{column}" for column in missing)
@@ -284,6 +282,7 @@ class SqliteStore:
             columns.setdefault(table, set()).add(column)
         return columns
 
+    @cached_property
     def _expected_columns(self) -> Columns:
         scratch = sqlite3.connect(":memory:", isolation_level=None)
         try:
