@@ -44,8 +44,29 @@ VALUES (
 -- used by: get_subscriptions
 -- index: idx_event_subscriptions_live
 SELECT
-    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
-    external_token, external_worker_id, external_token_expiry
+    json_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of',
+        iif(
+            length(subscribe_as_of) = 35,
+            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
+            subscribe_as_of
+        ),
+        'subscription_data', json(subscription_data),
+        'external_token', external_token,
+        'external_worker_id', external_worker_id,
+        'external_token_expiry',
+        iif(
+            length(external_token_expiry) = 35,
+            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
+            external_token_expiry
+        )
+    ) AS document
 FROM event_subscriptions
 WHERE event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
 ORDER BY subscribe_as_of, id
@@ -56,8 +77,29 @@ LIMIT coalesce(:row_limit, -1);
 -- used by: get_subscription, set_subscription_token, clear_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
 SELECT
-    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
-    external_token, external_worker_id, external_token_expiry
+    json_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of',
+        iif(
+            length(subscribe_as_of) = 35,
+            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
+            subscribe_as_of
+        ),
+        'subscription_data', json(subscription_data),
+        'external_token', external_token,
+        'external_worker_id', external_worker_id,
+        'external_token_expiry',
+        iif(
+            length(external_token_expiry) = 35,
+            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
+            external_token_expiry
+        )
+    ) AS document
 FROM event_subscriptions
 WHERE id = :id;
 
@@ -66,8 +108,29 @@ WHERE id = :id;
 -- used by: get_first_open_subscription
 -- index: idx_event_subscriptions_live
 SELECT
-    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
-    external_token, external_worker_id, external_token_expiry
+    json_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of',
+        iif(
+            length(subscribe_as_of) = 35,
+            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
+            subscribe_as_of
+        ),
+        'subscription_data', json(subscription_data),
+        'external_token', external_token,
+        'external_worker_id', external_worker_id,
+        'external_token_expiry',
+        iif(
+            length(external_token_expiry) = 35,
+            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
+            external_token_expiry
+        )
+    ) AS document
 FROM event_subscriptions
 WHERE
     event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0

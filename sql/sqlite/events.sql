@@ -45,7 +45,15 @@ VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
 -- One event by id.
 -- used by: get_event
 -- index: sqlite_autoindex_events_1
-SELECT id, event_name, event_key, event_data, event_time, is_processed
+SELECT
+    json_object(
+        'id', id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_data', json(event_data),
+        'event_time', iif(length(event_time) = 35, substr(event_time, 1, 26) || substr(event_time, 30), event_time),
+        'is_processed', CASE is_processed WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE is_processed END
+    ) AS document
 FROM events
 WHERE id = :id;
 

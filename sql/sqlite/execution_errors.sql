@@ -24,7 +24,14 @@ VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of the table
-SELECT error_time, workflow_id, execution_pointer_id, message, id
+SELECT
+    json_object(
+        'error_time', iif(length(error_time) = 35, substr(error_time, 1, 26) || substr(error_time, 30), error_time),
+        'workflow_id', workflow_id,
+        'execution_pointer_id', execution_pointer_id,
+        'message', message
+    ) AS document,
+    id
 FROM execution_errors
 ORDER BY id
 LIMIT coalesce(:row_limit, -1);
@@ -33,7 +40,14 @@ LIMIT coalesce(:row_limit, -1);
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
-SELECT error_time, workflow_id, execution_pointer_id, message, id
+SELECT
+    json_object(
+        'error_time', iif(length(error_time) = 35, substr(error_time, 1, 26) || substr(error_time, 30), error_time),
+        'workflow_id', workflow_id,
+        'execution_pointer_id', execution_pointer_id,
+        'message', message
+    ) AS document,
+    id
 FROM execution_errors
 WHERE workflow_id = :workflow_id
 ORDER BY id

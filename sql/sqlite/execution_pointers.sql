@@ -101,9 +101,30 @@ WHERE workflow_id = :workflow_id AND id IN (SELECT value FROM json_each(:ids));
 -- used by: get_workflow_instance
 -- index: idx_execution_pointers_workflow_id
 SELECT
-    id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key,
-    event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope,
-    extension_attributes, workflow_id
+    json_object(
+        'id', id,
+        'step_id', step_id,
+        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
+        'status', status,
+        'sleep_until',
+        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
+        'persistence_data', json(persistence_data),
+        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
+        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_published',
+        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
+        'event_data', json(event_data),
+        'step_name', step_name,
+        'retry_count', retry_count,
+        'children', json(children),
+        'context_item', json(context_item),
+        'predecessor_id', predecessor_id,
+        'outcome', json(outcome),
+        'scope', json(scope),
+        'extension_attributes', json(extension_attributes)
+    ) AS document
 FROM execution_pointers
 WHERE workflow_id = :workflow_id
 ORDER BY rowid;
@@ -113,9 +134,30 @@ ORDER BY rowid;
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2, idx_execution_pointers_workflow_id
 SELECT
-    id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key,
-    event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope,
-    extension_attributes, workflow_id
+    json_object(
+        'id', id,
+        'step_id', step_id,
+        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
+        'status', status,
+        'sleep_until',
+        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
+        'persistence_data', json(persistence_data),
+        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
+        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_published',
+        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
+        'event_data', json(event_data),
+        'step_name', step_name,
+        'retry_count', retry_count,
+        'children', json(children),
+        'context_item', json(context_item),
+        'predecessor_id', predecessor_id,
+        'outcome', json(outcome),
+        'scope', json(scope),
+        'extension_attributes', json(extension_attributes)
+    ) AS document
 FROM execution_pointers
 WHERE
     workflow_id = (
@@ -130,9 +172,31 @@ ORDER BY rowid;
 -- used by: get_workflow_instances
 -- index: idx_execution_pointers_workflow_id
 SELECT
-    id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key,
-    event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope,
-    extension_attributes, workflow_id
+    workflow_id,
+    json_object(
+        'id', id,
+        'step_id', step_id,
+        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
+        'status', status,
+        'sleep_until',
+        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
+        'persistence_data', json(persistence_data),
+        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
+        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_published',
+        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
+        'event_data', json(event_data),
+        'step_name', step_name,
+        'retry_count', retry_count,
+        'children', json(children),
+        'context_item', json(context_item),
+        'predecessor_id', predecessor_id,
+        'outcome', json(outcome),
+        'scope', json(scope),
+        'extension_attributes', json(extension_attributes)
+    ) AS document
 FROM execution_pointers
 WHERE workflow_id IN (SELECT value FROM json_each(:ids))
 ORDER BY workflow_id, rowid;

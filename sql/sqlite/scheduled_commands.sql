@@ -61,7 +61,14 @@ WHERE
         ORDER BY execute_time, id
         LIMIT :row_limit
     )
-RETURNING id, command_name, data, execute_time;
+RETURNING
+    id,
+    execute_time,
+    json_object(
+        'command_name', command_name,
+        'data', data,
+        'execute_time', execute_time
+    ) AS document;
 
 -- name: renew_commands(ids, token, expires_at)!
 -- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them.

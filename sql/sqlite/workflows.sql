@@ -188,8 +188,23 @@ WHERE id = :id AND claim_token = :token;
 -- used by: get_workflow_instance
 -- index: sqlite_autoindex_workflows_1
 SELECT
-    id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
-    create_time, complete_time, revision
+    json_object(
+        'id', id,
+        'name', name,
+        'root_workflow_id', root_workflow_id,
+        'workflow_definition_id', definition_id,
+        'version', version,
+        'description', description,
+        'reference', reference,
+        'next_execution', next_execution,
+        'status', status,
+        'data', json(data),
+        'create_time',
+        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
+        'complete_time',
+        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
+    ) AS document,
+    revision
 FROM workflows
 WHERE id = :id;
 
@@ -198,8 +213,23 @@ WHERE id = :id;
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2
 SELECT
-    id, name, root_workflow_id, definition_id, version, description, reference, next_execution, status, data,
-    create_time, complete_time, revision
+    json_object(
+        'id', id,
+        'name', name,
+        'root_workflow_id', root_workflow_id,
+        'workflow_definition_id', definition_id,
+        'version', version,
+        'description', description,
+        'reference', reference,
+        'next_execution', next_execution,
+        'status', status,
+        'data', json(data),
+        'create_time',
+        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
+        'complete_time',
+        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
+    ) AS document,
+    revision
 FROM workflows
 WHERE name = :name;
 
@@ -209,9 +239,24 @@ WHERE name = :name;
 -- used by: get_workflow_instances
 -- index: sqlite_autoindex_workflows_1
 SELECT
-    workflows.id, workflows.name, workflows.root_workflow_id, workflows.definition_id, workflows.version,
-    workflows.description, workflows.reference, workflows.next_execution, workflows.status, workflows.data,
-    workflows.create_time, workflows.complete_time, workflows.revision
+    workflows.id,
+    json_object(
+        'id', workflows.id,
+        'name', name,
+        'root_workflow_id', root_workflow_id,
+        'workflow_definition_id', definition_id,
+        'version', version,
+        'description', description,
+        'reference', reference,
+        'next_execution', next_execution,
+        'status', status,
+        'data', json(data),
+        'create_time',
+        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
+        'complete_time',
+        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
+    ) AS document,
+    revision
 FROM json_each(:ids) AS wanted
 CROSS JOIN workflows
 WHERE workflows.id = wanted.value;

@@ -268,13 +268,16 @@ class SqlPersistenceProvider:
         by_id = {workflow[0]: workflow for workflow in workflows}
         pointers_of: dict[str, list[Any]] = {id_: [] for id_ in by_id}
         for pointer in pointers:
-            pointers_of[pointer[-1]].append(pointer)
-        return [self._decode_instance(by_id[id_], pointers_of[id_]) for id_ in ids if id_ in by_id]
+            pointers_of[pointer[0]].append(pointer[1:])
+        return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 
     def _decode_instance(self, workflow: Sequence[Any], pointers: Sequence[Any]) -> WorkflowInstance:
-        decoded = [EXECUTION_POINTERS.decode(pointer) for pointer in pointers]
-        instance = WORKFLOWS.decode(workflow, execution_pointers=decoded)
-        instance._remember(workflow[-1], {pointer.id: fingerprint(pointer) for pointer in decoded}, self._origin)
+        """Return the instance of a row of (document, revision) and its pointers' rows of (document,)."""
+        document, revision = workflow
+        instance = WORKFLOWS.decode(document)
+        instance.execution_pointers = EXECUTION_POINTERS.decode_all([row[0] for row in pointers])
+        fingerprints = {pointer.id: fingerprint(pointer) for pointer in instance.execution_pointers}
+        instance._remember(revision, fingerprints, self._origin)
         return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:
@@ -293,7 +296,7 @@ class SqlPersistenceProvider:
     ) -> list[EventSubscription]:
         params = {**_name_key_bound(event_name, event_key, as_of), "row_limit": _checked_limit(limit)}
         (rows,) = await self._engine.read([Statement("get_subscriptions", params)])
-        return [EVENT_SUBSCRIPTIONS.decode(row) for row in rows]
+        return EVENT_SUBSCRIPTIONS.decode_all([row[0] for row in rows])
 
     async def terminate_subscription(self, id: str) -> None:
         params = {"id": _key("id", id)}
@@ -302,14 +305,14 @@ class SqlPersistenceProvider:
     async def get_subscription(self, id: str) -> EventSubscription:
         params = {"id": _key("id", id)}
         (row,) = await self._engine.read([Statement("get_subscription", params, otherwise=_no_subscription(id))])
-        return EVENT_SUBSCRIPTIONS.decode(row)
+        return EVENT_SUBSCRIPTIONS.decode(row[0])
 
     async def get_first_open_subscription(
         self, event_name: str, event_key: str, as_of: datetime
     ) -> EventSubscription | None:
         params = {**_name_key_bound(event_name, event_key, as_of), "now": self._now()}
         (row,) = await self._engine.read([Statement("get_first_open_subscription", params)])
-        return None if row is None else EVENT_SUBSCRIPTIONS.decode(row)
+        return None if row is None else EVENT_SUBSCRIPTIONS.decode(row[0])
 
     async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
         params = {
@@ -346,7 +349,7 @@ class SqlPersistenceProvider:
 
     async def get_event(self, id: str) -> Event:
         (row,) = await self._engine.read([Statement("get_event", {"id": _key("id", id)}, otherwise=_no_event(id))])
-        return EVENTS.decode(row)
+        return EVENTS.decode(row[0])
 
     async def get_runnable_events(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
         params = {"as_at": encode_bound("as_at", as_at), "row_limit": _checked_limit(limit)}
@@ -404,8 +407,8 @@ class SqlPersistenceProvider:
             (rows,) = await self._engine.write([Statement("claim_commands", params)])
             if not rows:
                 break
-            rows = sorted(rows, key=lambda row: (row[3], row[0]))
-            after = (rows[-1][3], rows[-1][0])
+            rows = sorted(rows, key=lambda row: (row[1], row[0]))
+            after = (rows[-1][1], rows[-1][0])
             left = None if left is None else left - len(rows)
             failures += await self._handle_commands(rows, claim["token"], lease, handler)
         if failures:
@@ -421,7 +424,7 @@ class SqlPersistenceProvider:
             for row in rows:
                 claim = {"id": row[0], "token": token}
                 try:
-                    await handler(SCHEDULED_COMMANDS.decode(row[1:], row_id=row[0]))
+                    await handler(SCHEDULED_COMMANDS.decode(row[2], row_id=row[0]))
                 except Exception as error:  # the others still run; they are raised together
                     failures.append(error)
                     unit = [Statement("release_command", claim)]
@@ -469,7 +472,7 @@ class SqlPersistenceProvider:
             params["workflow_id"] = _key("workflow_id", workflow_id)
             statement = Statement("get_execution_errors_of_workflow", params)
         (rows,) = await self._engine.read([statement])
-        return [EXECUTION_ERRORS.decode(row, row_id=row[-1]) for row in rows]
+        return EXECUTION_ERRORS.decode_all([row[0] for row in rows], [row[1] for row in rows])
 
     def _now(self) -> str:
         return str(encode_argument("the clock's time", TIME, self._clock()))
@@ -516,7 +519,8 @@ def _encode_pointers(instance: WorkflowInstance, pointers: Sequence[ExecutionPoi
 
 def _claims(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:
     """Return the claims on rows of (id, place in the poll's order)."""
-    held = {"token": params["token"], "worker_id": params["worker_id"], "expires_at": TIME.decode(params["expires_at"])}
+    expires_at = datetime.fromisoformat(params["expires_at"])
+    held = {"token": params["token"], "worker_id": params["worker_id"], "expires_at": expires_at}
     return [Claim(kind=kind, id=row[0], **held) for row in sorted(rows, key=lambda row: (row[1], row[0]))]
 
 

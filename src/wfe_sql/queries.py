@@ -76,6 +76,11 @@ class QuerySet(Mapping[str, Query]):
         query = getattr(self._runnable, name)
         return query(connection, **params) if isinstance(params, Mapping) else query(connection, params)
 
+    def sql(self, name: str) -> str:
+        """Return a query's text as aiosql hands it to the driver."""
+        text: str = getattr(self._runnable, name).sql
+        return text
+
     def __getitem__(self, name: str) -> Query:
         return self._queries[name]
 

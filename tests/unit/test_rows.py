@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from wfe_sql import rows
 from wfe_sql.errors import CorruptRowError, SerializationError
 from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance
-from wfe_sql.testing import full_event, full_instance, full_pointer, full_subscription
+from wfe_sql.testing import full_pointer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
@@ -24,17 +25,49 @@ TIMES = st.datetimes(
 UTC_TIMES = TIMES.map(lambda time: time.astimezone(UTC))
 
 
+PARSED = {"persistence_data", "event_data", "children", "context_item", "outcome", "scope", "extension_attributes"}
+"""Columns of a pointer that are JSON."""
+
+
+def document(row: rows.Row) -> str:
+    """Return what a query returns of a pointer's row."""
+    columns = {
+        column: json.loads(value) if column in PARSED and value is not None else value for column, value in row.items()
+    }
+    return json.dumps(columns | {"active": bool(row["active"]), "event_published": bool(row["event_published"])})
+
+
+def decoded(**changed: Any) -> ExecutionPointer:
+    """Return a pointer that came out of a document with these values."""
+    values = json.loads(document(rows.EXECUTION_POINTERS.encode(full_pointer(id="p1"))))
+    return rows.EXECUTION_POINTERS.decode(json.dumps(values | changed))
+
+
 @given(JSON)
 def test_json_comes_back(value: Any) -> None:
-    assert rows.JSON.decode(rows.JSON.encode(value)) == value
+    pointer = full_pointer(outcome=value)
+    row = rows.EXECUTION_POINTERS.encode(pointer)
+    assert rows.EXECUTION_POINTERS.decode(document(row)) == pointer
+
+
+@given(st.floats(min_value=1e15, allow_infinity=False))
+def test_large_floats_are_written_without_an_exponent_and_stay_floats(value: float) -> None:
+    text = rows.JSON.encode([value, "1e16", {"a": -value}])
+    first, word, inner = json.loads(text)
+    assert (first, word, inner) == (value, "1e16", {"a": -value})
+    assert isinstance(first, float)
+    assert "e" not in text.replace('"1e16"', "")
 
 
 @given(TIMES)
 def test_times_come_back(value: datetime) -> None:
     text = rows.TIME.encode(value)
-    assert rows.TIME.decode(text) == value.astimezone(UTC)
-    assert rows.TIME.decode(text).tzinfo is UTC
+    assert datetime.fromisoformat(text) == value
     assert text.endswith("+00:00")
+    read = decoded(sleep_until=text).sleep_until
+    assert read == value
+    assert read is not None
+    assert read.tzinfo is UTC
 
 
 @given(UTC_TIMES, UTC_TIMES)
@@ -61,14 +94,15 @@ def test_times_have_the_fewest_decimals(microsecond: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "time"),
     [
-        ("2026-05-28T20:26:43.123456789+00:00", datetime(2026, 5, 28, 20, 26, 43, 123456, UTC)),
         ("2026-05-28T20:26:43Z", datetime(2026, 5, 28, 20, 26, 43, tzinfo=UTC)),
         ("2026-05-28T22:26:43+02:00", datetime(2026, 5, 28, 20, 26, 43, tzinfo=UTC)),
     ],
 )
 def test_times_that_others_wrote(text: str, time: datetime) -> None:
-    assert rows.TIME.decode(text) == time
-    assert rows.TIME.decode(text).tzinfo is UTC
+    read = decoded(sleep_until=text).sleep_until
+    assert read == time
+    assert read is not None
+    assert read.tzinfo is UTC
 
 
 @given(TIMES)
@@ -96,23 +130,6 @@ def test_subclasses_of_json_types_are_stored_as_those_types() -> None:
     assert rows.JSON.encode(value) == '{"money":1.5,"word":"w","status":"Running","pair":[1,2],"on":true}'
 
 
-def test_a_place_in_every_table_round_trips() -> None:
-    for table, item in (
-        (rows.EXECUTION_POINTERS, full_pointer()),
-        (rows.EVENTS, full_event()),
-        (rows.EVENT_SUBSCRIPTIONS, full_subscription()),
-    ):
-        encoded = table.encode(item)  # type: ignore[arg-type]
-        assert tuple(encoded) == table.columns
-        assert table.decode(tuple(encoded.values())) == item
-
-
-def test_an_instance_is_decoded_with_its_pointers() -> None:
-    stored = full_instance()
-    row = tuple(rows.WORKFLOWS.encode(stored).values())
-    assert rows.WORKFLOWS.decode(row, execution_pointers=stored.execution_pointers) == stored
-
-
 def test_an_error_names_the_field_as_the_model_has_it() -> None:
     instance = WorkflowInstance(workflow_definition_id="", version=1, data=None)
     with pytest.raises(SerializationError, match="WorkflowInstance.workflow_definition_id is empty"):
@@ -134,22 +151,23 @@ def test_an_error_names_the_field_as_the_model_has_it() -> None:
         ("sleep_until", "tomorrow"),
         ("sleep_until", "2026-05-28T20:26:40"),
         ("sleep_until", 5),
-        ("persistence_data", "{"),
-        ("persistence_data", "NaN"),
-        ("persistence_data", "1e999"),
-        ("persistence_data", '"\\ud800"'),
-        ("persistence_data", "[" * 100_000),
-        ("persistence_data", b"{}"),
-        ("children", "null"),
-        ("children", '["c1", 2]'),
-        ("scope", '"outer"'),
-        ("extension_attributes", "[]"),
-        ("step_name", b"\xff"),
-        ("retry_count", b"1"),
+        ("persistence_data", rows.UNPARSED + "{"),
+        ("persistence_data", rows.UNPARSED + "NaN"),
+        ("persistence_data", rows.UNPARSED + "1e999"),
+        ("persistence_data", "\ud800"),
+        ("persistence_data", rows.UNPARSED + "[" * 100_000),
+        ("children", None),
+        ("children", ["c1", 2]),
+        ("scope", "outer"),
+        ("extension_attributes", []),
+        ("step_name", [255]),
+        ("step_name", "\udcff"),
+        ("retry_count", [49]),
     ],
 )
 def test_a_column_that_cannot_be_read_is_named(column: str, value: Any) -> None:
-    row = rows.EXECUTION_POINTERS.encode(full_pointer(id="p1"))
-    row[column] = value
+    values = json.loads(document(rows.EXECUTION_POINTERS.encode(full_pointer(id="p1"))))
+    text = json.dumps(values | {column: value})
+    careful = text.encode() if rows.UNPARSED[1:] in text else text
     with pytest.raises(CorruptRowError, match=f"^execution_pointers.{column} of id 'p1' cannot be read"):
-        rows.EXECUTION_POINTERS.decode(tuple(row.values()))
+        rows.EXECUTION_POINTERS.decode(careful)

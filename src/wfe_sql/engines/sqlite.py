@@ -5,6 +5,8 @@ writer at a time in any case (https://sqlite.org/wal.html), so nothing is lost b
 """
 
 import asyncio
+import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +18,7 @@ from wfe_sql.engines.lanes import Lane, Outcome, WorkerConnection
 from wfe_sql.engines.sqlite_store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
 from wfe_sql.queries import QuerySet
+from wfe_sql.rows import UNPARSED
 
 _WRITES_TOGETHER = 512
 _READS_TOGETHER = 16
@@ -162,20 +165,31 @@ class SqliteEngine:
             column = str(error).removeprefix("UNIQUE constraint failed: ")
             raise statement.conflicts.get(column, UniqueViolationError(column)) from error
         except sqlite3.OperationalError as error:
-            if not str(error).startswith("Could not decode to UTF-8"):
+            if str(error).startswith("Could not decode to UTF-8"):
+                result = self._run_with_undecodable_text(statement, connection)
+            elif str(error) in ("malformed JSON", "JSON cannot hold BLOB values"):
+                result = self._run_with_unreadable_columns(statement, connection)
+            else:
                 raise
-            result = self._run_with_undecodable_text(statement, connection)
         if statement.otherwise is not None and not result:
             raise statement.otherwise
         return result
 
     def _run_with_undecodable_text(self, statement: Statement, connection: sqlite3.Connection) -> Any:
-        """Run a query again with bytes where text is not UTF-8, so that the row's reader can say which column it is."""
+        """Run a query again with bytes where a document is not UTF-8, so that its reader can say which column it is."""
         connection.text_factory = _text_or_bytes
         try:
             return self._queries.run(connection, statement.query, statement.params)
         finally:
             connection.text_factory = str
+
+    def _run_with_unreadable_columns(self, statement: Statement, connection: sqlite3.Connection) -> Any:
+        """Run a query again with documents of ours, which hold what SQLite's cannot, so that their reader can name it."""
+        connection.create_function("careful_json", 1, _unparsed_json)
+        connection.create_function("careful_json_object", -1, _careful_json_object)
+        sql = _JSON_FUNCTION.sub(r"careful_\g<0>", self._queries.sql(statement.query))
+        rows = connection.execute(sql, statement.params).fetchall()
+        return rows[0] if self._queries[statement.query].operation == "^" else rows
 
     async def _connect(self, connect: Callable[[], sqlite3.Connection]) -> WorkerConnection:
         try:
@@ -208,8 +222,26 @@ class SqliteEngine:
             await asyncio.to_thread(self._store.remove_empty_log)
 
 
+_JSON_FUNCTION = re.compile(r"\bjson(_object)?(?=\()")
+
+
 def _text_or_bytes(raw: bytes) -> str | bytes:
     try:
         return raw.decode()
     except UnicodeDecodeError:
         return raw
+
+
+def _unparsed_json(value: Any) -> str | None:
+    """Stand in for SQLite's json(): what the column holds, marked for the reader, who finds what is wrong with it."""
+    return None if value is None else f"{UNPARSED}{value}"
+
+
+def _careful_json_object(*names_and_values: Any) -> bytes:
+    """Stand in for SQLite's json_object(): bytes become a list, which is right for no column of text.
+
+    The document is bytes, as is one that is not UTF-8: its reader takes it apart instead of trusting it.
+    """
+    names, values = names_and_values[::2], names_and_values[1::2]
+    readable = [list(value) if isinstance(value, bytes) else value for value in values]
+    return json.dumps(dict(zip(names, readable, strict=True))).encode()
