@@ -27,8 +27,11 @@ from wfe_sql import (
     WorkflowNotFoundError,
     connect,
 )
-from wfe_sql.testing import full_instance, full_pointer, sample_instance
+from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
+
+HELD = Path(__file__).parents[1] / "data" / "held"
+"""A tuned query that waits for a function of the test."""
 
 
 @pytest.fixture
@@ -468,9 +471,61 @@ def test_a_host_that_forgets_to_close_does_not_hang(file: Path) -> None:
 
 
 async def test_an_idle_provider_has_nothing_scheduled(provider: SqlitePersistenceProvider) -> None:
+    loop: Any = asyncio.get_running_loop()
+    await provider.create_new_workflow(sample_instance(id="w1"))
     await asyncio.gather(*(provider.next_definition_sequence("order") for _ in range(10)))
+    first = asyncio.create_task(provider.get_workflow_instance("w1"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.gather(first, *(provider.get_workflow_instance("w1") for _ in range(10)))
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+async def test_a_long_read_does_not_hold_up_short_ones(file: Path) -> None:
+    let_go = threading.Event()
+
+    def held() -> int:
+        let_go.wait(timeout=30)
+        return 1
+
+    async with SqlitePersistenceProvider(file, sql_dir=HELD) as provider:
+        engine: Any = provider._engine
+        for connection in engine._readers.connections:
+            await connection.run(lambda raw: raw.create_function("held", 0, held))
+        await provider.create_new_workflow(sample_instance(id="w1"))
+        await provider.create_event(full_event(id="e1"))
+        long = asyncio.create_task(provider.get_event("e1"))
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(provider.get_workflow_instance("w1") for _ in range(5)))
+            assert not long.done()
+        finally:
+            let_go.set()
+        assert (await long).id == "e1"
+
+
+async def test_a_unit_that_fails_half_done_fails_alone(provider: SqlitePersistenceProvider) -> None:
+    """Its workflow is written before its pointer is found to be another's; the other units of the batch stay."""
+    taken = full_pointer(id="p1")
+    await provider.create_new_workflow(sample_instance(id="owner", execution_pointers=[taken]))
+    thief = sample_instance(id="thief", execution_pointers=[full_pointer(id="p0"), taken])
+    outcomes = await asyncio.gather(
+        provider.create_new_workflow(sample_instance(id="before")),
+        provider.create_new_workflow(thief),
+        provider.create_new_workflow(sample_instance(id="after")),
+        *(provider.next_definition_sequence("order") for _ in range(3)),
+        return_exceptions=True,
+    )
+    assert [outcome if isinstance(outcome, str | int) else type(outcome) for outcome in outcomes] == [
+        *["before", StoreError, "after"],
+        *[1, 2, 3],
+    ]
+    found = await provider.get_workflow_instances(["before", "thief", "after", "owner"])
+    assert [instance.id for instance in found] == ["before", "after", "owner"]
+    assert found[-1].execution_pointers == [taken]
 
 
 async def test_conflicts_in_one_batch_name_their_own_workflow(provider: SqlitePersistenceProvider) -> None:

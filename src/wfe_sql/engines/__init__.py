@@ -9,7 +9,7 @@ from wfe_sql.errors import StoreError
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statement:
     """One named query of a unit, with its parameters.
 

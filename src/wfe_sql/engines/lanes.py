@@ -9,7 +9,6 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import ceil
 from typing import TypeVar
 
 import aiosqlite
@@ -17,6 +16,11 @@ import aiosqlite
 from wfe_sql.engines import Results, Unit
 
 Outcome = Results | Exception
+Batch = list[tuple[Unit, "asyncio.Future[Results]"]]
+
+_PATIENCE = 0.002
+"""Seconds that a batch takes until another connection helps out. Threads that are busy at the same time cost each other
+more than they gain, for Python runs one at a time; so this is for a read that takes long."""
 
 _T = TypeVar("_T")
 
@@ -50,12 +54,28 @@ class WorkerConnection(aiosqlite.Connection):
         result: _T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
+    def post(self, work: Callable[[sqlite3.Connection], _T], done: Callable[[_T | Exception], None]) -> None:
+        """Run a function on the worker thread, and have the running loop call `done` with what it returned or raised.
+
+        This is `run` without its future and its task, which cost as much as a short unit does.
+        """
+        loop = asyncio.get_running_loop()
+
+        def on_thread() -> None:
+            try:
+                result: _T | Exception = work(self._conn)
+            except Exception as error:  # whatever it is, those who wait must hear of it
+                result = error
+            loop.call_soon_threadsafe(done, result)
+
+        self._tx.put_nowait((None, on_thread))
+
 
 class Lane:
-    """Connections that share a queue: what waits when one of them is free crosses to its thread together.
+    """Connections that share a queue: what waits when the one at work is done crosses to its thread together.
 
     Args:
-        connections: Those that are free at first.
+        connections: The first one does it all, unless a batch takes long: then the others help out.
         run: Runs units on a connection, in order. It may stop early, so that nobody waits long for units that were only
             in the same batch; those that it returns no outcome for cross again.
         max_batch: How many units cross together at most.
@@ -70,58 +90,85 @@ class Lane:
         self.connections = connections
         self._run = run
         self._max_batch = max_batch
-        self._free = list(connections)
+        self._free = list(reversed(connections))
         self._waiting: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._starts = False
+        self._started_at = 0.0
+        self._helper: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    async def submit(self, unit: Unit) -> Results:
-        """Have a unit run, and return what its statements returned."""
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run; the future has what its statements returned."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Results] = loop.create_future()
         self._waiting.append((unit, future))
-        if self._free:
-            # The task starts after everything that is ready to run now, so callers that were woken together still
-            # share a hop, and a caller that is alone waits for nobody.
-            task = loop.create_task(self._drain(self._free.pop()))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await future
+        if len(self._free) == len(self.connections):
+            self._start_soon(loop)
+        elif self._free and self._helper is None:
+            self._helper = loop.call_later(_PATIENCE, self._help, loop)
+        return future
 
     async def finish(self) -> None:
         """Wait until nothing is pending."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._idle.wait()
 
-    async def _drain(self, connection: WorkerConnection) -> None:
-        batch: list[tuple[Unit, asyncio.Future[Results]]] = []
-        try:
-            while batch := self._take():
-                outcomes = await self._cross(connection, [unit for unit, _ in batch])
-                self._waiting.extendleft(reversed(batch[len(outcomes) :]))
-                batch = batch[: len(outcomes)]
-                for (_, future), outcome in zip(batch, outcomes, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(outcome, Exception):
-                        future.set_exception(outcome)
-                    else:
-                        future.set_result(outcome)
-        finally:
-            for _, future in batch:
-                future.cancel()
-            self._free.append(connection)
+    def _start_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start after everything that is ready to run now.
 
-    async def _cross(self, connection: WorkerConnection, units: Sequence[Unit]) -> Sequence[Outcome]:
-        try:
-            return await connection.run(partial(self._run, units))
-        except Exception as error:  # whatever it is, those who wait must hear of it
-            return [error for _ in units]
+        So callers that were woken together still share a hop, and a caller that is alone waits for nobody.
+        """
+        if not self._starts:
+            self._starts = True
+            self._idle.clear()
+            loop.call_soon(self._start, loop)
 
-    def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
-        """Take this connection's share of what waits, leaving out callers that were cancelled meanwhile."""
-        while self._waiting:
-            share = min(ceil(len(self._waiting) / len(self.connections)), self._max_batch)
-            taken = [self._waiting.popleft() for _ in range(share)]
-            if batch := [(unit, future) for unit, future in taken if not future.done()]:
-                return batch
-        return []
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._starts = False
+        if self._free and (batch := self._take()):
+            self._started_at = loop.time()
+            connection = self._free.pop()
+            units = [unit for unit, _ in batch]
+            connection.post(partial(self._run, units), partial(self._answer, loop, connection, batch))
+        elif len(self._free) == len(self.connections):
+            self._idle.set()
+            if self._helper is not None:
+                self._helper.cancel()
+                self._helper = None
+
+    def _help(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start another batch beside one that takes long."""
+        self._helper = None
+        if self._waiting and self._free:
+            wait = self._started_at + _PATIENCE - loop.time()
+            if wait <= 0:
+                self._start(loop)
+            self._helper = loop.call_later(wait if wait > 0 else _PATIENCE, self._help, loop)
+
+    def _answer(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: WorkerConnection,
+        batch: Batch,
+        result: list[Outcome] | Exception,
+    ) -> None:
+        self._free.append(connection)
+        outcomes = [result] * len(batch) if isinstance(result, Exception) else result
+        self._waiting.extendleft(reversed(batch[len(outcomes) :]))
+        for (_, future), outcome in zip(batch, outcomes, strict=False):
+            if future.done():
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        self._start_soon(loop)
+
+    def _take(self) -> Batch:
+        """Take what waits, leaving out callers that were cancelled meanwhile."""
+        batch: Batch = []
+        while self._waiting and len(batch) < self._max_batch:
+            unit, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((unit, future))
+        return batch

@@ -1,7 +1,8 @@
 """Units of work on SQLite: one writer that commits what waits together, and readers beside it.
 
-Writes that cross to the writer's thread together share one commit, each in a savepoint of its own. SQLite allows one
-writer at a time in any case (https://sqlite.org/wal.html), so nothing is lost by that.
+Writes that cross to the writer's thread together share one commit; where one fails half done, they run again with a
+savepoint for each. SQLite allows one writer at a time in any case (https://sqlite.org/wal.html), so nothing is lost by
+that.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,9 @@ from wfe_sql.queries import QuerySet
 from wfe_sql.rows import UNPARSED
 
 _WRITES_TOGETHER = 512
-_READS_TOGETHER = 16
-"""Few, because those that cross together are answered together: a long read holds up no more than these."""
+_READS_TOGETHER = 64
 
-_LONGEST_BATCH = 0.01
+_LONGEST_WRITES, _LONGEST_READS = 0.01, 0.002
 """Seconds after which a transaction takes in no more units: those of others should not wait for all that came first."""
 
 
@@ -93,37 +93,72 @@ class SqliteEngine:
         return await self._open_lane(self._readers).submit(unit)
 
     def run_writes(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
-        """Run units in one transaction, as many as there is time for, each in its own savepoint; called on a thread."""
-        run = partial(self._queries.run, connection, params={})
+        """Run units in one transaction, as many as there is time for; called on a thread.
+
+        Units hardly ever fail, so they go without savepoints; where one fails half done, all are undone and run again,
+        each in a savepoint of its own.
+        """
+        try:
+            return self._run_in_transaction(units, self._run_whole, connection)
+        except _HalfDoneError:
+            return self._run_in_transaction(units, self._run_in_savepoint, connection)
+
+    def _run_in_transaction(
+        self,
+        units: Sequence[Unit],
+        run_unit: Callable[[Unit, sqlite3.Connection], Outcome],
+        connection: sqlite3.Connection,
+    ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             self._store.begin_write(connection)
-            deadline = time.monotonic() + _LONGEST_BATCH
+            deadline = time.monotonic() + _LONGEST_WRITES
             for unit in units:
                 if outcomes and time.monotonic() > deadline:
                     break
-                outcomes.append(self._run_in_savepoint(unit, connection))
+                outcomes.append(run_unit(unit, connection))
                 if not connection.in_transaction:
                     return self._run_one_by_one(units, outcomes, connection)
-            run("commit")
+            self._queries.run(connection, "commit", {})
+        except _HalfDoneError:
+            self._queries.run(connection, "rollback", {})
+            raise
         except sqlite3.Error as error:
             if connection.in_transaction:
-                run("rollback")
+                self._queries.run(connection, "rollback", {})
             return [self._store.error(error) for _ in outcomes or units]
         return outcomes
 
     def run_reads(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
-        """Run units on one snapshot; called on a thread."""
-        run = partial(self._queries.run, connection, params={})
+        """Run units on one snapshot, as many as there is time for; called on a thread."""
+        outcomes: list[Outcome] = []
         try:
-            run("begin_read")
-            outcomes = [self._try_unit(unit, connection) for unit in units]
-            run("commit")
+            self._queries.run(connection, "begin_read", {})
+            deadline = time.monotonic() + _LONGEST_READS
+            for unit in units:
+                if outcomes and time.monotonic() > deadline:
+                    break
+                outcomes.append(self._try_unit(unit, connection))
+            self._queries.run(connection, "commit", {})
         except sqlite3.Error as error:
             if connection.in_transaction:
-                run("rollback")
-            return [self._store.error(error) for _ in units]
+                self._queries.run(connection, "rollback", {})
+            return [self._store.error(error) for _ in outcomes or units]
         return outcomes
+
+    def _run_whole(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
+        """Run a unit without a savepoint; raise `_HalfDoneError` where it fails and may have changed something."""
+        results: Results = []
+        try:
+            for statement in unit:
+                results.append(self._run_statement(statement, connection))
+        except Exception as error:
+            # SQLite itself undoes what one statement did: https://sqlite.org/lang_conflict.html (ABORT)
+            nothing_changed = not results and isinstance(statement.params, Mapping)
+            if connection.in_transaction and not nothing_changed:
+                raise _HalfDoneError from error
+            return self._store.error(error) if isinstance(error, sqlite3.Error) else error
+        return results
 
     def _run_in_savepoint(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
         run = partial(self._queries.run, connection, params={})
@@ -184,7 +219,7 @@ class SqliteEngine:
             connection.text_factory = str
 
     def _run_with_unreadable_columns(self, statement: Statement, connection: sqlite3.Connection) -> Any:
-        """Run a query again with documents of ours, which hold what SQLite's cannot, so that their reader can name it."""
+        """Run a query again with documents that hold what SQLite's cannot, so that their reader can name it."""
         connection.create_function("careful_json", 1, _unparsed_json)
         connection.create_function("careful_json_object", -1, _careful_json_object)
         sql = _JSON_FUNCTION.sub(r"careful_\g<0>", self._queries.sql(statement.query))
@@ -220,6 +255,10 @@ class SqliteEngine:
             await connection.close()
         if not self._had_log:
             await asyncio.to_thread(self._store.remove_empty_log)
+
+
+class _HalfDoneError(Exception):
+    """A unit failed after it may have changed something, and has no savepoint to go back to."""
 
 
 _JSON_FUNCTION = re.compile(r"\bjson(_object)?(?=\()")
