@@ -65,7 +65,7 @@ COMMIT;
 ROLLBACK;
 
 -- name: begin_unit()!
--- Each unit of work has its own savepoint, so that it can fail alone.
+-- Units of work share a transaction; after one has failed half done, they run again, each in a savepoint of its own.
 -- used by: run_writes
 -- index: none
 SAVEPOINT unit_of_work;

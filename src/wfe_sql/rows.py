@@ -56,13 +56,14 @@ class Codec(NamedTuple):
 
 
 def _encode_text(value: Any) -> str:
+    if type(value) is str and value.isascii():
+        return value
     if not isinstance(value, str):
         raise ValueError(f"must be a str, not {type(value).__name__}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"has a lone surrogate at {error.start}, which is no text") from error
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has a lone surrogate at {error.start}, which is no text") from error
     return value
 
 
@@ -75,10 +76,15 @@ def _encode_id(value: Any) -> str:
     return text
 
 
+_LEAST, _GREATEST = -(2**63), 2**63 - 1
+
+
 def _encode_integer(value: Any) -> int:
+    if type(value) is int and _LEAST <= value <= _GREATEST:
+        return value
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"must be an int, not {type(value).__name__}")
-    if not -(2**63) <= value < 2**63:
+    if not _LEAST <= value <= _GREATEST:
         raise ValueError(f"is beyond 64 bits: {value}")
     return value
 
@@ -93,7 +99,7 @@ def _encode_time(value: Any) -> str:
     utc = value if type(value) is datetime and value.tzinfo is UTC else _to_utc(value)
     if utc.microsecond and not utc.microsecond % 1000:
         return utc.isoformat(timespec="milliseconds")
-    return utc.isoformat()
+    return f"{_json_encoder.encode(utc)[1:-2].decode()}+00:00"  # it writes Z at the end, and five times as fast
 
 
 def _to_utc(value: Any) -> datetime:
@@ -158,15 +164,26 @@ def _as_builtin(value: Any) -> Any:
 _json_encoder = msgspec.json.Encoder(enc_hook=_as_builtin)
 
 
-def _json_codec(check: Callable[[Any], bool]) -> Codec:
-    """Return the codec of a column of JSON; `check` refuses what is none, and tells whether floats need care."""
+def _plain_float(text: str) -> float:
+    if "e" in text:
+        raise ValueError("has an exponent")
+    return float(text)
 
-    def encode(value: Any) -> str:
-        has_large_float = check(value)
-        text = _json_encoder.encode(value).decode()
-        return _JSON_TOKEN.sub(_without_exponent, text) if has_large_float else text
 
-    return Codec(encode)
+_json_decoder = msgspec.json.Decoder(float_hook=_plain_float)
+
+
+def _encode_json(value: Any) -> str:
+    """Return JSON text; what comes back the same from it, which is quick to see, needs no further check."""
+    try:
+        encoded = _json_encoder.encode(value)
+        if _json_decoder.decode(encoded) == value and encoded.count(b"[") + encoded.count(b"{") <= MAX_JSON_DEPTH:
+            return encoded.decode()
+    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError):
+        pass  # the checks below say what is wrong, if anything is
+    has_large_float = _check_json(value)
+    text = _json_encoder.encode(value).decode()
+    return _JSON_TOKEN.sub(_without_exponent, text) if has_large_float else text
 
 
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.e-]*')
@@ -182,19 +199,19 @@ def _without_exponent(token: re.Match[str]) -> str:
     return f"{Decimal(text):f}.0" if is_large_float else text
 
 
-def _check_strings(value: Any) -> bool:
+def _encode_strings(value: Any) -> str:
     if not isinstance(value, list | tuple):
         raise ValueError(f"must be a list of str, not {value!r}")
     for item in value:
         if not isinstance(item, str):
             raise ValueError(f"must be a list of str, not {value!r}")
-    return False
+    return _json_encoder.encode(value).decode()
 
 
-def _check_object(value: Any) -> bool:
+def _encode_object(value: Any) -> str:
     if not isinstance(value, dict):
         raise ValueError(f"must be a dict, not {type(value).__name__}")
-    return _check_json(value)
+    return _encode_json(value)
 
 
 def _enum_codec(kind: type[StrEnum]) -> Codec:
@@ -216,15 +233,19 @@ TEXT = Codec(_encode_text)
 INTEGER = Codec(_encode_integer)
 BOOLEAN = Codec(_encode_boolean)
 TIME = Codec(_encode_time)
-JSON = _json_codec(_check_json)
-STRINGS = _json_codec(_check_strings)
-OBJECT = _json_codec(_check_object)
+JSON = Codec(_encode_json)
+STRINGS = Codec(_encode_strings)
+OBJECT = Codec(_encode_object)
 
 UNPARSED = "\0unparsed JSON: "
 """What a string in a document begins with when it is the text of a JSON column that cannot be parsed."""
 
 Document = str | bytes
 """A row as a JSON object with the names of the fields; bytes where the engine knows that a column cannot be read."""
+
+
+_MAX_SHAPES = 1_000
+"""Combinations of types that a table's objects are seen to have, before it stops remembering more of them."""
 
 
 class Table(Generic[_T]):
@@ -238,6 +259,7 @@ class Table(Generic[_T]):
         self._fields = tuple(renamed.get(column, column) for column in self.columns)
         self._values = attrgetter(*self._fields)
         self._encoders = tuple((column, codec.encode, codec.optional) for column, codec in columns)
+        self._plans: dict[tuple[type, ...], list[tuple[str, Callable[[Any], Any]]]] = {}
         self._hints = get_type_hints(model)
         self._times = [
             field for field, (_, codec) in zip(self._fields, columns, strict=True) if codec.encode is TIME.encode
@@ -250,13 +272,30 @@ class Table(Generic[_T]):
         Raises:
             SerializationError: A value cannot be stored; the message names the field.
         """
+        values = self._values(item)
+        shape = tuple(map(type, values))
+        plan = self._plans.get(shape)
+        if plan is None:
+            return self._encode_with_care(values, shape)
+        row = dict(zip(self.columns, values, strict=True))
+        try:
+            for column, encode in plan:
+                row[column] = encode(row[column])
+        except (ValueError, TypeError):
+            return self._encode_with_care(values, shape)
+        return row
+
+    def _encode_with_care(self, values: Sequence[Any], shape: tuple[type, ...]) -> Row:
+        """Encode each column; for objects of the same types, remember which columns are not None."""
         row: Row = {}
-        for (column, encode, optional), value in zip(self._encoders, self._values(item), strict=True):
+        for (column, encode, optional), value in zip(self._encoders, values, strict=True):
             try:
                 row[column] = None if value is None and optional else encode(value)
             except (ValueError, TypeError) as error:
                 field = self._fields[len(row)]
                 raise SerializationError(f"{self._model.__name__}.{field} {error}") from error
+        if len(self._plans) < _MAX_SHAPES:
+            self._plans[shape] = [(column, encode) for column, encode, _ in self._encoders if row[column] is not None]
         return row
 
     def decode(self, document: Document, row_id: Any = None) -> _T:
