@@ -48,7 +48,7 @@ BEGIN IMMEDIATE;
 
 -- name: begin_read()!
 -- One snapshot for all that is read until commit.
--- used by: run_reads
+-- used by: run_reads, snapshot
 -- index: none
 BEGIN;
 

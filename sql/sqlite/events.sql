@@ -34,6 +34,16 @@ ALTER TABLE events ADD COLUMN claim_token TEXT;
 ALTER TABLE events ADD COLUMN claim_worker_id TEXT;
 ALTER TABLE events ADD COLUMN claim_expires_at TEXT;
 
+-- name: stand_in_for_events_claim()#
+-- Lets a file of the reference be only read: in this connection, a view without claims.
+-- used by: open_reader
+-- index: none
+CREATE TEMP VIEW events AS
+SELECT
+    id, event_name, event_key, event_data, event_time, is_processed, NULL AS claim_token, NULL AS claim_worker_id,
+    NULL AS claim_expires_at
+FROM main.events;
+
 -- name: create_event(id, event_name, event_key, event_data, event_time, is_processed)!
 -- Inserts an event.
 -- used by: create_event

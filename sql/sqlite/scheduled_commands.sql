@@ -28,6 +28,16 @@ ALTER TABLE scheduled_commands ADD COLUMN claim_worker_id TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN claim_expires_at TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN rescheduled_time INTEGER;
 
+-- name: stand_in_for_scheduled_commands_claim()#
+-- Lets a file of the reference be only read: in this connection, a view without claims.
+-- used by: open_reader
+-- index: none
+CREATE TEMP VIEW scheduled_commands AS
+SELECT
+    id, command_name, data, execute_time, NULL AS claim_token, NULL AS claim_worker_id, NULL AS claim_expires_at,
+    NULL AS rescheduled_time
+FROM main.scheduled_commands;
+
 -- name: schedule_command(command_name, data, execute_time)!
 -- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
 -- rescheduled_time, so that the completion of the claim does not lose it.

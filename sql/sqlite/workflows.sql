@@ -4,9 +4,11 @@
 -- reference's table.
 
 -- name: create_workflows_table()#
--- The table and indexes of the reference (wfe-sqlite 1.11.4), the columns of add_workflows_claim, and one partial index
--- for the poll: it holds only what can be polled, so a million finished workflows cost it nothing. Its first column is
--- always 'Runnable'; it is there because SQLite, without statistics, would rather use an index with an equality and sort.
+-- The table and indexes of the reference (wfe-sqlite 1.11.4), the columns of add_workflows_claim, and three more indexes.
+-- The poll's is partial: it holds only what can be polled, so a million finished workflows cost it nothing. Its first
+-- column is always 'Runnable'; it is there because SQLite, without statistics, would rather use an index with an equality
+-- and sort. What purging looks for holds only finished workflows, so that no running one is ever written to it. Listing
+-- needs the third; create_time never changes, so only creation writes it.
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS workflows (
@@ -31,6 +33,9 @@ CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execu
 CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
 CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (status, next_execution, id)
 WHERE status = 'Runnable';
+CREATE INDEX IF NOT EXISTS idx_workflows_finished ON workflows (status, coalesce(complete_time, create_time), id)
+WHERE status IN ('Complete', 'Terminated');
+CREATE INDEX IF NOT EXISTS idx_workflows_create_time ON workflows (create_time, id);
 
 -- name: create_workflows_revision_trigger()#
 -- Raises the revision for programs that do not know of it: the reference, or somebody at the sqlite3 prompt. Taking a
@@ -57,14 +62,14 @@ ALTER TABLE workflows ADD COLUMN claim_worker_id TEXT;
 ALTER TABLE workflows ADD COLUMN claim_expires_at TEXT;
 ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
 
--- name: stand_in_for_workflows_revision()#
--- Lets a file of the reference be only read: in this connection, a view with a revision that stays 0.
+-- name: stand_in_for_workflows_claim()#
+-- Lets a file of the reference be only read: in this connection, a view with a revision that stays 0, and no claims.
 -- used by: open_reader
 -- index: none
 CREATE TEMP VIEW workflows AS
 SELECT
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
-    create_time, complete_time, 0 AS revision
+    create_time, complete_time, NULL AS claim_token, NULL AS claim_worker_id, NULL AS claim_expires_at, 0 AS revision
 FROM main.workflows;
 
 -- name: set_aside_workflows_without_name()#

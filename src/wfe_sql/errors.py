@@ -76,6 +76,10 @@ class StoreFullError(StoreError):
     """There is no room left for the write; nothing of it was stored."""
 
 
+class StoreNotEmptyError(StoreError):
+    """The store to copy into has rows already; nothing was copied."""
+
+
 class StoreReadOnlyError(StoreError):
     """A write was asked of a store that is open for reading only, or may not be written."""
 

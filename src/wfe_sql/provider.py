@@ -28,6 +28,7 @@ from wfe_sql.errors import (
     WorkflowConflictError,
     WorkflowNotFoundError,
 )
+from wfe_sql.maintenance import Maintenance
 from wfe_sql.models import (
     Claim,
     ClaimKind,
@@ -68,8 +69,8 @@ _BEFORE_ALL = (-(2**63), 0)
 """An (execute_time, id) that comes before every command."""
 
 
-class SqlPersistenceProvider:
-    """A `PersistenceProvider` on an engine; what each method does is documented there.
+class SqlPersistenceProvider(Maintenance):
+    """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 
     Use it as an async context manager, or `await open()` it and `await close()` it.
     """

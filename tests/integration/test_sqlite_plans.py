@@ -154,6 +154,8 @@ def test_there_are_plans_to_look_at() -> None:
 @pytest.mark.parametrize("name", PLANNED)
 def test_the_plan_is_what_the_header_says(store: sqlite3.Connection, name: str) -> None:
     query = QUERIES[name]
+    if name == "list_statistics" and store.execute(QUERIES["has_statistics"].sql).fetchone() == (0,):
+        pytest.skip("the table of statistics is made with the first of them")
     plan = _plan(store, query)
     wrong = _complaints(plan, query)
     assert not wrong, "\n".join([query.place, *wrong, "the plan:", *plan])

@@ -11,6 +11,7 @@ from wfe_sql import (
     EventSubscription,
     ExecutionError,
     ExecutionPointer,
+    MaintenanceRepository,
     PersistenceProvider,
     PointerStatus,
     ScheduledCommand,
@@ -24,9 +25,15 @@ from wfe_sql import (
 METHODS = [name for name in dir(PersistenceProvider) if not name.startswith("_")]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_provider_keeps_the_signatures_of_the_protocols(name: str) -> None:
-    promised, kept = getattr(PersistenceProvider, name), getattr(SqlitePersistenceProvider, name)
+MAINTENANCE = [name for name in dir(MaintenanceRepository) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [(PersistenceProvider, name) for name in METHODS] + [(MaintenanceRepository, name) for name in MAINTENANCE],
+)
+def test_the_provider_keeps_the_signatures_of_the_protocols(protocol: type, name: str) -> None:
+    promised, kept = getattr(protocol, name), getattr(SqlitePersistenceProvider, name)
     if isinstance(promised, property):
         assert isinstance(kept, property)
     else:

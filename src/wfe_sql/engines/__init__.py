@@ -1,10 +1,13 @@
 """How a unit of work runs. A unit is data, not a callback, so that each engine can group what waits as suits it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from wfe_sql.errors import StoreError
+from wfe_sql.queries import QuerySet
 
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -33,6 +36,10 @@ Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
 
 
+Read = Callable[[Unit], Awaitable[Results]]
+"""Runs a unit that changes nothing."""
+
+
 class UniqueViolationError(StoreError):
     """A unique column has the value already, and the statement did not say what that means."""
 
@@ -43,6 +50,11 @@ class UniqueViolationError(StoreError):
 
 class Engine(Protocol):
     """What a provider needs from a database."""
+
+    @property
+    def queries(self) -> QuerySet:
+        """The named queries that it runs."""
+        ...
 
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
@@ -62,4 +74,19 @@ class Engine(Protocol):
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Read]:
+        """Have all units that are read within see the store as it is at the first of them; writers go on meanwhile.
+
+        A database that cannot do so (SQLite in memory, which has one connection) lets each unit see its own moment.
+        """
+        ...
+
+    async def backup(self, path: Path) -> None:
+        """Copy the whole database, as it is at one moment, into a new file; writers go on meanwhile.
+
+        Raises:
+            StoreError: The file exists already, or the database has tools of its own for this; the message names them.
+        """
         ...

@@ -10,12 +10,15 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
+from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit
 from wfe_sql.engines.lanes import Lane, Outcome, WorkerConnection
+from wfe_sql.engines.sqlite_backup import copy_database
 from wfe_sql.engines.sqlite_store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
 from wfe_sql.queries import QuerySet
@@ -44,6 +47,11 @@ class SqliteEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
+
+    @property
+    def queries(self) -> QuerySet:
+        """The named queries that it runs."""
+        return self._queries
 
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
@@ -91,6 +99,46 @@ class SqliteEngine:
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
         return await self._open_lane(self._readers).submit(unit)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Read]:
+        """Have all units that are read within see one moment, on a connection of its own."""
+        async with self._connection_aside() as connection:
+            if connection is None:
+                yield self.read
+                return
+
+            async def read(unit: Unit) -> Results:
+                outcome = await connection.run(partial(self._try_unit, unit))
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return outcome
+
+            await read([Statement("begin_read", {})])
+            yield read
+
+    async def backup(self, path: Path) -> None:
+        """Copy the whole database, as it is at one moment, into a new file."""
+        async with self._connection_aside() as connection:
+            try:
+                await (connection or self._open_lane(self._readers).connections[0]).run(
+                    partial(copy_database, path=path)
+                )
+            except sqlite3.Error as error:
+                raise self._store.error(error) from error
+
+    @asynccontextmanager
+    async def _connection_aside(self) -> AsyncIterator[WorkerConnection | None]:
+        """Connect once more, so that what takes long holds up nobody; None in memory, which has one connection."""
+        self._open_lane(self._readers)
+        if self._target.path is None:
+            yield None
+            return
+        connection = await self._connect(self._store.open_reader)
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     def run_writes(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
         """Run units in one transaction, as many as there is time for; called on a thread.

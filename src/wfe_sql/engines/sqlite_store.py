@@ -35,7 +35,7 @@ _ADDED_BY_US = {
     "events": _CLAIM,
     "scheduled_commands": _CLAIM | {"rescheduled_time"},
 }
-"""Columns that tables of the reference lack; nothing that only reads needs them, but for the revision."""
+"""Columns that tables of the reference lack; what only reads such a file gets stand-ins for them."""
 _ADDED_SINCE_1_0_0 = {"workflows": {"name", "root_workflow_id"}}
 """Columns that tables of the reference's first release lack."""
 
@@ -263,8 +263,13 @@ class SqliteStore:
                 f"{self.target} cannot be only read as it is, it lacks {', '.join(lacking)}; "
                 "open it once without mode=ro, which brings it up to date"
             )
-        if "revision" not in columns["workflows"]:
-            self._queries.run(connection, "stand_in_for_workflows_revision", {})
+        run = self._runner(connection)
+        if "claim_token" not in columns["workflows"]:
+            run("stand_in_for_workflows_claim")
+        if "claim_token" not in columns["events"]:
+            run("stand_in_for_events_claim")
+        if "claim_token" not in columns["scheduled_commands"]:
+            run("stand_in_for_scheduled_commands_claim")
 
     def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         run = self._runner(connection)

@@ -7,14 +7,19 @@ from wfe_sql.testing.conformance.bad_input import TestBadInput
 from wfe_sql.testing.conformance.claims import TestClaims
 from wfe_sql.testing.conformance.commands import TestExecutionErrors, TestScheduledCommandRepository
 from wfe_sql.testing.conformance.events import TestEventRepository
+from wfe_sql.testing.conformance.maintenance import TestDeleting, TestDump, TestHealth, TestListing
 from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
 from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
 
 __all__ = [
     "TestBadInput",
     "TestClaims",
+    "TestDeleting",
+    "TestDump",
     "TestEventRepository",
     "TestExecutionErrors",
+    "TestHealth",
+    "TestListing",
     "TestScheduledCommandRepository",
     "TestSubscriptionRepository",
     "TestWorkflowRepository",

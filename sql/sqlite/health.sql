@@ -1,0 +1,241 @@
+-- What is in the store, and what is wrong with it. None of these is run by a host at work.
+
+-- name: get_store_size()^
+-- Bytes of the database, and how many of them are free for rows to come.
+-- used by: stats
+-- index: none
+SELECT
+    page_count.page_count * page_size.page_size AS size_bytes,
+    freelist_count.freelist_count * page_size.page_size AS free_bytes
+FROM pragma_page_count AS page_count
+CROSS JOIN pragma_page_size AS page_size
+CROSS JOIN pragma_freelist_count AS freelist_count;
+
+-- name: count_workflows()
+-- Workflows by definition and status, and when the first and the last of them were made.
+-- used by: stats
+-- scan: every workflow is counted
+SELECT
+    definition_id,
+    status,
+    count(*) AS workflows,
+    min(create_time) AS oldest,
+    max(create_time) AS newest
+FROM workflows
+GROUP BY definition_id, status
+ORDER BY definition_id, status;
+
+-- name: count_rows()
+-- How many rows each table has.
+-- used by: stats, check, copy_to
+-- scan: every row is counted
+SELECT
+    'workflows' AS table_name,
+    count(*) AS row_count
+FROM workflows
+UNION ALL
+SELECT
+    'execution_pointers' AS table_name,
+    count(*) AS row_count
+FROM execution_pointers
+UNION ALL
+SELECT
+    'events' AS table_name,
+    count(*) AS row_count
+FROM events
+UNION ALL
+SELECT
+    'event_subscriptions' AS table_name,
+    count(*) AS row_count
+FROM event_subscriptions
+UNION ALL
+SELECT
+    'scheduled_commands' AS table_name,
+    count(*) AS row_count
+FROM scheduled_commands
+UNION ALL
+SELECT
+    'execution_errors' AS table_name,
+    count(*) AS row_count
+FROM execution_errors
+UNION ALL
+SELECT
+    'definition_sequences' AS table_name,
+    count(*) AS row_count
+FROM definition_sequences;
+
+-- name: count_due_workflows(as_at)^
+-- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them.
+-- used by: stats, check
+-- index: idx_workflows_runnable
+SELECT
+    count(*) AS due,
+    min(next_execution) AS since
+FROM workflows
+WHERE status = 'Runnable' AND next_execution <= :as_at;
+
+-- name: count_due_events(as_at)^
+-- How many events up to :as_at are not processed, and the time of the oldest.
+-- used by: stats, check
+-- index: idx_events_unprocessed
+SELECT
+    count(*) AS due,
+    min(event_time) AS since
+FROM events
+WHERE is_processed = 0 AND event_time <= :as_at;
+
+-- name: count_due_commands(as_of)^
+-- How many commands are due at :as_of (epoch ms), and since when the longest of them.
+-- used by: stats, check
+-- index: idx_scheduled_commands_execute_time
+SELECT
+    count(*) AS due,
+    min(execute_time) AS since
+FROM scheduled_commands
+WHERE execute_time <= :as_of;
+
+-- name: find_expired_claims(now, row_limit)
+-- Work to do whose claim, or token, ended at :now or before and that nobody else took: table, id, who had it, until when.
+-- used by: check
+-- scan: claims are in no index, for every write would have to keep it
+SELECT table_name, row_id, worker_id, expired_at
+FROM (
+    SELECT
+        'workflows' AS table_name, workflows.id AS row_id, workflows.claim_worker_id AS worker_id,
+        workflows.claim_expires_at AS expired_at
+    FROM workflows
+    WHERE workflows.status = 'Runnable' AND workflows.claim_expires_at <= :now
+    UNION ALL
+    SELECT
+        'events' AS table_name, events.id AS row_id, events.claim_worker_id AS worker_id,
+        events.claim_expires_at AS expired_at
+    FROM events
+    WHERE events.is_processed = 0 AND events.claim_expires_at <= :now
+    UNION ALL
+    SELECT
+        'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id,
+        scheduled_commands.claim_worker_id AS worker_id, scheduled_commands.claim_expires_at AS expired_at
+    FROM scheduled_commands
+    WHERE scheduled_commands.claim_expires_at <= :now
+    UNION ALL
+    SELECT
+        'event_subscriptions' AS table_name, event_subscriptions.id AS row_id,
+        event_subscriptions.external_worker_id AS worker_id, event_subscriptions.external_token_expiry AS expired_at
+    FROM event_subscriptions
+    WHERE event_subscriptions.terminated = 0 AND event_subscriptions.external_token_expiry <= :now
+) AS expired
+ORDER BY expired_at, table_name, row_id
+LIMIT :row_limit;
+
+-- name: find_orphans(row_limit)
+-- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
+-- among them, as check_foreign_keys sees theirs.
+-- used by: check
+-- scan: every row is looked at
+SELECT
+    'event_subscriptions' AS table_name, event_subscriptions.id AS row_id, 'workflow_id' AS column_name,
+    event_subscriptions.workflow_id AS missing
+FROM event_subscriptions
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = event_subscriptions.workflow_id
+    )
+UNION ALL
+SELECT
+    'execution_errors' AS table_name, cast(execution_errors.id AS TEXT) AS row_id, 'workflow_id' AS column_name,
+    execution_errors.workflow_id AS missing
+FROM execution_errors
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    )
+UNION ALL
+SELECT
+    'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id, 'data' AS column_name,
+    scheduled_commands.data AS missing
+FROM scheduled_commands
+WHERE
+    scheduled_commands.command_name = 'ProcessWorkflow'
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = scheduled_commands.data
+    )
+UNION ALL
+SELECT
+    'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id, 'data' AS column_name,
+    scheduled_commands.data AS missing
+FROM scheduled_commands
+WHERE
+    scheduled_commands.command_name = 'ProcessEvent'
+    AND NOT EXISTS (
+        SELECT 1
+        FROM events
+        WHERE events.id = scheduled_commands.data
+    )
+LIMIT :row_limit;
+
+-- name: check_integrity(row_limit)
+-- What SQLite finds wrong with the file: damaged pages, indexes that do not fit their table.
+-- https://sqlite.org/pragma.html#pragma_integrity_check
+-- used by: check
+-- scan: the whole file is read
+SELECT integrity_check AS problem
+FROM pragma_integrity_check
+WHERE integrity_check <> 'ok'
+ORDER BY integrity_check
+LIMIT :row_limit;
+
+-- name: check_foreign_keys(row_limit)
+-- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to.
+-- used by: check
+-- scan: every row is looked at
+SELECT
+    found."table" AS table_name,
+    found.rowid AS row_number,
+    found.parent AS parent_table
+FROM pragma_foreign_key_check AS found
+ORDER BY table_name, row_number
+LIMIT :row_limit;
+
+-- name: list_indexes()
+-- The names of all indexes.
+-- used by: check
+-- scan: the schema's own table, a few rows
+SELECT name
+FROM sqlite_master
+WHERE type = 'index'
+ORDER BY name;
+
+-- name: has_statistics()$
+-- 1 when the planner has ever been given statistics, which it keeps in sqlite_stat1; else 0.
+-- https://sqlite.org/lang_analyze.html
+-- used by: check
+-- scan: the schema's own table, a few rows
+SELECT count(*)
+FROM sqlite_master
+WHERE name = 'sqlite_stat1';
+
+-- name: list_statistics()
+-- How many rows the planner thinks each table has: the first number of what it keeps on any of the table's indexes. To be
+-- run only when has_statistics says so.
+-- used by: check
+-- scan: a row for each index
+SELECT
+    tbl AS table_name,
+    max(cast(stat AS INTEGER)) AS row_count
+FROM sqlite_stat1
+GROUP BY tbl
+ORDER BY tbl;
+
+-- name: update_statistics()#
+-- Has the planner learn how the rows are spread, from a sample, so that it takes milliseconds on any store.
+-- https://sqlite.org/pragma.html#pragma_analysis_limit
+-- used by: update_statistics
+-- scan: a thousand rows of each index
+PRAGMA analysis_limit = 1000;
+ANALYZE;

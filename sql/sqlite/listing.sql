@@ -1,0 +1,65 @@
+-- Pages for people. The next page begins after the last row of the one before (keyset), so that no page costs more than
+-- the first. https://use-the-index-luke.com/no-offset
+-- A null :after_... is the first page; '~' comes after every time, as all begin with a digit.
+
+-- name: list_workflows(status, definition_id, since, after_time, after_id, row_limit)
+-- Workflows without their data, the newest first: of one status or definition where these are given, and made at :since
+-- or later. Rows that a filter leaves out are walked over, so a filter that few rows pass may walk them all.
+-- used by: list_workflows
+-- index: idx_workflows_create_time
+SELECT
+    id, name, definition_id, version, status, next_execution, create_time, complete_time, claim_worker_id,
+    claim_expires_at
+FROM workflows
+WHERE
+    create_time >= coalesce(:since, '')
+    AND (create_time, id) < (coalesce(:after_time, '~'), coalesce(:after_id, ''))
+    AND (:status IS NULL OR status = :status)
+    AND (:definition_id IS NULL OR definition_id = :definition_id)
+ORDER BY create_time DESC, id DESC
+LIMIT :row_limit;
+
+-- name: list_events(is_processed, after_time, after_id, row_limit)
+-- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given.
+-- used by: list_events
+-- scan: the reference's idx_events_event_time has no id, so events of one time are sorted
+SELECT id, event_name, event_key, event_data, event_time, is_processed
+FROM events
+WHERE
+    event_time <= coalesce(:after_time, '~')
+    AND (event_time, id) < (coalesce(:after_time, '~'), coalesce(:after_id, ''))
+    AND (:is_processed IS NULL OR is_processed = :is_processed)
+ORDER BY event_time DESC, id DESC
+LIMIT :row_limit;
+
+-- name: list_scheduled_commands(after_time, after_id, row_limit)
+-- Commands in the order in which they are due.
+-- used by: list_scheduled_commands
+-- index: idx_scheduled_commands_execute_time
+SELECT id, command_name, data, execute_time, claim_worker_id, claim_expires_at, rescheduled_time
+FROM scheduled_commands
+WHERE (execute_time, id) > (coalesce(:after_time, -9223372036854775808), coalesce(:after_id, 0))
+ORDER BY execute_time, id
+LIMIT :row_limit;
+
+-- name: list_execution_errors(workflow_id, after_id, row_limit)
+-- Errors, of one workflow where it is given, the last stored first. Errors of other workflows are walked over.
+-- used by: list_execution_errors
+-- index: INTEGER PRIMARY KEY
+SELECT id, error_time, workflow_id, execution_pointer_id, message
+FROM execution_errors
+WHERE id < coalesce(:after_id, 9223372036854775807) AND (:workflow_id IS NULL OR workflow_id = :workflow_id)
+ORDER BY id DESC
+LIMIT :row_limit;
+
+-- name: list_event_subscriptions(workflow_id, row_limit)
+-- The subscriptions of one workflow, terminated or not, the oldest first.
+-- used by: list_event_subscriptions
+-- scan: those of the workflow come from the reference's idx_event_subscriptions_workflow_id, and are sorted
+SELECT
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+    external_token, external_worker_id, external_token_expiry, terminated
+FROM event_subscriptions
+WHERE workflow_id = :workflow_id
+ORDER BY subscribe_as_of, id
+LIMIT :row_limit;

@@ -1,0 +1,122 @@
+-- Deleting what is finished, in batches. The ids of a batch are looked up first; the deletion then asks again whether
+-- each is still finished, since a host may have changed it in between.
+-- A workflow's age counts from its complete_time, or where it has none (terminated by a reference's host) its
+-- create_time. Pointers go with their workflow by their foreign key.
+
+-- name: find_finished_workflows(status, older_than, row_limit)
+-- Ids of workflows of a status, Complete or Terminated, that ended before :older_than, the oldest first.
+-- used by: purge_workflows
+-- index: idx_workflows_finished
+SELECT id
+FROM workflows
+WHERE
+    status IN ('Complete', 'Terminated') AND status = :status
+    AND coalesce(complete_time, create_time) < :older_than
+ORDER BY coalesce(complete_time, create_time), id
+LIMIT :row_limit;
+
+-- name: count_finished_workflows(status, older_than)$
+-- How many workflows find_finished_workflows would find without a limit.
+-- used by: purge_workflows
+-- index: idx_workflows_finished
+SELECT count(*)
+FROM workflows
+WHERE
+    status IN ('Complete', 'Terminated') AND status = :status
+    AND coalesce(complete_time, create_time) < :older_than;
+
+-- name: delete_finished_workflows(ids, status, older_than)!
+-- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
+-- used by: purge_workflows
+-- index: sqlite_autoindex_workflows_1
+DELETE FROM workflows
+WHERE
+    id IN (SELECT value FROM json_each(:ids))
+    AND +status = :status AND coalesce(complete_time, create_time) < :older_than;
+
+-- name: delete_workflow(id)!
+-- Deletes a workflow with its pointers, whatever its status.
+-- used by: delete_workflow
+-- index: sqlite_autoindex_workflows_1
+DELETE FROM workflows
+WHERE id = :id;
+
+-- name: delete_event_subscriptions_of_deleted(workflow_ids)!
+-- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
+-- used by: delete_workflow, purge_workflows
+-- index: idx_event_subscriptions_workflow_id, sqlite_autoindex_workflows_1
+DELETE FROM event_subscriptions
+WHERE
+    workflow_id IN (SELECT value FROM json_each(:workflow_ids))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = event_subscriptions.workflow_id
+    );
+
+-- name: delete_execution_errors_of_deleted(workflow_ids)!
+-- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
+-- used by: delete_workflow, purge_workflows
+-- index: idx_execution_errors_workflow_id, sqlite_autoindex_workflows_1
+DELETE FROM execution_errors
+WHERE
+    workflow_id IN (SELECT value FROM json_each(:workflow_ids))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );
+
+-- name: delete_scheduled_commands_of_deleted_workflows(workflow_ids)!
+-- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
+-- used by: delete_workflow, purge_workflows
+-- index: sqlite_autoindex_scheduled_commands_1, sqlite_autoindex_workflows_1
+DELETE FROM scheduled_commands
+WHERE
+    command_name = 'ProcessWorkflow' AND data IN (SELECT value FROM json_each(:workflow_ids))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = scheduled_commands.data
+    );
+
+-- name: find_processed_events(older_than, after_time, row_limit)
+-- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given. The +
+-- keeps SQLite from idx_events_is_processed, after which it would have to sort all of them.
+-- used by: purge_events
+-- index: idx_events_event_time
+SELECT
+    id,
+    event_time
+FROM events
+WHERE +is_processed = 1 AND event_time >= coalesce(:after_time, '') AND event_time < :older_than
+ORDER BY event_time
+LIMIT :row_limit;
+
+-- name: count_processed_events(older_than)$
+-- How many events find_processed_events would find without a limit.
+-- used by: purge_events
+-- index: idx_events_event_time
+SELECT count(*)
+FROM events
+WHERE +is_processed = 1 AND event_time < :older_than;
+
+-- name: delete_processed_events(ids)!
+-- Deletes those of :ids, a JSON array, that are still processed.
+-- used by: purge_events
+-- index: sqlite_autoindex_events_1
+DELETE FROM events
+WHERE id IN (SELECT value FROM json_each(:ids)) AND +is_processed = 1;
+
+-- name: delete_scheduled_commands_of_deleted_events(event_ids)!
+-- Deletes the commands for those of :event_ids, a JSON array, that are gone.
+-- used by: purge_events
+-- index: sqlite_autoindex_scheduled_commands_1, sqlite_autoindex_events_1
+DELETE FROM scheduled_commands
+WHERE
+    command_name = 'ProcessEvent' AND data IN (SELECT value FROM json_each(:event_ids))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM events
+        WHERE events.id = scheduled_commands.data
+    );

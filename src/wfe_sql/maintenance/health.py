@@ -1,0 +1,180 @@
+"""What is in a store, and what is wrong with it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from wfe_sql.engines import Engine, Read, Statement
+from wfe_sql.errors import StoreCorruptError
+from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
+from wfe_sql.maintenance.pages import Paging
+from wfe_sql.maintenance.stored import read_time
+from wfe_sql.rows import TIME, encode_argument, encode_bound, epoch_ms
+
+_FINDINGS = 100
+"""How many findings of one kind are listed."""
+
+_WORTH_STATISTICS = 10_000
+"""Rows of a table from which on plans may suffer without statistics."""
+
+_STALE = 10
+"""How many times as many rows a table may have as its statistics say, or as few."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Health(Paging):
+    """What of `MaintenanceRepository` looks after the store as a whole."""
+
+    _engine: Engine
+    _clock: Callable[[], datetime]
+
+    async def stats(self) -> StoreStats:
+        now = self._clock()
+        async with self._engine.snapshot() as read:
+            size, workflows, rows = await read(
+                [Statement("get_store_size", {}), Statement("count_workflows", {}), Statement("count_rows", {})]
+            )
+            due_workflows, due_events, due_commands = await _count_due(read, now)
+        return StoreStats(
+            taken_at=now,
+            size_bytes=size[0],
+            free_bytes=size[1],
+            workflows=[
+                WorkflowCount(
+                    workflow_definition_id=definition_id,
+                    status=status,
+                    workflows=count,
+                    oldest=_time(oldest),
+                    newest=_time(newest),
+                )
+                for definition_id, status, count, oldest, newest in workflows
+            ],
+            rows=dict(rows),
+            due_workflows=due_workflows,
+            due_events=due_events,
+            due_commands=due_commands,
+        )
+
+    async def check(self, *, overdue_after: timedelta = timedelta(minutes=5)) -> list[Finding]:
+        findings: list[Finding] = []
+        longest_ago = self._clock() - overdue_after
+        async with self._engine.snapshot() as read:
+            for look in (
+                _check_integrity,
+                _check_references,
+                self._check_rows,
+                lambda read: _check_overdue(read, longest_ago),
+                self._check_indexes,
+                _check_statistics,
+            ):
+                try:
+                    findings += await look(read)
+                except StoreCorruptError as error:  # nothing more can be learned this way, but the rest goes on
+                    findings.append(Finding(FindingKind.Integrity, str(error)))
+        return list(dict.fromkeys(findings))
+
+    async def update_statistics(self) -> None:
+        await self._engine.write([Statement("update_statistics", {})])
+
+    async def _check_indexes(self, read: Read) -> list[Finding]:
+        (rows,) = await read([Statement("list_indexes", {})])
+        wanted = {index for query in self._engine.queries.values() for index in query.index if index.startswith("idx_")}
+        return [
+            Finding(
+                FindingKind.MissingIndex, f"index {name} is missing; opening the store for writing once makes it again"
+            )
+            for name in sorted(wanted - {row[0] for row in rows})
+        ]
+
+    async def _check_rows(self, read: Read) -> list[Finding]:
+        """Read every row of every table, and return what cannot be read."""
+        findings: list[Finding] = []
+        async for table, rows in self._pages(read):
+            for row in rows:
+                _, problems = table.read(row)
+                for column, problem in problems.items():
+                    message = f"{table.name}.{column} of id {table.id_of(row)!r} cannot be read: {problem}"
+                    findings.append(Finding(FindingKind.Unreadable, message))
+                    if len(findings) == _FINDINGS:
+                        return findings
+        return findings
+
+
+async def _check_integrity(read: Read) -> list[Finding]:
+    (rows,) = await read([Statement("check_integrity", {"row_limit": _FINDINGS})])
+    return [Finding(FindingKind.Integrity, str(problem)) for (problem,) in rows]
+
+
+async def _check_references(read: Read) -> list[Finding]:
+    limit = {"row_limit": _FINDINGS}
+    strays, orphans = await read([Statement("check_foreign_keys", limit), Statement("find_orphans", limit)])
+    return [
+        Finding(FindingKind.ForeignKey, f"row {number} of {table} belongs to a row of {parent} that is not there")
+        for table, number, parent in strays
+    ] + [
+        Finding(FindingKind.Orphan, f"{table}.{column} of id {id_!r} is {missing!r}, which is not there")
+        for table, id_, column, missing in orphans
+    ]
+
+
+async def _count_due(read: Read, now: datetime) -> list[Backlog]:
+    """Return what of workflows, events and commands is due."""
+    workflows, events, commands = await read(
+        [
+            Statement("count_due_workflows", {"as_at": epoch_ms("now", now)}),
+            Statement("count_due_events", {"as_at": encode_bound("now", now)}),
+            Statement("count_due_commands", {"as_of": epoch_ms("now", now)}),
+        ]
+    )
+    return [_backlog(*workflows), _backlog(*events), _backlog(*commands)]
+
+
+def _backlog(due: int, since: Any) -> Backlog:
+    if since is None:
+        return Backlog(due, None)
+    return Backlog(due, _time(since) if isinstance(since, str) else _EPOCH + timedelta(milliseconds=since))
+
+
+async def _check_overdue(read: Read, longest_ago: datetime) -> list[Finding]:
+    """Return what should have been done, or taken over from a host that died, at `longest_ago` already."""
+    findings = []
+    words = ("workflows are due", "events are not processed", "scheduled commands are due")
+    for what, backlog in zip(words, await _count_due(read, longest_ago), strict=True):
+        if backlog.due:
+            since = "" if backlog.since is None else f", the longest since {TIME.encode(backlog.since)}"
+            findings.append(Finding(FindingKind.Overdue, f"{backlog.due:,} {what} and nobody takes them{since}"))
+    params = {"now": encode_argument("now", TIME, longest_ago), "row_limit": _FINDINGS}
+    (claims,) = await read([Statement("find_expired_claims", params)])
+    return findings + [
+        Finding(
+            FindingKind.ExpiredClaim, f"{table} id {id_!r}: the claim of {worker!r} ended at {until}; nobody took it"
+        )
+        for table, id_, worker, until in claims
+    ]
+
+
+async def _check_statistics(read: Read) -> list[Finding]:
+    """Return what the planner does not know of tables that are large enough to need it."""
+    has_statistics, counts = await read([Statement("has_statistics", {}), Statement("count_rows", {})])
+    known: dict[str, int] = {}
+    if has_statistics:
+        (statistics,) = await read([Statement("list_statistics", {})])
+        known = dict(statistics)
+    return [
+        Finding(FindingKind.Statistics, f"{table} has {count:,} rows and {_said(known.get(table))}; update them")
+        for table, count in counts
+        if count >= _WORTH_STATISTICS and not _fits(count, known.get(table))
+    ]
+
+
+def _fits(count: int, known: int | None) -> bool:
+    return known is not None and count <= known * _STALE and known <= count * _STALE
+
+
+def _said(known: int | None) -> str:
+    return "no statistics" if known is None else f"statistics from when it had {known:,}"
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(read_time(text))

@@ -1,0 +1,153 @@
+"""Pages for people: what is in the store, newest first."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from wfe_sql.engines import Engine, Statement
+from wfe_sql.errors import SerializationError
+from wfe_sql.maintenance import stored
+from wfe_sql.maintenance.models import CommandSummary, Page, SubscriptionSummary, WorkflowSummary
+from wfe_sql.maintenance.stored import Column, Document, StoredTable, read_integer
+from wfe_sql.models import Event, EventSubscription, ExecutionError, WorkflowStatus
+from wfe_sql.rows import INTEGER, TEXT, TIME, encode_argument
+
+_T = TypeVar("_T")
+
+_LONGEST_PAGE = 10_000
+
+
+def _part(table: StoredTable, columns: Sequence[str], *, id_column: str | None = "id") -> StoredTable:
+    """Return the table as a query has it that selects some of its columns."""
+    by_name = {column.name: column for column in table.columns}
+    return StoredTable(
+        table.name, [by_name.get(name) or Column(name, read_integer) for name in columns], id_column=id_column
+    )
+
+
+_WORKFLOWS = _part(
+    stored.WORKFLOWS,
+    [
+        *("id", "name", "definition_id", "version", "status", "next_execution", "create_time", "complete_time"),
+        *("claim_worker_id", "claim_expires_at"),
+    ],
+)
+_EVENTS = _part(stored.EVENTS, ["id", "event_name", "event_key", "event_data", "event_time", "is_processed"])
+_COMMANDS = _part(
+    stored.SCHEDULED_COMMANDS,
+    ["id", "command_name", "data", "execute_time", "claim_worker_id", "claim_expires_at", "rescheduled_time"],
+)
+_ERRORS = _part(stored.EXECUTION_ERRORS, ["id", "error_time", "workflow_id", "execution_pointer_id", "message"])
+
+
+class Listing:
+    """What of `MaintenanceRepository` lists."""
+
+    _engine: Engine
+
+    async def list_workflows(
+        self,
+        *,
+        status: WorkflowStatus | None = None,
+        definition_id: str | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[WorkflowSummary]:
+        if status is not None and status not in list(WorkflowStatus):
+            raise SerializationError(f"status must be one of {', '.join(WorkflowStatus)}, not {status!r}")
+        after_time, after_id = _split(after)
+        params = {
+            "status": None if status is None else str(status),
+            "definition_id": None if definition_id is None else encode_argument("definition_id", TEXT, definition_id),
+            "since": None if since is None else encode_argument("since", TIME, since),
+            "after_time": after_time,
+            "after_id": after_id,
+            "row_limit": _checked_limit(limit),
+        }
+        (rows,) = await self._engine.read([Statement("list_workflows", params)])
+        workflows = []
+        for document in map(_WORKFLOWS.document, rows):
+            document["workflow_definition_id"] = document.pop("definition_id")
+            workflows.append(_build(WorkflowSummary, document))
+        return Page(workflows, f"{rows[-1][6]},{rows[-1][0]}" if len(rows) == limit else None)
+
+    async def list_events(
+        self, *, is_processed: bool | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[Event]:
+        after_time, after_id = _split(after)
+        params = {
+            "is_processed": None if is_processed is None else int(is_processed),
+            "after_time": after_time,
+            "after_id": after_id,
+            "row_limit": _checked_limit(limit),
+        }
+        (rows,) = await self._engine.read([Statement("list_events", params)])
+        events = [_build(Event, document) for document in map(_EVENTS.document, rows)]
+        return Page(events, f"{rows[-1][4]},{rows[-1][0]}" if len(rows) == limit else None)
+
+    async def list_scheduled_commands(self, *, after: str | None = None, limit: int = 100) -> Page[CommandSummary]:
+        after_time, after_id = _split(after)
+        params = {
+            "after_time": _whole_number(after, after_time),
+            "after_id": _whole_number(after, after_id),
+            "row_limit": _checked_limit(limit),
+        }
+        (rows,) = await self._engine.read([Statement("list_scheduled_commands", params)])
+        commands = [_build(CommandSummary, document) for document in map(_COMMANDS.document, rows)]
+        return Page(commands, f"{rows[-1][3]},{rows[-1][0]}" if len(rows) == limit else None)
+
+    async def list_execution_errors(
+        self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[ExecutionError]:
+        params = {
+            "workflow_id": None if workflow_id is None else encode_argument("workflow_id", TEXT, workflow_id),
+            "after_id": _whole_number(after, after),
+            "row_limit": _checked_limit(limit),
+        }
+        (rows,) = await self._engine.read([Statement("list_execution_errors", params)])
+        errors = [_build(ExecutionError, document) for document in map(_ERRORS.document, rows)]
+        return Page(errors, str(rows[-1][0]) if len(rows) == limit else None)
+
+    async def list_event_subscriptions(self, workflow_id: str, *, limit: int = 100) -> list[SubscriptionSummary]:
+        params = {
+            "workflow_id": encode_argument("workflow_id", TEXT, workflow_id),
+            "row_limit": _checked_limit(limit),
+        }
+        (rows,) = await self._engine.read([Statement("list_event_subscriptions", params)])
+        return [
+            SubscriptionSummary(terminated=document.pop("terminated"), subscription=_build(EventSubscription, document))
+            for document in map(stored.EVENT_SUBSCRIPTIONS.document, rows)
+        ]
+
+
+def _build(kind: type[_T], document: Document) -> _T:
+    return msgspec.convert(document, kind)
+
+
+def _split(after: str | None) -> tuple[str | None, str | None]:
+    if after is None:
+        return None, None
+    time, comma, id_ = after.partition(",")
+    if not comma:
+        raise _not_from_a_page(after)
+    return time, id_
+
+
+def _whole_number(after: str | None, value: str | None) -> int | None:
+    try:
+        return None if value is None else int(encode_argument("after", INTEGER, int(value)))
+    except ValueError:
+        raise _not_from_a_page(after) from None
+
+
+def _not_from_a_page(after: Any) -> SerializationError:
+    return SerializationError(f"after must be what the page before gave, not {after!r}")
+
+
+def _checked_limit(limit: int) -> int:
+    if not 1 <= encode_argument("limit", INTEGER, limit) <= _LONGEST_PAGE:
+        raise SerializationError(f"limit must be from 1 to {_LONGEST_PAGE:,}, not {limit}")
+    return limit

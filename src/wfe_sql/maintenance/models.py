@@ -1,0 +1,140 @@
+"""What maintenance returns, as plain dataclasses.
+
+Times are aware, in UTC; `next_execution` and the times of commands are epoch milliseconds.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from wfe_sql.models import CommandName, EventSubscription, WorkflowStatus
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_T]):
+    """Some rows of a list.
+
+    Attributes:
+        items: The rows, in the list's order.
+        after: What to ask the next page with; None when this is the last.
+    """
+
+    items: list[_T]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowSummary:
+    """A workflow as a list shows it: without its data and its pointers."""
+
+    id: str
+    name: str
+    workflow_definition_id: str
+    version: int
+    status: WorkflowStatus
+    next_execution: int | None
+    create_time: datetime
+    complete_time: datetime | None
+    claim_worker_id: str | None
+    claim_expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSummary:
+    """A scheduled command, and who is handling it."""
+
+    command_name: CommandName
+    data: str
+    execute_time: int
+    claim_worker_id: str | None
+    claim_expires_at: datetime | None
+    rescheduled_time: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionSummary:
+    """A subscription, and whether it was terminated."""
+
+    subscription: EventSubscription
+    terminated: bool
+
+
+class FindingKind(StrEnum):
+    """What `check` looks for."""
+
+    Integrity = "integrity"
+    ForeignKey = "foreign key"
+    Orphan = "orphan"
+    Unreadable = "unreadable"
+    Overdue = "overdue"
+    ExpiredClaim = "expired claim"
+    MissingIndex = "missing index"
+    Statistics = "statistics"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong with a store, in words."""
+
+    kind: FindingKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowCount:
+    """How many workflows of one definition have one status, and when the first and the last of them were made."""
+
+    workflow_definition_id: str
+    status: str
+    workflows: int
+    oldest: datetime
+    newest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is due: how much, and since when the longest; `since` is None when nothing is."""
+
+    due: int
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
+    """What is in a store.
+
+    Attributes:
+        taken_at: When this was read, by the provider's clock.
+        size_bytes: The size of the database.
+        free_bytes: How much of that is free for rows to come.
+        workflows: By definition and status.
+        rows: How many rows each table has, by its name.
+        due_workflows: Runnable workflows.
+        due_events: Events that are not processed.
+        due_commands: Scheduled commands.
+    """
+
+    taken_at: datetime
+    size_bytes: int
+    free_bytes: int
+    workflows: list[WorkflowCount]
+    rows: dict[str, int]
+    due_workflows: Backlog
+    due_events: Backlog
+    due_commands: Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What was copied, and read back the same.
+
+    Attributes:
+        rows: How many rows each table has.
+        digest: SHA-256 of the text that `dump` gives of either store, in hexadecimal digits.
+    """
+
+    rows: dict[str, int]
+    digest: str

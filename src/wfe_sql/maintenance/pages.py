@@ -1,0 +1,59 @@
+"""Every row of every table, a page at a time: one page is all that is in memory."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from wfe_sql.engines import Read, Statement
+from wfe_sql.maintenance import stored
+from wfe_sql.maintenance.stored import StoredTable
+
+Rows = Sequence[Sequence[Any]]
+
+_PAGE = 500
+"""Rows of a page."""
+
+_BEFORE_ALL = -(2**63)
+"""A row's number that comes before every other."""
+
+_Start = dict[str, Any]
+"""Parameters of the first page."""
+_Next = Callable[[Sequence[Any]], dict[str, Any]]
+"""Returns the parameters of the page that comes after a row."""
+
+
+class Paging:
+    """Reads whole tables."""
+
+    async def _pages(self, read: Read) -> AsyncGenerator[tuple[StoredTable, Rows], None]:
+        """Yield every row of every table in a stable order: by id, or as stored where rows have none."""
+        for table, query, start, next_ in _tables():
+            params: dict[str, Any] | None = start
+            while params is not None:
+                (rows,) = await read([Statement(query, {**params, "row_limit": _PAGE})])
+                if rows:
+                    yield table, rows
+                params = next_(rows[-1]) if len(rows) == _PAGE else None
+
+
+def _tables() -> list[tuple[StoredTable, str, _Start, _Next]]:
+    """Return the tables and how their pages follow each other, in an order in which no row comes before its parent."""
+    by_place: tuple[_Start, _Next] = {"after_place": _BEFORE_ALL}, lambda row: {"after_place": row[-1]}
+    return [
+        (stored.DEFINITION_SEQUENCES, "page_definition_sequences", *_by("definition_id")),
+        (stored.WORKFLOWS, "page_workflows", *_by("id")),
+        (
+            stored.EXECUTION_POINTERS,
+            "page_execution_pointers",
+            {"after_workflow_id": "", "after_place": _BEFORE_ALL},
+            lambda row: {"after_workflow_id": row[0], "after_place": row[-1]},
+        ),
+        (stored.EVENTS, "page_events", *_by("id")),
+        (stored.EVENT_SUBSCRIPTIONS, "page_event_subscriptions", *_by("id")),
+        (stored.SCHEDULED_COMMANDS, "page_scheduled_commands", *by_place),
+        (stored.EXECUTION_ERRORS, "page_execution_errors", *by_place),
+    ]
+
+
+def _by(column: str) -> tuple[_Start, _Next]:
+    """Return the parameters of pages in the order of the first column."""
+    return {f"after_{column}": ""}, lambda row: {f"after_{column}": row[0]}

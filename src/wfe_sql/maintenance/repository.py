@@ -1,0 +1,182 @@
+"""The Protocol of maintenance; errors and times are as `wfe_sql.repositories` has them."""
+
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime, timedelta
+from os import PathLike
+from typing import Protocol
+
+from wfe_sql.maintenance.models import (
+    CommandSummary,
+    Finding,
+    Page,
+    StoreStats,
+    SubscriptionSummary,
+    WorkflowSummary,
+)
+from wfe_sql.models import Event, ExecutionError, WorkflowStatus
+
+
+class MaintenanceRepository(Protocol):
+    """What a DBA or an operator does with a store: look, delete what is finished, check, back up; hosts may go on."""
+
+    async def delete_workflow(self, id: str) -> None:
+        """Delete a workflow, whatever its status, with its pointers, subscriptions, errors and scheduled commands.
+
+        A host that holds it hears of it by a `ClaimLostError` or `WorkflowNotFoundError`.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+        """
+        ...
+
+    async def purge_workflows(
+        self,
+        status: WorkflowStatus,
+        older_than: datetime | timedelta,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> int:
+        """Delete finished workflows, as `delete_workflow` does, in batches, each its own commit; return how many.
+
+        Stopped half way, what was deleted stays deleted.
+
+        Args:
+            status: `Complete` or `Terminated`.
+            older_than: Those that ended before this time, or this long ago by the provider's clock. A workflow ended at
+                its `complete_time`; where it has none, its `create_time` counts.
+            batch_size: How many go with one commit.
+            dry_run: Delete nothing, and return how many would be.
+            on_batch: Called after each commit with how many are deleted so far.
+
+        Raises:
+            SerializationError: The status is another one, `older_than` naive or negative, or `batch_size` below 1.
+        """
+        ...
+
+    async def purge_events(
+        self,
+        older_than: datetime | timedelta,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> int:
+        """Delete processed events with their scheduled commands, in batches, each its own commit; return how many.
+
+        Args:
+            older_than: Those with an `event_time` before this time, or this long ago by the provider's clock.
+            batch_size: How many go with one commit.
+            dry_run: Delete nothing, and return how many would be.
+            on_batch: Called after each commit with how many are deleted so far.
+
+        Raises:
+            SerializationError: `older_than` is naive or negative, or `batch_size` is below 1.
+        """
+        ...
+
+    async def list_workflows(
+        self,
+        *,
+        status: WorkflowStatus | None = None,
+        definition_id: str | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[WorkflowSummary]:
+        """Return a page of workflows by (create_time, id), the newest first.
+
+        Args:
+            status: Only those of this status.
+            definition_id: Only those of this definition.
+            since: Only those with a `create_time` at or after this.
+            after: Go on after the page that gave this.
+            limit: How many, at most 10,000.
+
+        Raises:
+            SerializationError: `since` is naive, `after` is not from a page, or `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def list_events(
+        self, *, is_processed: bool | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[Event]:
+        """Return a page of events by (event_time, id), the newest first; all, or only (un)processed ones.
+
+        Raises:
+            SerializationError: `after` is not from a page, or `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def list_scheduled_commands(self, *, after: str | None = None, limit: int = 100) -> Page[CommandSummary]:
+        """Return a page of commands in the order in which they are due.
+
+        Raises:
+            SerializationError: `after` is not from a page, or `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def list_execution_errors(
+        self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[ExecutionError]:
+        """Return a page of errors, of one workflow or of all, the last stored first.
+
+        Raises:
+            SerializationError: `after` is not from a page, or `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def list_event_subscriptions(self, workflow_id: str, *, limit: int = 100) -> list[SubscriptionSummary]:
+        """Return the subscriptions of a workflow, terminated or not, by (subscribe_as_of, id).
+
+        Raises:
+            SerializationError: `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def stats(self) -> StoreStats:
+        """Return what is in the store, counted at one moment. It reads all of it, which takes a while on a large one.
+
+        Raises:
+            CorruptRowError: A time cannot be read.
+        """
+        ...
+
+    async def check(self, *, overdue_after: timedelta = timedelta(minutes=5)) -> list[Finding]:
+        """Read the whole store and return what is wrong with it, at most 100 findings of a kind; [] when all is well.
+
+        Args:
+            overdue_after: What was due, or whose claim ended, this long ago by the provider's clock is a finding.
+        """
+        ...
+
+    async def update_statistics(self) -> None:
+        """Have the database learn how its rows are spread, which it plans queries by."""
+        ...
+
+    def dump(self) -> AsyncGenerator[str, None]:
+        """Yield every row of the store as one line of JSON, `{"row": {column: value}, "table": name}`.
+
+        Tables and rows come in a stable order (by id, or as stored where there is none), keys are sorted, times have
+        the form in which the library stores them, and numbers of rows are left out: equal stores give equal text. All
+        lines are of one moment, except from a store in memory, where somebody may write between two pages.
+
+        Raises:
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def backup(self, path: str | PathLike[str]) -> None:
+        """Copy the store, as it is at one moment, into a new file, which is there only when it is whole.
+
+        Raises:
+            StoreError: The file exists, or the database has tools of its own for this; the message names them.
+            StoreUnavailableError: The file cannot be made there.
+        """
+        ...

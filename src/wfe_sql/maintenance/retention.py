@@ -1,0 +1,113 @@
+"""Deleting workflows and events that are finished."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from wfe_sql.engines import Engine, Statement, Unit
+from wfe_sql.errors import SerializationError, WorkflowNotFoundError
+from wfe_sql.models import WorkflowStatus
+from wfe_sql.rows import INTEGER, TEXT, TIME, encode_argument, encode_ids
+
+_FINISHED = (WorkflowStatus.Complete, WorkflowStatus.Terminated)
+
+
+class Retention:
+    """What of `MaintenanceRepository` deletes."""
+
+    _engine: Engine
+    _clock: Callable[[], datetime]
+
+    async def delete_workflow(self, id: str) -> None:
+        params = {"id": encode_argument("id", TEXT, id)}
+        gone = WorkflowNotFoundError(f"no workflow has id {id!r}")
+        await self._engine.write([Statement("delete_workflow", params, otherwise=gone), *_delete_what_hung_on([id])])
+
+    async def purge_workflows(
+        self,
+        status: WorkflowStatus,
+        older_than: datetime | timedelta,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> int:
+        if status not in _FINISHED:
+            raise SerializationError(f"only Complete or Terminated workflows can be purged, not {status!r}")
+        age = {"status": str(status), "older_than": self._bound(older_than)}
+        batch = {**age, "row_limit": checked_batch_size(batch_size)}
+        if dry_run:
+            (count,) = await self._engine.read([Statement("count_finished_workflows", age)])
+            return int(count)
+        deleted = 0
+        while True:
+            (rows,) = await self._engine.read([Statement("find_finished_workflows", batch)])
+            if not rows:
+                return deleted
+            ids = [row[0] for row in rows]
+            delete = Statement("delete_finished_workflows", {**age, "ids": encode_ids(ids)})
+            count, *_ = await self._engine.write([delete, *_delete_what_hung_on(ids)])
+            deleted += count
+            if on_batch is not None:
+                on_batch(deleted)
+
+    async def purge_events(
+        self,
+        older_than: datetime | timedelta,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> int:
+        age = {"older_than": self._bound(older_than)}
+        batch: dict[str, Any] = {**age, "row_limit": checked_batch_size(batch_size), "after_time": None}
+        if dry_run:
+            (count,) = await self._engine.read([Statement("count_processed_events", age)])
+            return int(count)
+        deleted = 0
+        while True:
+            (rows,) = await self._engine.read([Statement("find_processed_events", batch)])
+            if not rows:
+                return deleted
+            ids = encode_ids(row[0] for row in rows)
+            count, _ = await self._engine.write(
+                [
+                    Statement("delete_processed_events", {"ids": ids}),
+                    Statement("delete_scheduled_commands_of_deleted_events", {"event_ids": ids}),
+                ]
+            )
+            deleted += count
+            batch["after_time"] = rows[-1][1]
+            if on_batch is not None:
+                on_batch(deleted)
+
+    def _bound(self, older_than: datetime | timedelta) -> Any:
+        if isinstance(older_than, timedelta):
+            if older_than < timedelta(0):
+                raise SerializationError(f"older_than must not be negative: {older_than}")
+            try:
+                older_than = self._clock() - older_than
+            except OverflowError as error:
+                raise SerializationError(f"older_than goes back further than times do: {older_than}") from error
+        return encode_argument("older_than", TIME, older_than)
+
+
+def _delete_what_hung_on(workflow_ids: list[str]) -> Unit:
+    """Return what deletes the rows of workflows that are gone, but for their pointers, which went with them."""
+    params = {"workflow_ids": encode_ids(workflow_ids)}
+    return [
+        Statement("delete_event_subscriptions_of_deleted", params),
+        Statement("delete_execution_errors_of_deleted", params),
+        Statement("delete_scheduled_commands_of_deleted_workflows", params),
+    ]
+
+
+def checked_batch_size(batch_size: int) -> Any:
+    """Return a batch size as a parameter.
+
+    Raises:
+        SerializationError: It is below 1.
+    """
+    if encode_argument("batch_size", INTEGER, batch_size) < 1:
+        raise SerializationError(f"batch_size must be at least 1, not {batch_size}")
+    return batch_size

@@ -1,0 +1,124 @@
+"""Whole stores: dumped as text, copied into another store, backed up into a file."""
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+
+from wfe_sql.engines import Engine, Statement
+from wfe_sql.errors import StoreError, StoreNotEmptyError, WfeError
+from wfe_sql.maintenance.models import CopyReport
+from wfe_sql.maintenance.pages import Paging, Rows
+from wfe_sql.maintenance.stored import StoredTable
+
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+class Transfer(Paging):
+    """What of `MaintenanceRepository` moves whole stores."""
+
+    _engine: Engine
+
+    async def dump(self) -> AsyncGenerator[str, None]:
+        async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
+            async for table, rows in pages:
+                for line in _lines(table, rows):
+                    yield line
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        await self._engine.backup(Path(path))
+
+    async def copy_to(self, other: "Transfer", *, on_batch: Callable[[int, int], None] | None = None) -> CopyReport:
+        """Copy every row into another store, which must be empty and which nobody else may use meanwhile.
+
+        Everything is kept, claims and revisions and the order of pointers too. The copy is of one moment; what hosts
+        write later is not in it. At the end it is read back, and its counts and a digest are compared.
+
+        Args:
+            other: The provider of the other store, of any backend of this library.
+            on_batch: Called with how many rows were copied, and how many of the copy were read back.
+
+        Raises:
+            StoreNotEmptyError: The other store has rows; nothing was copied.
+            StoreError: The copy failed; the message says why, and whether the other store is empty again.
+        """
+        if full := {table: count for table, count in (await other._count_rows()).items() if count}:
+            what = ", ".join(f"{count:,} {table}" for table, count in full.items())
+            raise StoreNotEmptyError(f"the store to copy into is not empty, it has {what}; nothing was copied")
+        try:
+            return await self._copy_to(other, on_batch or (lambda copied, verified: None))
+        except BaseException as error:
+            await asyncio.shield(other._empty(error))
+            if isinstance(error, WfeError):
+                message = f"nothing was copied, and the store to copy into is empty again: {error}"
+                raise StoreError(message) from error
+            raise
+
+    async def _copy_to(self, other: "Transfer", on_batch: Callable[[int, int], None]) -> CopyReport:
+        counts: Counter[str] = Counter()
+        digest = hashlib.sha256()
+        async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
+            async for table, rows in pages:
+                for line in _lines(table, rows):
+                    digest.update(line.encode())
+                await other._engine.write([_import_rows(table, rows)])
+                counts[table.name] += len(rows)
+                on_batch(counts.total(), 0)
+        copied = {table: count for table, count in (await other._count_rows()).items() if count}
+        if copied != counts:
+            raise StoreError(f"the copy has {copied}, and what was copied is {dict(counts)}")
+        copy_digest, verified = hashlib.sha256(), 0
+        async with aclosing(other._pages(other._engine.read)) as pages:
+            async for table, rows in pages:
+                for line in _lines(table, rows):
+                    copy_digest.update(line.encode())
+                verified += len(rows)
+                on_batch(counts.total(), verified)
+        if copy_digest.digest() != digest.digest():
+            raise StoreError("what is read back from the copy differs from what was copied")
+        return CopyReport(dict(counts), digest.hexdigest())
+
+    async def _count_rows(self) -> dict[str, int]:
+        (rows,) = await self._engine.read([Statement("count_rows", {})])
+        return dict(rows)
+
+    async def _empty(self, reason: BaseException) -> None:
+        """Delete what a copy that failed has left."""
+        try:
+            await self._engine.write(
+                [
+                    Statement("empty_execution_pointers", {}),
+                    Statement("empty_workflows", {}),
+                    Statement("empty_definition_sequences", {}),
+                    Statement("empty_events", {}),
+                    Statement("empty_event_subscriptions", {}),
+                    Statement("empty_scheduled_commands", {}),
+                    Statement("empty_execution_errors", {}),
+                ]
+            )
+        except WfeError as error:
+            message = f"the copy failed ({reason}), and what was copied is still there ({error}); delete that store"
+            raise StoreError(message) from reason
+
+
+def _lines(table: StoredTable, rows: Rows) -> list[str]:
+    """Return the text of rows, equal for rows that mean the same."""
+    return [_encoder.encode({"table": table.name, "row": table.document(row)}).decode() for row in rows]
+
+
+def _import_rows(table: StoredTable, rows: Rows) -> Statement:
+    queries = {
+        "definition_sequences": "import_definition_sequences",
+        "workflows": "import_workflows",
+        "execution_pointers": "import_execution_pointers",
+        "events": "import_events",
+        "event_subscriptions": "import_event_subscriptions",
+        "scheduled_commands": "import_scheduled_commands",
+        "execution_errors": "import_execution_errors",
+    }
+    return Statement(queries[table.name], [dict(zip(table.column_names, row, strict=False)) for row in rows])

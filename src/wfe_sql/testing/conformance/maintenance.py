@@ -1,0 +1,419 @@
+"""What `MaintenanceRepository` promises."""
+
+import json
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Any, Protocol
+
+import pytest
+
+from wfe_sql.errors import EventNotFoundError, SerializationError, WorkflowNotFoundError
+from wfe_sql.maintenance.models import Backlog, FindingKind, WorkflowCount
+from wfe_sql.maintenance.repository import MaintenanceRepository
+from wfe_sql.models import CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, WorkflowStatus
+from wfe_sql.repositories import PersistenceProvider
+from wfe_sql.testing.clock import ManualClock
+from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
+
+DAY = timedelta(days=1)
+MICROSECOND = timedelta(microseconds=1)
+Complete, Terminated = WorkflowStatus.Complete, WorkflowStatus.Terminated
+
+
+class MaintainedProvider(PersistenceProvider, MaintenanceRepository, Protocol):
+    """A provider with everything."""
+
+
+async def _store(provider: MaintainedProvider, id_: str, **fields: Any) -> None:
+    """Store a workflow with one of everything that hangs on it."""
+    await provider.create_new_workflow(full_instance(id=id_, name=f"name of {id_}", **fields))
+    await provider.create_event_subscription(full_subscription(id=f"s-{id_}", workflow_id=id_))
+    await provider.persist_errors([ExecutionError(workflow_id=id_, execution_pointer_id="p", message="boom")])
+    await provider.schedule_command(ScheduledCommand.process_workflow(id_, 1))
+
+
+async def _dump(provider: MaintainedProvider) -> list[dict[str, Any]]:
+    async with aclosing(provider.dump()) as lines:
+        return [json.loads(line) async for line in lines]
+
+
+async def _ids(provider: MaintainedProvider) -> list[str]:
+    return sorted(workflow.id for workflow in (await provider.list_workflows()).items)
+
+
+@pytest.mark.asyncio
+class TestDeleting:
+    """Delete one workflow, or what is finished."""
+
+    async def test_everything_that_hangs_on_a_workflow_goes_with_it(self, provider: MaintainedProvider) -> None:
+        await _store(provider, "stays")
+        before = await _dump(provider)
+        await _store(provider, "goes")
+        await provider.schedule_command(ScheduledCommand.process_event("goes", 1))
+        await provider.delete_workflow("goes")
+        after = await _dump(provider)
+        commands = [line["row"] for line in after if line["row"].get("command_name") == CommandName.ProcessEvent]
+        assert [command["data"] for command in commands] == ["goes"]  # an event's command is another's
+        assert [line for line in after if line["row"] not in commands] == before
+
+    async def test_delete_of_what_is_not_there(self, provider: MaintainedProvider) -> None:
+        await _store(provider, "stays")
+        before = await _dump(provider)
+        with pytest.raises(WorkflowNotFoundError, match="nothing"):
+            await provider.delete_workflow("nothing")
+        assert await _dump(provider) == before
+
+    async def test_purge_by_status_and_age(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = TIME
+        for id_, age in {"old": 30 * DAY + MICROSECOND, "border": 30 * DAY, "new": DAY}.items():
+            await _store(provider, id_, status=Complete, create_time=TIME - 99 * DAY, complete_time=TIME - age)
+        for status in (Terminated, WorkflowStatus.Suspended, WorkflowStatus.Runnable):
+            await _store(provider, status, status=status, complete_time=TIME - 90 * DAY)
+        assert await provider.purge_workflows(Complete, 30 * DAY, dry_run=True) == 1
+        assert len(await _ids(provider)) == 6
+        assert await provider.purge_workflows(Complete, 30 * DAY) == 1
+        assert await _ids(provider) == ["Runnable", "Suspended", "Terminated", "border", "new"]
+        assert await provider.purge_workflows(Complete, TIME) == 2
+        assert await provider.purge_workflows(Complete, TIME) == 0
+        assert await _ids(provider) == ["Runnable", "Suspended", "Terminated"]
+
+    @pytest.mark.parametrize("status", [Complete, Terminated])
+    async def test_without_a_complete_time_the_create_time_counts(
+        self, provider: MaintainedProvider, status: WorkflowStatus
+    ) -> None:
+        await _store(provider, "old", status=status, create_time=TIME - DAY, complete_time=None)
+        await _store(provider, "new", status=status, create_time=TIME, complete_time=None)
+        assert await provider.purge_workflows(status, TIME, dry_run=True) == 1
+        assert await provider.purge_workflows(status, TIME) == 1
+        assert await _ids(provider) == ["new"]
+
+    async def test_purge_in_batches(self, provider: MaintainedProvider) -> None:
+        for number in range(7):
+            await _store(provider, f"w{number}", status=Complete, complete_time=TIME - timedelta(seconds=number))
+        await _store(provider, "stays", status=WorkflowStatus.Suspended)
+        deleted: list[int] = []
+        assert await provider.purge_workflows(Complete, TIME + DAY, batch_size=3, on_batch=deleted.append) == 7
+        assert deleted == [3, 6, 7]
+        assert {line["row"].get("workflow_id", "stays") for line in await _dump(provider)} == {"stays"}
+
+    async def test_a_purge_that_is_stopped_keeps_what_it_has_done(self, provider: MaintainedProvider) -> None:
+        for number in range(5):
+            complete_time = TIME - timedelta(seconds=number)
+            await _store(provider, f"w{number}", status=Complete, complete_time=complete_time)
+
+        def stop(deleted: int) -> None:
+            raise InterruptedError(deleted)
+
+        with pytest.raises(InterruptedError, match="2"):
+            await provider.purge_workflows(Complete, TIME + DAY, batch_size=2, on_batch=stop)
+        assert await _ids(provider) == ["w0", "w1", "w2"]  # the oldest went first
+
+    async def test_purge_of_processed_events(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = TIME
+        for number in range(7):
+            await provider.create_event(full_event(id=f"e{number}", event_time=TIME - 9 * DAY))
+        await provider.create_event(full_event(id="border", event_time=TIME - 7 * DAY))
+        await provider.create_event(full_event(id="waits", event_time=TIME - 9 * DAY, is_processed=False))
+        for id_ in ("e0", "waits"):
+            await provider.schedule_command(ScheduledCommand.process_event(id_, 1))
+            await provider.schedule_command(ScheduledCommand.process_workflow(id_, 1))
+        assert await provider.purge_events(7 * DAY, dry_run=True) == 7
+        deleted: list[int] = []
+        assert await provider.purge_events(7 * DAY, batch_size=3, on_batch=deleted.append) == 7
+        assert deleted == [3, 6, 7]
+        assert [event.id for event in (await provider.list_events()).items] == ["border", "waits"]
+        with pytest.raises(EventNotFoundError):
+            await provider.get_event("e0")
+        commands = (await provider.list_scheduled_commands()).items
+        assert [(command.command_name, command.data) for command in commands] == [
+            (CommandName.ProcessWorkflow, "e0"),
+            (CommandName.ProcessEvent, "waits"),
+            (CommandName.ProcessWorkflow, "waits"),
+        ]
+
+    async def test_what_cannot_be_purged(self, provider: MaintainedProvider) -> None:
+        for call, message in (
+            (provider.purge_workflows(WorkflowStatus.Runnable, DAY), "only Complete or Terminated"),
+            (provider.purge_workflows(Complete, TIME.replace(tzinfo=None)), "older_than is naive"),
+            (provider.purge_workflows(Complete, -DAY), "older_than must not be negative"),
+            (provider.purge_workflows(Complete, timedelta(days=999_999)), "older_than goes back further"),
+            (provider.purge_workflows(Complete, DAY, batch_size=0), "batch_size must be at least 1"),
+            (provider.purge_events(TIME.replace(tzinfo=None)), "older_than is naive"),
+            (provider.purge_events(DAY, batch_size=0), "batch_size must be at least 1"),
+        ):
+            with pytest.raises(SerializationError, match=message):
+                await call
+
+
+@pytest.mark.asyncio
+class TestListing:
+    """Pages for people."""
+
+    async def test_workflows_by_pages(self, provider: MaintainedProvider) -> None:
+        for id_, seconds in {"c": 1, "a": 2, "b": 2, "d": 3, "e": 0}.items():
+            await provider.create_new_workflow(
+                sample_instance(id=id_, create_time=TIME + timedelta(seconds=seconds), execution_pointers=[])
+            )
+        first = await provider.list_workflows(limit=2)
+        assert [workflow.id for workflow in first.items] == ["d", "b"]
+        await provider.create_new_workflow(sample_instance(id="later", create_time=TIME + DAY))
+        second = await provider.list_workflows(limit=2, after=first.after)
+        third = await provider.list_workflows(limit=2, after=second.after)
+        assert [workflow.id for workflow in second.items + third.items] == ["a", "c", "e"]
+        assert third.after is None
+
+    async def test_workflows_by_filters(self, provider: MaintainedProvider) -> None:
+        instance = full_instance(id="w", status=Terminated, workflow_definition_id="refund")
+        await provider.create_new_workflow(instance)
+        await provider.create_new_workflow(sample_instance(id="other", create_time=TIME + DAY))
+        (found,) = (await provider.list_workflows(status=Terminated)).items
+        for name in ("id", "name", "version", "status", "next_execution", "create_time", "complete_time"):
+            assert getattr(found, name) == getattr(instance, name)
+        assert (found.workflow_definition_id, found.claim_worker_id, found.claim_expires_at) == ("refund", None, None)
+        assert (await provider.list_workflows(definition_id="refund")).items == [found]
+        assert [w.id for w in (await provider.list_workflows(since=TIME + MICROSECOND)).items] == ["other"]
+        assert [w.id for w in (await provider.list_workflows(since=TIME)).items] == ["other", "w"]
+        assert (await provider.list_workflows(status=Complete)).items == []
+
+    async def test_a_claim_is_shown(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        await provider.create_new_workflow(sample_instance())
+        (claim,) = await provider.claim_runnable_instances(TIME, "host-1", lease=DAY, limit=1)
+        (found,) = (await provider.list_workflows()).items
+        assert (found.claim_worker_id, found.claim_expires_at) == ("host-1", claim.expires_at)
+
+    async def test_events_by_pages(self, provider: MaintainedProvider) -> None:
+        stored = [
+            full_event(id=id_, event_time=TIME + timedelta(seconds=seconds), is_processed=seconds > 0)
+            for id_, seconds in {"b": 1, "c": 1, "a": 1, "d": 0}.items()
+        ]
+        for event in stored:
+            await provider.create_event(event)
+        first = await provider.list_events(limit=2)
+        rest = await provider.list_events(limit=3, after=first.after)
+        assert first.items + rest.items == [stored[1], stored[0], stored[2], stored[3]]
+        assert rest.after is None
+        assert (await provider.list_events(is_processed=False)).items == [stored[3]]
+        assert [event.id for event in (await provider.list_events(is_processed=True)).items] == ["c", "b", "a"]
+
+    async def test_commands_by_pages(self, provider: MaintainedProvider) -> None:
+        for data, time in {"c": 5, "a": -2, "b": 5}.items():
+            await provider.schedule_command(ScheduledCommand.process_workflow(data, time))
+        first = await provider.list_scheduled_commands(limit=2)
+        rest = await provider.list_scheduled_commands(limit=2, after=first.after)
+        assert [(c.data, c.execute_time, c.claim_worker_id) for c in first.items + rest.items] == [
+            ("a", -2, None),
+            ("c", 5, None),
+            ("b", 5, None),
+        ]
+
+    async def test_errors_by_pages(self, provider: MaintainedProvider) -> None:
+        errors = [
+            ExecutionError(error_time=TIME, workflow_id=f"w{number % 2}", execution_pointer_id="p", message=str(number))
+            for number in range(5)
+        ]
+        await provider.persist_errors(errors)
+        first = await provider.list_execution_errors(limit=3)
+        rest = await provider.list_execution_errors(limit=3, after=first.after)
+        assert first.items + rest.items == errors[::-1]
+        assert (await provider.list_execution_errors(workflow_id="w1")).items == [errors[3], errors[1]]
+
+    async def test_subscriptions_of_a_workflow(self, provider: MaintainedProvider) -> None:
+        ended = full_subscription(workflow_id="w1", subscribe_as_of=TIME)
+        live = full_subscription(workflow_id="w1", subscribe_as_of=TIME - DAY)
+        for subscription in (ended, live, full_subscription(workflow_id="w2")):
+            await provider.create_event_subscription(subscription)
+        await provider.terminate_subscription(ended.id)
+        found = await provider.list_event_subscriptions("w1")
+        assert [(each.subscription, each.terminated) for each in found] == [(live, False), (ended, True)]
+        assert len(await provider.list_event_subscriptions("w1", limit=1)) == 1
+
+    async def test_bad_arguments(self, provider: MaintainedProvider) -> None:
+        for call in (
+            provider.list_workflows(limit=0),
+            provider.list_workflows(limit=10_001),
+            provider.list_workflows(after="x"),
+            provider.list_workflows(since=TIME.replace(tzinfo=None)),
+            provider.list_events(after=""),
+            provider.list_scheduled_commands(after="x,y"),
+            provider.list_execution_errors(after="x"),
+            provider.list_execution_errors(after=str(2**63)),
+            provider.list_event_subscriptions("w", limit=0),
+        ):
+            with pytest.raises(SerializationError):
+                await call
+
+
+@pytest.mark.asyncio
+class TestHealth:
+    """What is in a store, and what is wrong with it."""
+
+    async def test_an_empty_store(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        stats = await provider.stats()
+        assert (stats.taken_at, stats.workflows, set(stats.rows.values())) == (clock(), [], {0})
+        assert stats.due_workflows == stats.due_events == stats.due_commands == Backlog(0, None)
+        assert stats.size_bytes >= stats.free_bytes >= 0
+        assert await provider.check() == []
+
+    async def test_stats(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = TIME
+        due = int(TIME.timestamp() * 1000)
+        for number in range(3):
+            create_time = TIME - number * DAY
+            await provider.create_new_workflow(sample_instance(next_execution=due - number, create_time=create_time))
+        await provider.create_new_workflow(sample_instance(next_execution=due + 1, workflow_definition_id="later"))
+        await _store(provider, "done", status=Complete, create_time=TIME)
+        for days in (2, 1, -1):
+            await provider.create_event(full_event(event_time=TIME - days * DAY, is_processed=False))
+        stats = await provider.stats()
+        assert stats.workflows == [
+            WorkflowCount(workflow_definition_id=definition, status=status, workflows=count, oldest=oldest, newest=TIME)
+            for definition, status, count, oldest in (
+                ("later", "Runnable", 1, TIME),
+                ("order", "Complete", 1, TIME),
+                ("order", "Runnable", 3, TIME - 2 * DAY),
+            )
+        ]
+        assert stats.rows == {
+            "workflows": 5,
+            "execution_pointers": 7,
+            "events": 3,
+            "event_subscriptions": 1,
+            "scheduled_commands": 1,
+            "execution_errors": 1,
+            "definition_sequences": 0,
+        }
+        assert stats.due_workflows == Backlog(3, TIME.replace(microsecond=121_000))
+        assert stats.due_events == Backlog(2, TIME - 2 * DAY)
+        assert (stats.due_commands.due, stats.due_commands.since) == (1, TIME.fromtimestamp(0.001, tz=TIME.tzinfo))
+
+    async def test_overdue_work(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = TIME
+        due = int(TIME.timestamp() * 1000)
+        await provider.create_new_workflow(sample_instance(id="w", next_execution=due))
+        await provider.create_event(full_event(id="e", event_time=TIME, is_processed=False))
+        await provider.schedule_command(ScheduledCommand.process_workflow("w", due))
+        clock.advance(seconds=59)
+        assert await provider.check(overdue_after=timedelta(minutes=1)) == []
+        clock.advance(seconds=1)
+        findings = await provider.check(overdue_after=timedelta(minutes=1))
+        assert [finding.kind for finding in findings] == [FindingKind.Overdue] * 3
+        assert [finding.message.split(" and ")[0] for finding in findings] == [
+            "1 workflows are due",
+            "1 events are not processed",
+            "1 scheduled commands are due",
+        ]
+
+    async def test_expired_claims(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = TIME
+        await provider.create_new_workflow(sample_instance(id="w", next_execution=0))
+        await provider.create_event(full_event(id="e", event_time=TIME, is_processed=False))
+        lease = timedelta(minutes=1)
+        await provider.claim_runnable_instances(TIME, "host-1", lease=lease, limit=1)
+        await provider.claim_runnable_events(TIME, "host-1", lease=lease, limit=1)
+        await provider.create_event_subscription(
+            full_subscription(id="s", workflow_id="w", external_token_expiry=TIME + lease)
+        )
+        later = timedelta(minutes=5)
+
+        async def found() -> list[str]:
+            return [f.message for f in await provider.check(overdue_after=later) if f.kind is FindingKind.ExpiredClaim]
+
+        clock.now = TIME + lease + later - MICROSECOND
+        assert await found() == []
+        clock.now = TIME + lease + later
+        messages = await found()
+        assert [message.partition(":")[0] for message in messages] == [
+            "event_subscriptions id 's'",
+            "events id 'e'",
+            "workflows id 'w'",
+        ]
+        assert "'host-1'" in messages[1]
+
+    async def test_orphans(self, provider: MaintainedProvider) -> None:
+        await provider.create_event_subscription(full_subscription(id="s", workflow_id="gone", external_token=None))
+        await provider.persist_errors([ExecutionError(workflow_id="gone", execution_pointer_id="p", message="boom")])
+        far = 2**62
+        await provider.schedule_command(ScheduledCommand.process_workflow("gone", far))
+        await provider.schedule_command(ScheduledCommand.process_event("gone too", far))
+        orphans = [f.message for f in await provider.check() if f.kind is FindingKind.Orphan]
+        assert [message.split(" of id ")[0] for message in orphans] == [
+            "event_subscriptions.workflow_id",
+            "execution_errors.workflow_id",
+            "scheduled_commands.data",
+            "scheduled_commands.data",
+        ]
+        assert "'gone too', which is not there" in orphans[3]
+
+    async def test_statistics_can_be_updated(self, provider: MaintainedProvider) -> None:
+        await _store(provider, "w")
+        await provider.update_statistics()
+        assert (await provider.get_workflow_instance("w")).id == "w"
+
+
+@pytest.mark.asyncio
+class TestDump:
+    """Every row as text."""
+
+    async def test_every_column_of_every_table(self, provider: MaintainedProvider) -> None:
+        await _store(provider, "w", create_time=TIME)
+        event = full_event(id="e")
+        await provider.create_event(event)
+        await provider.next_definition_sequence("order")
+        lines = await _dump(provider)
+        tables = [line["table"] for line in lines]
+        assert tables == [
+            "definition_sequences",
+            "workflows",
+            *["execution_pointers"] * 3,
+            "events",
+            "event_subscriptions",
+            "scheduled_commands",
+            "execution_errors",
+        ]
+        row = {table: line["row"] for table, line in zip(tables, lines, strict=True)}
+        assert row["definition_sequences"] == {"definition_id": "order", "next_num": 1}
+        assert row["events"] == {
+            "id": "e",
+            "event_name": "paid",
+            "event_key": "k1",
+            "event_data": event.event_data,
+            "event_time": "2026-05-28T20:26:40.123456+00:00",
+            "is_processed": True,
+            "claim_token": None,
+            "claim_worker_id": None,
+            "claim_expires_at": None,
+        }
+        assert (row["workflows"]["revision"], row["workflows"]["status"]) == (0, "Suspended")
+        assert row["event_subscriptions"]["terminated"] is False
+        assert row["scheduled_commands"]["rescheduled_time"] is None
+
+    async def test_the_order_does_not_depend_on_when_a_row_was_stored(self, provider: MaintainedProvider) -> None:
+        for id_ in ("b", "c", "a"):
+            await provider.create_new_workflow(full_instance(id=id_))
+            await provider.create_event(full_event(id=id_))
+        lines = await _dump(provider)
+        for table in ("workflows", "events"):
+            assert [line["row"]["id"] for line in lines if line["table"] == table] == ["a", "b", "c"]
+        for id_ in ("a", "b", "c"):
+            pointers = [line["row"]["id"] for line in lines if line["row"].get("workflow_id") == id_]
+            instance = await provider.get_workflow_instance(id_)
+            assert pointers == [pointer.id for pointer in instance.execution_pointers]
+
+    async def test_keys_are_sorted(self, provider: MaintainedProvider) -> None:
+        await provider.create_event(full_event(id="e", event_data={"b": 1, "a": {"d": 1, "c": 2}}))
+        async with aclosing(provider.dump()) as lines:
+            (line,) = [line async for line in lines]
+        assert line == json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    async def test_more_than_a_page(self, provider: MaintainedProvider) -> None:
+        count = 1_001
+        await provider.persist_errors(
+            [ExecutionError(workflow_id="w", execution_pointer_id="p", message=str(n)) for n in range(count)]
+        )
+        pointers = {id_: [ExecutionPointer(id=f"{id_}{n}", step_id=n) for n in range(count)] for id_ in ("b", "a")}
+        for id_ in pointers:
+            await provider.create_new_workflow(sample_instance(id=id_, execution_pointers=pointers[id_]))
+        rows = [line["row"] for line in await _dump(provider)]
+        assert [row["message"] for row in rows if "message" in row] == [str(number) for number in range(count)]
+        stored = [pointer.id for id_ in ("a", "b") for pointer in pointers[id_]]
+        assert [row["id"] for row in rows if "retry_count" in row] == stored
