@@ -16,4 +16,5 @@ def main() -> None:
     try:
         app(prog_name="wfe-sql")
     except WfeError as error:
-        sys.exit(f"wfe-sql: {error}")
+        sys.stderr.write(f"wfe-sql: {error}\n")
+        sys.exit(1)

@@ -65,7 +65,7 @@ class Transfer(Paging):
         async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
             async for table, rows in pages:
                 for line in _lines(table, rows):
-                    digest.update(line.encode())
+                    digest.update(f"{line}\n".encode())
                 await other._engine.write([_import_rows(table, rows)])
                 counts[table.name] += len(rows)
                 on_batch(counts.total(), 0)
@@ -76,7 +76,7 @@ class Transfer(Paging):
         async with aclosing(other._pages(other._engine.read)) as pages:
             async for table, rows in pages:
                 for line in _lines(table, rows):
-                    copy_digest.update(line.encode())
+                    copy_digest.update(f"{line}\n".encode())
                 verified += len(rows)
                 on_batch(counts.total(), verified)
         if copy_digest.digest() != digest.digest():

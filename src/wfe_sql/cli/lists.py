@@ -1,0 +1,242 @@
+"""`wfe-sql stats`, and lists of what is in a store."""
+
+import asyncio
+import shlex
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wfe_sql.cli.output import (
+    Cell,
+    Column,
+    Output,
+    ago,
+    as_text,
+    moment,
+    one_line,
+    print_json,
+    size,
+    span,
+    status,
+    warn,
+)
+from wfe_sql.cli.root import app
+from wfe_sql.cli.store import After, AsJson, Limit, SqlDir, Url, find_workflow, opened, parse_time, run
+from wfe_sql.maintenance.models import Page, StoreStats
+from wfe_sql.models import WorkflowStatus, utc_now
+
+_WATCH_EVERY = 2.0
+"""Seconds between two looks, at least; a large store is looked at for no more than a tenth of the time."""
+
+
+@app.command()
+def stats(
+    url: Url,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, every two seconds, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """Count what is in a store, by definition and status, and what is due.
+
+    It reads the whole store, in one snapshot that holds up nobody.
+
+    Example: wfe-sql stats wfe.db --watch
+    """
+    try:
+        run(_stats(url, sql_dir, watch=watch, as_json=as_json))
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+
+
+async def _stats(url: str, sql_dir: Path | None, *, watch: bool, as_json: bool) -> None:
+    output = Output()
+    async with opened(url, sql_dir, mode="ro") as provider:
+        while True:
+            began = asyncio.get_running_loop().time()
+            found = await provider.stats()
+            if as_json:
+                print_json(found)
+            else:
+                if watch and not output.is_plain:
+                    output.console.clear()
+                _print_stats(output, url, found)
+            if not watch:
+                return
+            took = asyncio.get_running_loop().time() - began
+            await asyncio.sleep(max(_WATCH_EVERY, 10 * took))
+
+
+def _print_stats(output: Output, url: str, found: StoreStats) -> None:
+    now = found.taken_at
+    output.line(f"{url} at {moment(now)} UTC: {size(found.size_bytes)}, of which {size(found.free_bytes)} free")
+    output.line()
+    by_definition: dict[str, dict[str, int]] = defaultdict(dict)
+    for each in found.workflows:
+        by_definition[each.workflow_definition_id][each.status] = each.workflows
+    others = sorted({each.status for each in found.workflows} - set(WorkflowStatus))
+    statuses = [*WorkflowStatus, *others]
+    columns: list[Column] = [("definition", "left"), *((word, "right") for word in statuses)]
+    columns += [("all", "right"), ("oldest", "right"), ("newest", "right")]
+    rows: list[list[Cell]] = []
+    for definition, counts in by_definition.items():
+        times = [(each.oldest, each.newest) for each in found.workflows if each.workflow_definition_id == definition]
+        oldest, newest = min(oldest for oldest, _ in times), max(newest for _, newest in times)
+        counted = [f"{counts.get(word, 0):,}" for word in statuses]
+        rows.append([definition, *counted, f"{sum(counts.values()):,}", span(now - oldest), span(now - newest)])
+    if len(rows) > 1:
+        totals = [sum(counts.get(word, 0) for counts in by_definition.values()) for word in statuses]
+        rows.append(["all", *(f"{total:,}" for total in totals), f"{sum(totals):,}", "", ""])
+    output.table(columns, rows)
+    output.line()
+    backlog = {"workflows": found.due_workflows, "events": found.due_events, "commands": found.due_commands}
+    due: list[list[Cell]] = [
+        [what, f"{each.due:,}", "" if each.since is None else span(now - each.since)] for what, each in backlog.items()
+    ]
+    output.table([("due now", "left"), ("count", "right"), ("longest for", "right")], due)
+    output.line()
+    stored: list[list[Cell]] = [[table, f"{count:,}"] for table, count in sorted(found.rows.items())]
+    output.table([("table", "left"), ("rows", "right")], stored)
+
+
+@app.command()
+def workflows(
+    url: Url,
+    wanted: Annotated[
+        WorkflowStatus | None, typer.Option("--status", show_default=False, help="Only those of this status.")
+    ] = None,
+    definition: Annotated[str | None, typer.Option(show_default=False, help="Only those of this definition.")] = None,
+    since: Annotated[
+        str | None, typer.Option(show_default=False, help="Only those made since, such as 12h or 2026-05-28.")
+    ] = None,
+    after: After = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """List workflows, the newest first.
+
+    Example: wfe-sql workflows wfe.db --status Suspended --since 7d
+    """
+    bound = None if since is None else parse_time(since)
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="ro") as provider:
+            page = await provider.list_workflows(
+                status=wanted, definition_id=definition, since=bound, after=after, limit=limit
+            )
+        now = utc_now()
+        rows: list[list[Cell]] = [
+            [
+                each.name,
+                each.workflow_definition_id,
+                status(each.status),
+                moment(each.create_time),
+                ("" if each.next_execution is None else moment(each.next_execution))
+                if each.complete_time is None
+                else f"took {span(each.complete_time - each.create_time)}",
+                "" if each.claim_worker_id is None else f"{each.claim_worker_id}, {ago(each.claim_expires_at, now)}",
+            ]
+            for each in page.items
+        ]
+        _print_page(page, ["name", "definition", "status", "created", "due, or took", "held by, until"], rows, as_json)
+
+    run(command())
+
+
+@app.command()
+def errors(
+    url: Url,
+    workflow: Annotated[
+        str | None, typer.Option(show_default=False, help="Only those of the workflow with this name or id.")
+    ] = None,
+    after: After = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """List errors of steps, the last stored first.
+
+    Example: wfe-sql errors wfe.db --workflow order-3
+    """
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="ro") as provider:
+            id_ = None if workflow is None else (await find_workflow(provider, workflow)).id
+            page = await provider.list_execution_errors(workflow_id=id_, after=after, limit=limit)
+        rows: list[list[Cell]] = [
+            [moment(each.error_time), each.workflow_id, each.execution_pointer_id, one_line(each.message)]
+            for each in page.items
+        ]
+        _print_page(page, ["time", "workflow", "pointer", "message"], rows, as_json)
+
+    run(command())
+
+
+@app.command()
+def events(
+    url: Url,
+    processed: Annotated[
+        bool | None, typer.Option("--processed/--unprocessed", show_default=False, help="Only those that are, or not.")
+    ] = None,
+    after: After = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """List events, the newest first.
+
+    Example: wfe-sql events wfe.db --unprocessed
+    """
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="ro") as provider:
+            page = await provider.list_events(is_processed=processed, after=after, limit=limit)
+        rows: list[list[Cell]] = [
+            [
+                moment(each.event_time),
+                each.event_name,
+                each.event_key,
+                "yes" if each.is_processed else "no",
+                as_text(each.event_data),
+            ]
+            for each in page.items
+        ]
+        _print_page(page, ["time", "name", "key", "processed", "data"], rows, as_json)
+
+    run(command())
+
+
+@app.command()
+def commands(url: Url, after: After = None, limit: Limit = 50, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """List scheduled commands in the order in which they are due.
+
+    Example: wfe-sql commands wfe.db --json
+    """
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="ro") as provider:
+            page = await provider.list_scheduled_commands(after=after, limit=limit)
+        now = utc_now()
+        rows: list[list[Cell]] = [
+            [
+                moment(each.execute_time),
+                each.command_name,
+                each.data,
+                "" if each.claim_worker_id is None else f"{each.claim_worker_id}, {ago(each.claim_expires_at, now)}",
+            ]
+            for each in page.items
+        ]
+        _print_page(page, ["due", "command", "for", "held by, until"], rows, as_json)
+
+    run(command())
+
+
+def _print_page(page: Page[Any], headings: list[str], rows: list[list[Cell]], as_json: bool) -> None:
+    if as_json:
+        print_json(page)
+        return
+    Output().table([(heading, "left") for heading in headings], rows)
+    if page.after is not None:
+        warn(f"there may be more: --after {shlex.quote(page.after)}")

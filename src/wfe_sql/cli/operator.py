@@ -1,0 +1,154 @@
+"""What an operator does to single workflows at night."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from wfe_sql.cli.output import print_json
+from wfe_sql.cli.root import app
+from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, find_workflow, opened, run
+from wfe_sql.errors import WfeError, WorkflowConflictError
+from wfe_sql.models import Event, WorkflowInstance, WorkflowStatus, utc_now
+
+_TRIES = 20
+"""How often a change is made anew when somebody else changed the workflow in between."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Name = Annotated[str, typer.Argument(help="The workflow's name or id.")]
+
+
+@app.command()
+def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """Stop a Runnable workflow from being polled, until it is resumed.
+
+    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that does not
+    store with on_conflict="raise" then writes over the change, so look again.
+
+    Example: wfe-sql suspend wfe.db order-3
+    """
+
+    def change(instance: WorkflowInstance) -> None:
+        instance.status = WorkflowStatus.Suspended
+
+    run(_change(url, sql_dir, workflow, change, {WorkflowStatus.Runnable}, "suspend", yes=yes, as_json=as_json))
+
+
+@app.command()
+def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """Make a Suspended workflow Runnable again.
+
+    Its due time stays as it is; where it has none, it is due now, so that a host looks at it.
+
+    Example: wfe-sql resume wfe.db order-3
+    """
+
+    def change(instance: WorkflowInstance) -> None:
+        instance.status = WorkflowStatus.Runnable
+        if instance.next_execution is None:
+            instance.next_execution = (utc_now() - _EPOCH) // timedelta(milliseconds=1)
+
+    run(_change(url, sql_dir, workflow, change, {WorkflowStatus.Suspended}, "resume", yes=yes, as_json=as_json))
+
+
+@app.command()
+def terminate(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """End a workflow for good; its complete_time is now.
+
+    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that does not
+    store with on_conflict="raise" then writes over the change, so look again.
+
+    Example: wfe-sql terminate wfe.db order-3 --yes
+    """
+
+    def change(instance: WorkflowInstance) -> None:
+        instance.status = WorkflowStatus.Terminated
+        instance.complete_time = utc_now()
+
+    ends = {WorkflowStatus.Runnable, WorkflowStatus.Suspended}
+    run(_change(url, sql_dir, workflow, change, ends, "terminate", yes=yes, as_json=as_json))
+
+
+async def _change(
+    url: str,
+    sql_dir: Path | None,
+    workflow: str,
+    change: Callable[[WorkflowInstance], None],
+    allowed: set[WorkflowStatus],
+    verb: str,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Load a workflow, ask, change it and store it; but for the question all over again when it was changed meanwhile.
+
+    This is what the reference's host does (wfe 1.11.4), which also leaves the due time alone.
+    """
+    async with opened(url, sql_dir, mode="rw") as provider:
+        instance = await find_workflow(provider, workflow)
+        for attempt in range(_TRIES):
+            if instance.status not in allowed:
+                words = " or ".join(sorted(allowed))
+                raise WfeError(f"{instance.name} is {instance.status}; to {verb} it, it must be {words}")
+            if attempt == 0:
+                _confirm(f"{verb.capitalize()} {instance.name}, which is {instance.status}?", yes=yes)
+            before = instance.status
+            change(instance)
+            try:
+                await provider.persist_workflow(instance)
+            except WorkflowConflictError:
+                instance = await provider.get_workflow_instance(instance.id)
+                continue
+            _print_change(instance, before, as_json=as_json)
+            return
+    raise WorkflowConflictError(f"{workflow} was changed by somebody else {_TRIES} times in a row; try again")
+
+
+def _print_change(instance: WorkflowInstance, before: WorkflowStatus, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": instance.id, "name": instance.name, "status": instance.status, "before": before})
+    else:
+        typer.echo(f"{instance.name} is {instance.status}; it was {before}")
+
+
+@app.command()
+def publish(
+    url: Url,
+    event: Annotated[str, typer.Argument(help="The event's name.")],
+    key: Annotated[str, typer.Argument(help="The event's key.")],
+    data: Annotated[str, typer.Option(help="The event's data, as JSON.")] = "null",
+    yes: Yes = False,
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """Store an event; hosts that poll hand it to the workflows that wait for it.
+
+    Example: wfe-sql publish wfe.db shipped order-3 --data '{"parcel": 7}'
+    """
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="rw") as provider:
+            _confirm(f"Publish {event} {key} with {data}?", yes=yes)
+            id_ = await provider.create_event(Event(event_name=event, event_key=key, event_data=_parse_json(data)))
+        if as_json:
+            print_json({"id": id_})
+        else:
+            typer.echo(f"event {id_} is stored")
+
+    run(command())
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise typer.BadParameter(f"--data is no JSON: {error}") from error

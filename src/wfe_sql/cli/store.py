@@ -1,0 +1,101 @@
+"""What commands have in common: the store that they open, and how they are told of times."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from wfe_sql.backends import connect
+from wfe_sql.errors import SerializationError, WorkflowNotFoundError
+from wfe_sql.models import WorkflowInstance, utc_now
+from wfe_sql.provider import SqlPersistenceProvider
+from wfe_sql.urls import parse_sqlite_url, scheme_of
+
+Url = Annotated[str, typer.Argument(help="The store, such as sqlite:///var/lib/app/wfe.db or wfe.db.")]
+SqlDir = Annotated[
+    Path | None,
+    typer.Option(envvar="WFE_SQL_DIR", show_default=False, help="A folder with your versions of single queries."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+After = Annotated[str | None, typer.Option(show_default=False, help="Go on after the page that gave this.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")]
+
+_AGE = re.compile(r"(\d+)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+_T = TypeVar("_T")
+
+
+def run(command: Coroutine[Any, Any, _T]) -> _T:
+    """Run a command to its end; what it was asked wrongly is a usage error."""
+    try:
+        return asyncio.run(command)
+    except SerializationError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@asynccontextmanager
+async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[SqlPersistenceProvider]:
+    """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to make it where it does not.
+
+    A mode that the URL gives wins.
+    """
+    if scheme_of(url) == "sqlite" and "?" not in url and parse_sqlite_url(url).path is not None:
+        url = f"{url}?mode={mode}"
+    async with connect(url, on_conflict="raise", sql_dir=sql_dir) as provider:
+        yield provider
+
+
+async def find_workflow(provider: SqlPersistenceProvider, name_or_id: str) -> WorkflowInstance:
+    """Return the workflow with this name, or else with this id.
+
+    Raises:
+        WorkflowNotFoundError: There is none.
+    """
+    try:
+        return await provider.get_workflow_instance_by_name(name_or_id)
+    except WorkflowNotFoundError:
+        try:
+            return await provider.get_workflow_instance(name_or_id)
+        except WorkflowNotFoundError:
+            raise WorkflowNotFoundError(f"no workflow has the name or id {name_or_id!r}") from None
+
+
+def parse_age(text: str) -> timedelta:
+    """Read a length of time such as 30d, 12h, 90m, 45s or 2w.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    age = _AGE.fullmatch(text.strip())
+    if age is None:
+        raise typer.BadParameter(f"{text!r} is no length of time; write 30d, 12h, 90m, 45s or 2w")
+    try:
+        return timedelta(**{_UNITS[age[2]]: int(age[1])})
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is too long") from None
+
+
+def parse_time(text: str) -> datetime:
+    """Read a time such as 2026-05-28T20:26:40Z (UTC where it names no zone), or how long ago it was, such as 30d.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    if _AGE.fullmatch(text.strip()):
+        try:
+            return utc_now() - parse_age(text)
+        except OverflowError:
+            raise typer.BadParameter(f"{text!r} is too long ago") from None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{text!r} is no time; write 2026-05-28, 2026-05-28T20:26:40Z, or 30d for 30 days ago"
+        raise typer.BadParameter(message) from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time

@@ -1,0 +1,225 @@
+"""What a DBA does to a whole store."""
+
+import hashlib
+import sys
+from contextlib import aclosing
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wfe_sql.cli.output import Cell, Output, print_json, size
+from wfe_sql.cli.root import app
+from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, opened, parse_age, parse_time, run
+from wfe_sql.models import WorkflowStatus
+from wfe_sql.urls import scheme_of
+
+
+@app.command()
+def init(url: Url, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """Make a store, or bring one up to date: tables, columns, indexes, and the statistics that queries are planned by.
+
+    Hosts may go on meanwhile.
+
+    Example: wfe-sql init sqlite:///var/lib/app/wfe.db
+    """
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="rwc") as provider:
+            await provider.update_statistics()
+        if as_json:
+            print_json({"url": url})
+        else:
+            typer.echo(f"{url} is ready")
+
+    run(command())
+
+
+@app.command()
+def check(
+    url: Url,
+    overdue_after: Annotated[str, typer.Option(help="What is due for longer than this is wrong.")] = "5m",
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """Read a whole store and say what is wrong with it; the exit code is 1 when anything is.
+
+    The file itself, foreign keys, orphans, rows that cannot be read, overdue work, claims of hosts that died, indexes
+    that are missing, and statistics that are missing or old. It changes nothing and holds up nobody.
+
+    Example: wfe-sql check wfe.db --json
+    """
+    limit = parse_age(overdue_after)
+
+    async def command() -> None:
+        output = Output()
+        async with opened(url, sql_dir, mode="ro") as provider:
+            findings = await provider.check(overdue_after=limit)
+        if as_json:
+            print_json(findings)
+        elif findings:
+            for finding in findings:
+                output.line(f"{finding.kind}: {finding.message}")
+        else:
+            output.line(f"nothing is wrong with {url}")
+        if findings:
+            raise typer.Exit(1)
+
+    run(command())
+
+
+class Finished(StrEnum):
+    """Statuses that can be purged."""
+
+    Complete = "Complete"
+    Terminated = "Terminated"
+
+
+@app.command()
+def purge(
+    url: Url,
+    status: Annotated[Finished, typer.Option(help="Which workflows.", show_default=False)],
+    older_than: Annotated[
+        str, typer.Option(help="Those that ended before, such as 30d ago or 2026-05-28.", show_default=False)
+    ],
+    events: Annotated[bool, typer.Option("--events", help="Also processed events that old.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Workflows deleted with one commit.")] = 500,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """Delete finished workflows and what hangs on them: steps, subscriptions, errors, commands.
+
+    In batches, each with its own commit, while hosts work. Stopped half way, what is deleted stays deleted. A workflow
+    without a complete_time is as old as its create_time.
+
+    Example: wfe-sql purge wfe.db --status Complete --older-than 30d --dry-run
+    """
+    run(_purge(url, sql_dir, WorkflowStatus(status), parse_time(older_than), events, batch_size, dry_run, yes, as_json))
+
+
+async def _purge(
+    url: str,
+    sql_dir: Path | None,
+    status: WorkflowStatus,
+    older_than: datetime,
+    events: bool,
+    batch_size: int,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    async with opened(url, sql_dir, mode="ro" if dry_run else "rw") as provider:
+        counts = {"workflows": await provider.purge_workflows(status, older_than, dry_run=True)}
+        if events:
+            counts["events"] = await provider.purge_events(older_than, dry_run=True)
+        what = " and ".join(f"{count:,} {name}" for name, count in counts.items())
+        if not dry_run:
+            if not yes:
+                typer.confirm(f"Delete {what}, {status} before {older_than:%Y-%m-%d %H:%M:%S}?", abort=True, err=True)
+            with Output().progress() as progress:
+                task = progress.add_task("workflows", total=counts["workflows"])
+                counts["workflows"] = await provider.purge_workflows(
+                    status, older_than, batch_size=batch_size, on_batch=lambda n: progress.update(task, completed=n)
+                )
+                if events:
+                    other = progress.add_task("events", total=counts["events"])
+                    counts["events"] = await provider.purge_events(
+                        older_than, batch_size=batch_size, on_batch=lambda n: progress.update(other, completed=n)
+                    )
+            what = " and ".join(f"{count:,} {name}" for name, count in counts.items())
+    if as_json:
+        print_json({**counts, "dry_run": dry_run})
+    else:
+        typer.echo(f"{what} would be deleted" if dry_run else f"{what} deleted")
+
+
+@app.command()
+def backup(url: Url, file: Path, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """Copy a SQLite store into a new file, as it is at one moment, while hosts write.
+
+    The file is there only when it is whole; it is a store like any other.
+
+    Example: wfe-sql backup wfe.db /var/backups/wfe-2026-05-28.db
+    """
+
+    async def command() -> None:
+        async with opened(url, sql_dir, mode="ro") as provider:
+            await provider.backup(file)
+
+    run(command())
+    count = file.stat().st_size
+    if as_json:
+        print_json({"file": str(file), "size_bytes": count})
+    else:
+        typer.echo(f"{file} has all of it, {size(count)}")
+
+
+@app.command()
+def dump(
+    url: Url,
+    digest: Annotated[bool, typer.Option("--digest", help="Print only the SHA-256 of the text.")] = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """Print every row of a store as a line of JSON, in a stable order: two equal stores give equal text.
+
+    Example: wfe-sql dump wfe.db | gzip > wfe.jsonl.gz
+    """
+
+    async def command() -> None:
+        hashed = hashlib.sha256()
+        async with opened(url, sql_dir, mode="ro") as provider, aclosing(provider.dump()) as lines:
+            async for line in lines:
+                if digest:
+                    hashed.update(f"{line}\n".encode())
+                else:
+                    sys.stdout.write(f"{line}\n")
+        if digest:
+            typer.echo(hashed.hexdigest())
+
+    run(command())
+
+
+@app.command()
+def copy(
+    source: Url,
+    dest: Annotated[str, typer.Argument(help="The store to copy into; it is made where it does not exist.")],
+    as_json: AsJson = False,
+    sql_dir: SqlDir = None,
+) -> None:
+    """Copy a whole store into an empty one, such as from SQLite to PostgreSQL, and compare them at the end.
+
+    The copy is of one moment: stop the hosts first, for what they write later is not in it. Nobody may use the other
+    store meanwhile. When it fails, the other store is emptied again.
+
+    Example: wfe-sql copy wfe.db postgresql://wfe@db.example.com/wfe
+    """
+
+    async def command() -> None:
+        output = Output()
+        same = scheme_of(source) == scheme_of(dest)
+        async with (
+            opened(source, sql_dir, mode="ro") as one,
+            opened(dest, sql_dir if same else None, mode="rwc") as other,
+        ):
+            total = sum((await one.stats()).rows.values())
+            with output.progress() as progress:
+                copying = progress.add_task("copying", total=total)
+                comparing = progress.add_task("comparing", total=total)
+
+                def on_batch(copied: int, compared: int) -> None:
+                    progress.update(copying, completed=copied)
+                    progress.update(comparing, completed=compared)
+
+                report = await one.copy_to(other, on_batch=on_batch)
+        if as_json:
+            print_json(report)
+            return
+        rows: list[list[Cell]] = [[table, f"{count:,}"] for table, count in report.rows.items()]
+        output.table([("table", "left"), ("rows", "right")], rows)
+        output.line(f"copied and compared, SHA-256 {report.digest}")
+
+    run(command())
