@@ -166,10 +166,10 @@ def errors(
             id_ = None if workflow is None else (await find_workflow(provider, workflow)).id
             page = await provider.list_execution_errors(workflow_id=id_, after=after, limit=limit)
         rows: list[list[Cell]] = [
-            [moment(each.error_time), each.workflow_id, each.execution_pointer_id, one_line(each.message)]
+            [moment(each.error_time), one_line(each.message), each.workflow_id, each.execution_pointer_id]
             for each in page.items
         ]
-        _print_page(page, ["time", "workflow", "pointer", "message"], rows, as_json)
+        _print_page(page, ["time", "message", "workflow", "pointer"], rows, as_json)
 
     run(command())
 

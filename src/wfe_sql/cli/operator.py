@@ -10,7 +10,7 @@ import typer
 
 from wfe_sql.cli.output import print_json
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, find_workflow, opened, run
+from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, find_workflow, opened, run
 from wfe_sql.errors import WfeError, WorkflowConflictError
 from wfe_sql.models import Event, WorkflowInstance, WorkflowStatus, utc_now
 
@@ -95,7 +95,7 @@ async def _change(
                 words = " or ".join(sorted(allowed))
                 raise WfeError(f"{instance.name} is {instance.status}; to {verb} it, it must be {words}")
             if attempt == 0:
-                _confirm(f"{verb.capitalize()} {instance.name}, which is {instance.status}?", yes=yes)
+                confirm(f"{verb.capitalize()} {instance.name}, which is {instance.status}?", yes=yes)
             before = instance.status
             change(instance)
             try:
@@ -132,7 +132,7 @@ def publish(
 
     async def command() -> None:
         async with opened(url, sql_dir, mode="rw") as provider:
-            _confirm(f"Publish {event} {key} with {data}?", yes=yes)
+            confirm(f"Publish {event} {key} with {data}?", yes=yes)
             id_ = await provider.create_event(Event(event_name=event, event_key=key, event_data=_parse_json(data)))
         if as_json:
             print_json({"id": id_})
@@ -140,11 +140,6 @@ def publish(
             typer.echo(f"event {id_} is stored")
 
     run(command())
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
 
 
 def _parse_json(text: str) -> Any:

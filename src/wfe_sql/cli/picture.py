@@ -16,7 +16,7 @@ _BARS = {True: ("█", "░", "·"), False: ("#", "-", ".")}
 """What a bar is drawn with: time spent, time spent waiting, and the time around it."""
 
 _WAITS = {PointerStatus.Sleeping, PointerStatus.WaitingForEvent, PointerStatus.PendingPredecessor}
-_SHORTEST_BAR = 16
+_SHORTEST_BAR = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,18 @@ async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[
         url = f"{url}?mode={mode}"
     async with connect(url, on_conflict="raise", sql_dir=sql_dir) as provider:
         yield provider
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on stderr, unless it was answered before.
+
+    Raises:
+        typer.Abort: The answer is not yes, or there is nobody to ask.
+    """
+    if not yes:
+        typer.echo(f"{question} [y/N]: ", err=True, nl=False)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise typer.Abort
 
 
 async def find_workflow(provider: SqlPersistenceProvider, name_or_id: str) -> WorkflowInstance:

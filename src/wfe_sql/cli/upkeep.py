@@ -12,7 +12,7 @@ import typer
 
 from wfe_sql.cli.output import Cell, Output, print_json, size
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, opened, parse_age, parse_time, run
+from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, opened, parse_age, parse_time, run
 from wfe_sql.models import WorkflowStatus
 from wfe_sql.urls import scheme_of
 
@@ -118,8 +118,7 @@ async def _purge(
             counts["events"] = await provider.purge_events(older_than, dry_run=True)
         what = " and ".join(f"{count:,} {name}" for name, count in counts.items())
         if not dry_run:
-            if not yes:
-                typer.confirm(f"Delete {what}, {status} before {older_than:%Y-%m-%d %H:%M:%S}?", abort=True, err=True)
+            confirm(f"Delete {what}, {status} before {older_than:%Y-%m-%d %H:%M:%S}?", yes=yes)
             with Output().progress() as progress:
                 task = progress.add_task("workflows", total=counts["workflows"])
                 counts["workflows"] = await provider.purge_workflows(

@@ -173,7 +173,7 @@ def _fits(count: int, known: int | None) -> bool:
 
 
 def _said(known: int | None) -> str:
-    return "no statistics" if known is None else f"statistics from when it had {known:,}"
+    return "no statistics" if known is None else f"statistics from when it had about {known:,}"
 
 
 def _time(text: str) -> datetime:

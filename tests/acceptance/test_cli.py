@@ -1,0 +1,492 @@
+"""The `wfe-sql` command as a DBA and an operator use it, on a pipe and on terminals."""
+
+import asyncio
+import io
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wfe_sql import (
+    ExecutionError,
+    ExecutionPointer,
+    PointerStatus,
+    ScheduledCommand,
+    SqlitePersistenceProvider,
+    WorkflowInstance,
+    WorkflowStatus,
+    utc_now,
+)
+from wfe_sql.cli import main
+from wfe_sql.cli.app import app
+from wfe_sql.testing import full_event, full_subscription, sample_instance
+
+NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+LONG_AGO = utc_now() - timedelta(days=90)
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return what runs the command in this process, as `main` does, on a pipe."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "WFE_SQL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run_command(*arguments: str | Path, stdin: str = "", **environment: str) -> Result:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["wfe-sql", *map(str, arguments)])
+            patched.setattr(sys, "stdin", io.StringIO(stdin))
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Result(code, *capsys.readouterr())
+
+    return run_command
+
+
+def _do(file: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[Any]]) -> Any:
+    async def command() -> Any:
+        async with SqlitePersistenceProvider(file) as provider:
+            return await work(provider)
+
+    return asyncio.run(command())
+
+
+def _order() -> WorkflowInstance:
+    """Return a workflow that is in the middle of its steps."""
+    begin = utc_now() - timedelta(minutes=10)
+
+    def at(minutes: float) -> Any:
+        return begin + timedelta(minutes=minutes)
+
+    done = PointerStatus.Complete
+    pointers = [
+        ExecutionPointer(id="p0", step_id=0, step_name="reserve", status=done, start_time=at(0), end_time=at(1)),
+        ExecutionPointer(id="p1", step_id=1, step_name="prepare", status=PointerStatus.Running, start_time=at(1)),
+        ExecutionPointer(
+            id="p2", step_id=2, step_name="pay", status=done, start_time=at(1), end_time=at(4), scope=["p1"]
+        ),
+        ExecutionPointer(
+            id="p3",
+            step_id=3,
+            step_name="ship",
+            status=PointerStatus.WaitingForEvent,
+            start_time=at(4),
+            event_name="shipped",
+            event_key="order-1",
+            scope=["p1"],
+            retry_count=2,
+        ),
+        ExecutionPointer(id="p4", step_id=4, step_name="close", status=PointerStatus.Pending),
+    ]
+    return sample_instance(id="w1", name="order-1", execution_pointers=pointers, create_time=begin, next_execution=None)
+
+
+async def _fill(provider: SqlitePersistenceProvider) -> None:
+    await provider.create_new_workflow(_order())
+    await provider.create_new_workflow(
+        sample_instance(
+            id="w2",
+            name="order-2",
+            status=WorkflowStatus.Complete,
+            create_time=LONG_AGO - timedelta(hours=1),
+            complete_time=LONG_AGO,
+            next_execution=None,
+        )
+    )
+    await provider.create_new_workflow(
+        sample_instance(
+            id="w3",
+            name="refund-1",
+            workflow_definition_id="refund",
+            status=WorkflowStatus.Suspended,
+            create_time=LONG_AGO - timedelta(days=1),
+            next_execution=None,
+        )
+    )
+    await provider.persist_errors(
+        [ExecutionError(workflow_id="w1", execution_pointer_id="p3", message="no\n  carrier", error_time=LONG_AGO)]
+    )
+    waits = full_subscription(
+        workflow_id="w1",
+        event_name="shipped",
+        event_key="order-1",
+        external_worker_id="host-7",
+        execution_pointer_id="p3",
+    )
+    waits.external_token_expiry = utc_now() + timedelta(hours=3)
+    await provider.create_event_subscription(waits)
+    await provider.create_event(full_event(id="e1", event_time=LONG_AGO, event_data={"parcel": 7}))
+    await provider.schedule_command(ScheduledCommand.process_workflow("w1", 4_000_000_000_000))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    file = tmp_path / "wfe.db"
+    _do(file, _fill)
+    return file
+
+
+# every command
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_help_with_an_example(run: Run, name: str) -> None:
+    result = run(name, "--help")
+    assert result.code == 0
+    assert f"Example: wfe-sql {name}" in re.sub(r"\s+", " ", result.out)
+    assert result.out.isascii()
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"demo", "init", "copy"}))
+def test_a_store_that_is_not_there(run: Run, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "nothing.db"
+    more: dict[str, list[str]] = {
+        "show": ["x"],
+        **{verb: ["x", "--yes"] for verb in ("suspend", "resume", "terminate")},
+        "publish": ["a", "b", "--yes"],
+        "purge": ["--status", "Complete", "--older-than", "1d"],
+        "backup": [str(tmp_path / "copy.db")],
+    }
+    result = run(name, file, *more.get(name, []))
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(r"wfe-sql: \S+nothing.db cannot be opened: it does not exist .*\n", result.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["workflows", "{}", "--status", "Finished"],
+        ["workflows", "{}", "--since", "yesterday"],
+        ["workflows", "{}", "--since", "999999999w"],
+        ["workflows", "{}", "--limit", "0"],
+        ["workflows", "{}", "--after", "x"],
+        ["purge", "{}", "--status", "Runnable", "--older-than", "1d"],
+        ["purge", "{}", "--status", "Complete", "--older-than", "soon"],
+        ["check", "{}", "--overdue-after", "1"],
+        ["publish", "{}", "paid", "k", "--yes", "--data", "{"],
+        ["show", "{}"],
+        ["unknown"],
+    ],
+)
+def test_what_is_asked_wrongly(run: Run, store: Path, arguments: list[str]) -> None:
+    result = run(*(argument.replace("{}", str(store)) if argument == "{}" else argument for argument in arguments))
+    assert (result.code, result.out) == (2, "")
+    assert "Traceback" not in result.err
+
+
+# looking
+
+
+def test_stats(run: Run, store: Path) -> None:
+    out = run("stats", store).out
+    assert re.search(r"^order +1 +0 +1 +0 +2 +90 d +10 min$", out, re.MULTILINE)
+    assert re.search(r"^refund +0 +1 +0 +0 +1 ", out, re.MULTILINE)
+    assert re.search(r"^execution_pointers +7$", out, re.MULTILINE)
+    found = run("stats", store, "--json").json
+    assert {(each["workflow_definition_id"], each["status"], each["workflows"]) for each in found["workflows"]} == {
+        ("order", "Runnable", 1),
+        ("order", "Complete", 1),
+        ("refund", "Suspended", 1),
+    }
+    assert found["due_events"] == {"due": 0, "since": None}
+
+
+def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
+    command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(2)
+        assert process.wait(10) == 0
+    assert json.loads(first)["taken_at"] < json.loads(second)["taken_at"]
+
+
+def test_workflows(run: Run, store: Path) -> None:
+    lines = run("workflows", store).out.splitlines()
+    assert lines[0].split() == ["name", "definition", "status", "created", "due,", "or", "took", "held", "by,", "until"]
+    assert [line.split()[0] for line in lines[1:]] == ["order-1", "order-2", "refund-1"]
+    assert run("workflows", store, "--status", "Suspended", "--json").json["items"][0]["name"] == "refund-1"
+    assert len(run("workflows", store, "--definition", "order", "--json").json["items"]) == 2
+    assert [item["name"] for item in run("workflows", store, "--since", "1d", "--json").json["items"]] == ["order-1"]
+
+
+def test_pages(run: Run, store: Path) -> None:
+    names: list[str] = []
+    after: list[str] = []
+    for _ in range(3):
+        result = run("workflows", store, "--limit", "1", "--json", *after)
+        names += [item["name"] for item in result.json["items"]]
+        after = ["--after", result.json["after"]]
+    assert names == ["order-1", "order-2", "refund-1"]
+    assert run("workflows", store, "--json", *after).json == {"items": [], "after": None}
+    result = run("workflows", store, "--limit", "1")
+    assert len(result.out.splitlines()) == 2
+    assert re.fullmatch(r"wfe-sql: there may be more: --after \S+,w1\n", result.err)
+
+
+def test_lists(run: Run, store: Path) -> None:
+    assert re.search(r"^\d{4}-.* no carrier  w1  +p3$", run("errors", store, "--workflow", "order-1").out, re.MULTILINE)
+    assert run("errors", store, "--workflow", "order-2", "--json").json["items"] == []
+    assert run("errors", store, "--workflow", "nothing").code == 1
+    assert '  yes        {"parcel":7}' in run("events", store).out
+    assert run("events", store, "--unprocessed", "--json").json["items"] == []
+    assert run("commands", store).out.splitlines()[1].split() == ["2096-10-02", "07:06:40", "ProcessWorkflow", "w1"]
+    assert run("commands", store, "--json").json["items"][0]["data"] == "w1"
+
+
+def test_check(run: Run, store: Path) -> None:
+    assert run("check", store).out == f"nothing is wrong with {store}\n"
+    assert run("check", store, "--json").json == []
+    with closing(sqlite3.connect(store)) as by_hand, by_hand:
+        by_hand.execute("UPDATE workflows SET status = 'Finished' WHERE id = 'w1'")
+    result = run("check", store)
+    assert (result.code, result.err) == (1, "")
+    assert "unreadable: workflows.status of id 'w1' cannot be read: 'Finished' is not a valid" in result.out
+    result = run("check", store, "--json")
+    assert (result.code, [finding["kind"] for finding in result.json]) == (1, ["unreadable"])
+    result = run("show", store, "order-1")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("wfe-sql: workflows.status of id 'w1' cannot be read")
+
+
+# show
+
+
+def test_show_on_a_pipe(run: Run, store: Path) -> None:
+    result = run("show", store, "order-1")
+    assert result.code == 0
+    assert result.out.isascii()
+    lines = result.out.splitlines()
+    assert lines[0] == "order-1  Runnable  order version 1"
+    steps = [line for line in lines if re.match(r"[|`]", line)]
+    assert [re.split(r"  +(?=[A-Z])", step)[0] for step in steps] == [
+        "|- 0 reserve",
+        "|- 1 prepare",
+        "|  |- 2 pay",
+        "|  `- 3 ship",
+        "`- 4 close",
+    ]
+    bars = [match[0] for step in steps if (match := re.search(r"[#.-]{8,}", step))]
+    assert len({len(bar) for bar in bars}) == 1
+    tenth = len(bars[0]) / 10
+    for bar, mark, begin, end in zip(bars, "###-.", (0, 1, 1, 4, 0), (1, 10, 4, 10, 10), strict=True):
+        assert abs(bar.index(mark) - begin * tenth) <= 1
+        assert abs(bar.rindex(mark) + 1 - end * tenth) <= 1
+    assert steps[3].endswith("6 min  2 retries, for shipped order-1")
+    assert any(line.endswith("  ship: no carrier") for line in lines)
+    assert re.search(r"shipped order-1, since .*: held by host-7 until in 3 h", result.out)
+    assert run("show", store, "w1").out.splitlines()[0] == lines[0]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("colour", [{"NO_COLOR": "1"}, {}])
+@pytest.mark.parametrize("arguments", [["show", "order-1"], ["stats"], ["workflows"], ["errors"], ["events"]])
+def test_on_a_terminal(run: Run, store: Path, width: int, colour: dict[str, str], arguments: list[str]) -> None:
+    name, *rest = arguments
+    environment = {"FORCE_COLOR": "1", "COLUMNS": str(width), "TERM": "xterm-256color", **colour}
+    out = run(name, store, *rest, **environment).out
+    plain = ANSI.sub("", out)
+    assert max(map(len, plain.splitlines())) <= width
+    assert ("\x1b[3" in out) == (not colour and name in ("show", "workflows"))
+    if name == "show":
+        bars = [match for line in plain.splitlines() if (match := re.search(r"[█░·]{8,}", line))]
+        assert len(bars) == 5
+        assert all(len(bar[0]) >= width / 5 for bar in bars)
+        assert "├─ 1 prepare" in plain
+        assert "│  └─ 3 ship" in plain
+
+
+def test_show_as_json(run: Run, store: Path) -> None:
+    found = run("show", store, "order-1", "--json").json
+    assert found["workflow"]["execution_pointers"][3]["event_name"] == "shipped"
+    assert [error["message"] for error in found["errors"]] == ["no\n  carrier"]
+    assert found["subscriptions"][0]["terminated"] is False
+
+
+def test_show_of_nothing(run: Run, store: Path) -> None:
+    result = run("show", store, "order-9")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "wfe-sql: no workflow has the name or id 'order-9'\n"
+
+
+def test_scopes_that_go_round_in_a_circle_are_shown(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "wfe.db"
+    pointers = [
+        ExecutionPointer(id="a", step_id=0, scope=["b"]),
+        ExecutionPointer(id="b", step_id=1, scope=["a"]),
+        ExecutionPointer(id="c", step_id=2, scope=["gone", "c"]),
+    ]
+    _do(file, lambda provider: provider.create_new_workflow(sample_instance(name="odd", execution_pointers=pointers)))
+    out = run("show", file, "odd").out
+    assert [out.count(f"step {number} ") for number in range(3)] == [1, 1, 1]
+
+
+# changing
+
+
+def test_suspend_resume_terminate(run: Run, store: Path) -> None:
+    def load() -> WorkflowInstance:
+        found: WorkflowInstance = _do(store, lambda provider: provider.get_workflow_instance("w1"))
+        return found
+
+    assert run("suspend", store, "order-1", "--yes").out == "order-1 is Suspended; it was Runnable\n"
+    assert (load().status, load().next_execution) == (WorkflowStatus.Suspended, None)
+    before = int(utc_now().timestamp() * 1000)
+    assert run("resume", store, "w1", "--yes", "--json").json == {
+        "id": "w1",
+        "name": "order-1",
+        "status": "Runnable",
+        "before": "Suspended",
+    }
+    assert load().status is WorkflowStatus.Runnable
+    assert before <= (load().next_execution or 0) <= before + 60_000
+    assert run("terminate", store, "order-1", "--yes").code == 0
+    ended = load()
+    assert ended.status is WorkflowStatus.Terminated
+    assert ended.complete_time is not None
+    assert timedelta(0) <= utc_now() - ended.complete_time < timedelta(minutes=1)
+    assert [pointer.status for pointer in ended.execution_pointers] == [p.status for p in _order().execution_pointers]
+    for verb, what in (("suspend", "Runnable"), ("resume", "Suspended"), ("terminate", "Runnable or Suspended")):
+        result = run(verb, store, "order-1", "--yes")
+        assert (result.code, result.out) == (1, "")
+        assert result.err == f"wfe-sql: order-1 is Terminated; to {verb} it, it must be {what}\n"
+    assert load() == ended
+
+
+def test_a_due_time_stays(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "wfe.db"
+    _do(file, lambda provider: provider.create_new_workflow(sample_instance(id="w", next_execution=7)))
+    for verb in ("suspend", "resume", "suspend", "terminate"):
+        assert run(verb, file, "w", "--yes").code == 0
+        assert _do(file, lambda provider: provider.get_workflow_instance("w")).next_execution == 7
+
+
+def test_it_asks(run: Run, store: Path) -> None:
+    result = run("suspend", store, "order-1", stdin="n\n")
+    assert (result.code, result.out) == (1, "")
+    assert "Suspend order-1, which is Runnable? [y/N]" in result.err
+    assert run("suspend", store, "order-1").code == 1
+    assert run("workflows", store, "--status", "Suspended", "--json").json["items"][0]["name"] == "refund-1"
+    assert run("suspend", store, "order-1", stdin="y\n").code == 0
+
+
+def test_a_change_by_somebody_else_is_not_written_over(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = SqlitePersistenceProvider.get_workflow_instance_by_name
+
+    async def load_just_before_a_host_stores(self: SqlitePersistenceProvider, name: str) -> WorkflowInstance:
+        found = await load(self, name)
+        with closing(sqlite3.connect(store)) as by_hand, by_hand:
+            by_hand.execute("UPDATE workflows SET data = '\"theirs\"' WHERE name = ?", [name])
+        return found
+
+    monkeypatch.setattr(SqlitePersistenceProvider, "get_workflow_instance_by_name", load_just_before_a_host_stores)
+    assert run("suspend", store, "order-1", "--yes").code == 0
+    stored = _do(store, lambda provider: provider.get_workflow_instance("w1"))
+    assert (stored.status, stored.data) == (WorkflowStatus.Suspended, "theirs")
+
+
+def test_publish(run: Run, store: Path) -> None:
+    id_ = run("publish", store, "shipped", "order-1", "--data", '{"parcel": [7]}', "--yes", "--json").json["id"]
+    event = _do(store, lambda provider: provider.get_event(id_))
+    assert (event.event_name, event.event_key, event.event_data) == ("shipped", "order-1", {"parcel": [7]})
+    assert not event.is_processed
+    assert run("publish", store, "shipped", "order-1", stdin="y\n").out.endswith(" is stored\n")
+
+
+# the store as a whole
+
+
+def test_init(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "wfe.db"
+    assert run("init", file).out == f"{file} is ready\n"
+    with closing(sqlite3.connect(file)) as by_hand, by_hand:
+        by_hand.execute("DROP INDEX idx_workflows_finished")
+    assert run("check", file).code == 1
+    assert run("init", file, "--json").json == {"url": str(file)}
+    assert run("check", file).code == 0
+
+
+def test_purge(run: Run, store: Path) -> None:
+    purge = ("purge", store, "--status", "Complete", "--older-than")
+    assert run(*purge, "89d", "--dry-run").out == "1 workflows would be deleted\n"
+    assert run(*purge, "91d", "--yes").out == "0 workflows deleted\n"
+    result = run(*purge, "89d", stdin="n\n")
+    assert (result.code, result.out) == (1, "")
+    assert "Delete 1 workflows, Complete before " in result.err
+    result = run(*purge, "89d", "--events", "--yes", "--json")
+    assert result.json == {"workflows": 1, "events": 1, "dry_run": False}
+    assert result.err == ""
+    assert [item["name"] for item in run("workflows", store, "--json").json["items"]] == ["order-1", "refund-1"]
+
+
+def test_dump_backup_copy(run: Run, store: Path, tmp_path: Path) -> None:
+    lines = run("dump", store).out.splitlines()
+    assert sum(json.loads(line)["table"] == "execution_pointers" for line in lines) == 7
+    digest = run("dump", store, "--digest").out
+    backup, copy = tmp_path / "backup.db", tmp_path / "copy.db"
+    assert run("backup", store, backup, "--json").json == {"file": str(backup), "size_bytes": backup.stat().st_size}
+    assert run("backup", store, backup).code == 1
+    assert run("copy", store, copy, "--json").json["digest"] == digest.strip()
+    for other in (backup, copy):
+        assert run("dump", other, "--digest").out == digest
+    result = run("copy", store, copy)
+    assert (result.code, result.out) == (1, "")
+    assert "is not empty, it has 3 workflows" in result.err
+    assert run("copy", store, tmp_path / "another.db").out.endswith(f"SHA-256 {digest}")
+
+
+def test_a_reader_of_a_pipe_may_leave(store: Path) -> None:
+    dump = f"{sys.executable} -m wfe_sql.cli dump {store} | head -n 1"
+    result = subprocess.run(["bash", "-c", dump], capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_tuned_queries_are_used(run: Run, store: Path, tmp_path: Path, by: str) -> None:
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "mine.sql").write_text(
+        "-- name: count_rows()\n-- Only one.\n-- used by: stats\n-- scan: all\n"
+        "SELECT 'tuned', count(*) FROM workflows;\n"
+    )
+    more: dict[str, str] = {"WFE_SQL_DIR": str(tuned)} if by == "environment" else {}
+    options = ["--sql-dir", str(tuned)] if by == "option" else []
+    assert run("stats", store, "--json", *options, **more).json["rows"] == {"tuned": 3}
+
+
+def test_what_only_reads_changes_nothing(run: Run, store: Path) -> None:
+    before = store.read_bytes()
+    for name in ("stats", "workflows", "errors", "events", "commands", "check", "dump"):
+        assert run(name, store).code == 0
+    assert run("purge", store, "--status", "Complete", "--older-than", "1d", "--dry-run").code == 0
+    assert store.read_bytes() == before
+    assert [path.name for path in store.parent.iterdir()] == [store.name]
