@@ -28,6 +28,7 @@ from wfe_sql import (
 )
 from wfe_sql.cli import main
 from wfe_sql.cli.app import app
+from wfe_sql.cli.store import shown
 from wfe_sql.testing import full_event, full_subscription, sample_instance
 
 NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
@@ -315,6 +316,10 @@ def test_on_a_terminal(run: Run, store: Path, width: int, colour: dict[str, str]
     out = run(name, store, *rest, **environment).out
     plain = ANSI.sub("", out)
     assert max(map(len, plain.splitlines())) <= width
+    if name != "stats":
+        assert len(plain.splitlines()) == len(run(name, store, *rest).out.splitlines())  # cut, and not wrapped
+    else:
+        assert re.search(r"^refund +0 +1 +0 +0 +1 +91 d +91 d$", plain, re.MULTILINE)
     assert ("\x1b[3" in out) == (not colour and name in ("show", "workflows"))
     if name == "show":
         bars = [match for line in plain.splitlines() if (match := re.search(r"[█░·]{8,}", line))]
@@ -490,3 +495,18 @@ def test_what_only_reads_changes_nothing(run: Run, store: Path) -> None:
     assert run("purge", store, "--status", "Complete", "--older-than", "1d", "--dry-run").code == 0
     assert store.read_bytes() == before
     assert [path.name for path in store.parent.iterdir()] == [store.name]
+
+
+@pytest.mark.parametrize(
+    ("url", "printed"),
+    [
+        ("postgresql://wfe:s3cr@t@db/wfe", "postgresql://wfe:***@db/wfe"),
+        ("postgresql://:s3cret@db/wfe?a=1", "postgresql://:***@db/wfe?a=1"),
+        ("postgresql://db/wfe?user=w&password=s3cret&a=1", "postgresql://db/wfe?user=w&password=***&a=1"),
+        ("postgresql://wfe@db:5432/wfe", "postgresql://wfe@db:5432/wfe"),
+        ("sqlite:///tmp/a:b@c.db", "sqlite:///tmp/a:b@c.db"),
+        ("/tmp/wfe.db", "/tmp/wfe.db"),
+    ],
+)
+def test_a_password_is_not_printed(url: str, printed: str) -> None:
+    assert shown(url) == printed

@@ -23,7 +23,7 @@ from wfe_sql.cli.output import (
     warn,
 )
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import After, AsJson, Limit, SqlDir, Url, find_workflow, opened, parse_time, run
+from wfe_sql.cli.store import After, AsJson, Limit, SqlDir, Url, find_workflow, opened, parse_time, run, shown
 from wfe_sql.maintenance.models import Page, StoreStats
 from wfe_sql.models import WorkflowStatus, utc_now
 
@@ -70,7 +70,8 @@ async def _stats(url: str, sql_dir: Path | None, *, watch: bool, as_json: bool) 
 
 def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     now = found.taken_at
-    output.line(f"{url} at {moment(now)} UTC: {size(found.size_bytes)}, of which {size(found.free_bytes)} free")
+    output.line(shown(url))
+    output.line(f"{size(found.size_bytes)}, {size(found.free_bytes)} of it free, at {moment(now)} UTC")
     output.line()
     by_definition: dict[str, dict[str, int]] = defaultdict(dict)
     for each in found.workflows:

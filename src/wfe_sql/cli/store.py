@@ -53,6 +53,11 @@ async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[
         yield provider
 
 
+def shown(url: str) -> str:
+    """Return a URL as it may be printed: without a password."""
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", re.sub(r"(?<=://)([^/:@]*):[^/]*@", r"\1:***@", url))
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask on stderr, unless it was answered before.
 

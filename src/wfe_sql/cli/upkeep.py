@@ -12,7 +12,7 @@ import typer
 
 from wfe_sql.cli.output import Cell, Output, print_json, size
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, opened, parse_age, parse_time, run
+from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, opened, parse_age, parse_time, run, shown
 from wfe_sql.models import WorkflowStatus
 from wfe_sql.urls import scheme_of
 
@@ -30,9 +30,9 @@ def init(url: Url, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
         async with opened(url, sql_dir, mode="rwc") as provider:
             await provider.update_statistics()
         if as_json:
-            print_json({"url": url})
+            print_json({"url": shown(url)})
         else:
-            typer.echo(f"{url} is ready")
+            typer.echo(f"{shown(url)} is ready")
 
     run(command())
 
@@ -63,7 +63,7 @@ def check(
             for finding in findings:
                 output.line(f"{finding.kind}: {finding.message}")
         else:
-            output.line(f"nothing is wrong with {url}")
+            output.line(f"nothing is wrong with {shown(url)}")
         if findings:
             raise typer.Exit(1)
 
