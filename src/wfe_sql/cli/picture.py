@@ -57,20 +57,23 @@ def _parent(pointer: ExecutionPointer, by_id: dict[str, ExecutionPointer]) -> st
 
 
 def print_steps(output: Output, instance: WorkflowInstance, now: datetime) -> None:
-    """Print the steps of a workflow, each on a line that is as wide as the terminal."""
+    """Print the steps of a workflow, of which there is one at least, each on a line as wide as the terminal."""
     lines = tree(instance.execution_pointers, is_unicode=output.is_unicode)
     labels = [f"{line.lead}{_label(line.pointer)}" for line in lines]
     states = [line.pointer.status.value for line in lines]
     lengths = [_length(line.pointer, now) for line in lines]
     notes = [_note(line.pointer, now) for line in lines]
-    state_width = max(map(len, states), default=0)
-    length_width = max(map(len, lengths), default=0)
+    state_width = max(6, *map(len, states))
+    length_width = max(4, *map(len, lengths))
     width = 100 if output.is_plain else output.console.width
     fixed = state_width + length_width + 6
     label_width = min(max(map(len, labels), default=0), max(12, width - fixed - _SHORTEST_BAR - 8))
     note_width = min(max(map(len, notes), default=0), max(0, width - fixed - label_width - _SHORTEST_BAR - 2))
     bar_width = max(8, width - fixed - label_width - note_width - (2 if note_width else 0))
     begin, end = _frame(instance, now)
+    scale = f"0{span(end - begin).rjust(bar_width - 1)}"
+    head = f"{'step'.ljust(label_width)}  {'status'.ljust(state_width)}  {scale}  {'took'.rjust(length_width)}"
+    output.line(Text(head, style="bold"))
     for line, label, state, length, note in zip(lines, labels, states, lengths, notes, strict=True):
         style = STYLES.get(state, "")
         text = Text(_fit(label, label_width))
