@@ -266,6 +266,24 @@ async def test_a_copy_into_which_somebody_writes_is_seen(tmp_path: Path, provide
             await provider.copy_to(copy, on_batch=change)
 
 
+async def test_a_copy_that_fails_deletes_nothing_of_somebody_else(
+    tmp_path: Path, provider: SqlitePersistenceProvider
+) -> None:
+    await _fill(provider)
+    file = tmp_path / "copy.db"
+
+    def write(copied: int, verified: int) -> None:
+        if copied == 1:
+            _by_hand(file, "INSERT INTO execution_errors VALUES (1, '2026-05-28T20:26:40+00:00', 'w', 'p', 'theirs')")
+            theirs = f"'a', 'theirs', NULL, 'd', 1, NULL, NULL, 'Complete', '1', 0, '{TIME.isoformat()}'"
+            _by_hand(file, f"INSERT INTO workflows VALUES ({theirs}, NULL, NULL, NULL, NULL, 0)")
+
+    async with SqlitePersistenceProvider(file) as copy:
+        with pytest.raises(StoreError, match="what was copied is still there"):
+            await provider.copy_to(copy, on_batch=write)
+        assert (await copy.stats()).rows["execution_errors"] == 1
+
+
 # backing up
 
 

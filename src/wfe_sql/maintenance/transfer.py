@@ -50,17 +50,19 @@ class Transfer(Paging):
         if full := {table: count for table, count in (await other._count_rows()).items() if count}:
             what = ", ".join(f"{count:,} {table}" for table, count in full.items())
             raise StoreNotEmptyError(f"the store to copy into is not empty, it has {what}; nothing was copied")
+        copied: Counter[str] = Counter()
         try:
-            return await self._copy_to(other, on_batch or (lambda copied, verified: None))
+            return await self._copy_to(other, copied, on_batch or (lambda copied, verified: None))
         except BaseException as error:
-            await asyncio.shield(other._empty(error))
+            await asyncio.shield(other._empty(copied, error))
             if isinstance(error, WfeError):
                 message = f"nothing was copied, and the store to copy into is empty again: {error}"
                 raise StoreError(message) from error
             raise
 
-    async def _copy_to(self, other: "Transfer", on_batch: Callable[[int, int], None]) -> CopyReport:
-        counts: Counter[str] = Counter()
+    async def _copy_to(
+        self, other: "Transfer", counts: Counter[str], on_batch: Callable[[int, int], None]
+    ) -> CopyReport:
         digest = hashlib.sha256()
         async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
             async for table, rows in pages:
@@ -87,9 +89,11 @@ class Transfer(Paging):
         (rows,) = await self._engine.read([Statement("count_rows", {})])
         return dict(rows)
 
-    async def _empty(self, reason: BaseException) -> None:
-        """Delete what a copy that failed has left."""
+    async def _empty(self, copied: Counter[str], reason: BaseException) -> None:
+        """Delete what a copy that failed has left, unless somebody else has written there too."""
         try:
+            if any(count > copied[table] for table, count in (await self._count_rows()).items()):
+                raise StoreError("it has rows that are not known to be of this copy")
             await self._engine.write(
                 [
                     Statement("empty_execution_pointers", {}),
