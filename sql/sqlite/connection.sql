@@ -81,3 +81,10 @@ RELEASE unit_of_work;
 -- used by: run_writes
 -- index: none
 ROLLBACK TO unit_of_work;
+
+-- name: explain_query(query)!
+-- The plan of a query. What is explained cannot be bound: the text of a query comes here in place of :query, and only
+-- then does this run. https://sqlite.org/eqp.html
+-- used by: explain
+-- index: none
+EXPLAIN QUERY PLAN :query;

@@ -28,7 +28,7 @@ WHERE
 -- name: delete_finished_workflows(ids, status, older_than)!
 -- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
--- index: sqlite_autoindex_workflows_1
+-- index: sqlite_autoindex_workflows_1, idx_execution_pointers_workflow_id
 DELETE FROM workflows
 WHERE
     id IN (SELECT value FROM json_each(:ids))
@@ -37,7 +37,7 @@ WHERE
 -- name: delete_workflow(id)!
 -- Deletes a workflow with its pointers, whatever its status.
 -- used by: delete_workflow
--- index: sqlite_autoindex_workflows_1
+-- index: sqlite_autoindex_workflows_1, idx_execution_pointers_workflow_id
 DELETE FROM workflows
 WHERE id = :id;
 

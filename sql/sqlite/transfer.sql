@@ -162,13 +162,13 @@ VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 -- name: empty_execution_pointers()!
 -- Deletes every row of execution_pointers, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM execution_pointers;
 
 -- name: empty_workflows()!
 -- Deletes every row of workflows, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM workflows;
 
 -- name: empty_definition_sequences()!

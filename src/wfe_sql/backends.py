@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wfe_sql.engines.sqlite import SqliteEngine
+from wfe_sql.engines.sqlite_plans import SqlitePlanner
 from wfe_sql.engines.sqlite_store import Durability, InTransactionAdapter, SqliteStore
+from wfe_sql.engines.sqlite_tuning import check_tuned_sqlite
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
@@ -18,10 +20,15 @@ def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QueryS
     """Return the queries of SQLite, with those in `sql_dir` in place of their namesakes.
 
     Raises:
-        QueryFileError: A `.sql` file breaks a rule of the house.
+        QueryFileError: A `.sql` file breaks a rule of the house, or a query there does not do for the one it replaces.
     """
-    users = (SqlPersistenceProvider, SqliteEngine, SqliteStore)
-    return load("sqlite", InTransactionAdapter(), users, overlay=None if sql_dir is None else Path(sql_dir))
+    users = (SqlPersistenceProvider, SqliteEngine, SqliteStore, SqlitePlanner)
+    own = load("sqlite", InTransactionAdapter(), users)
+    if sql_dir is None:
+        return own
+    tuned = load("sqlite", InTransactionAdapter(), users, overlay=Path(sql_dir))
+    check_tuned_sqlite(tuned, own)
+    return tuned
 
 
 class SqlitePersistenceProvider(SqlPersistenceProvider):

@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from inspect import isfunction, unwrap
 from itertools import pairwise
 from pathlib import Path
-from types import CodeType
+from textwrap import shorten
 from typing import Any
 
 from aiosql.queries import Queries
@@ -34,11 +33,14 @@ from aiosql.types import DriverAdapterProtocol
 from aiosql.utils import SQLLoadException, SQLParseException
 
 from wfe_sql.errors import QueryFileError
+from wfe_sql.query_users import check_users
 
 _NAME_LINE = re.compile(r"-- name: (?P<name>[a-z][a-z0-9_]*)\((?P<params>[a-z0-9_, ]*)\)(?P<operation>\^|\$|!|\*!|#|)")
 _LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+[\w-]+\s*\()", re.IGNORECASE)
 _HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan): (?P<value>.+)")
 _TOKEN = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|--.*|/\*|;")
+_HAS_A_PLAN = {"select", "insert", "replace", "update", "delete", "merge", "with", "values"}
+"""How a statement begins that reads or writes tables."""
 _TAKEN_BY_AIOSQL = {"self", "conn"}
 """Parameters of the functions that aiosql makes."""
 _ADAPTER = {
@@ -65,18 +67,34 @@ class Query:
     sql: str
     file: str
     line: int
+    text: str
 
     @property
     def place(self) -> str:
         """File, line and name, as error messages have them."""
         return f"{self.file}:{self.line}: query {self.name}"
 
+    @property
+    def has_plan(self) -> bool:
+        """Tell whether the database makes a plan for it, as for all but scripts, pragmas and transactions."""
+        return self.operation != "#" and self.sql.split(maxsplit=1)[0].lower() in _HAS_A_PLAN
+
+    def filled_in(self, param: str, text: str) -> str:
+        """Return its SQL with a text in place of a parameter that stands for what a database cannot bind.
+
+        Such are the query that an EXPLAIN is put before, and a number in DDL that is piped into another program. The
+        text is never a value from outside.
+        """
+        return re.sub(rf"(?<!:):{param}\b", lambda _: text, self.sql)
+
 
 class QuerySet(Mapping[str, Query]):
     """The queries of a dialect, by name, ready to be run through aiosql."""
 
-    def __init__(self, queries: Iterable[Query], adapter: DriverAdapterProtocol) -> None:
+    def __init__(self, queries: Iterable[Query], adapter: DriverAdapterProtocol, *, tuned: Iterable[str] = ()) -> None:
         self._queries = {query.name: query for query in queries}
+        self.tuned = frozenset(tuned)
+        """Names of the queries that differ from the library's own, which they replace."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
         self._sql: dict[str, str] = {name: getattr(runnable, name).sql for name in self._queries}
         self._run = {query.name: _runner(query, self._sql[query.name], adapter) for query in self._queries.values()}
@@ -87,6 +105,10 @@ class QuerySet(Mapping[str, Query]):
         It goes to aiosql's adapter straight away: the functions that aiosql makes cost as much as a short query.
         """
         return self._run[name](connection, params)
+
+    def ddl(self) -> Iterator[Query]:
+        """Yield the scripts that make a new store, which are those named create_; others bring old ones up to date."""
+        return (query for query in self.values() if query.operation == "#" and query.name.startswith("create_"))
 
     def sql(self, name: str) -> str:
         """Return a query's text as aiosql hands it to the driver."""
@@ -132,12 +154,15 @@ def load(
         QueryFileError: A file breaks a rule of the house; the message names file, line and query.
     """
     queries = _read_folder((find_sql() if sql is None else sql) / dialect)
-    if overlay is not None:
-        for name, tuned in _read_folder(overlay).items():
-            queries[name] = _checked_replacement(tuned, queries)
+    tuned: list[str] = []
+    for name, replacement in ({} if overlay is None else _read_folder(overlay)).items():
+        _check_replacement(replacement, queries)
+        if replacement.text != queries[name].text:
+            tuned.append(name)
+        queries[name] = replacement
     for query in queries.values():
-        _check_users(query, users)
-    return QuerySet(queries.values(), adapter)
+        check_users(query, users)
+    return QuerySet(queries.values(), adapter, tuned=tuned)
 
 
 def _read_folder(folder: Traversable | Path) -> dict[str, Query]:
@@ -207,6 +232,7 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
         sql=sql,
         file=file,
         line=line_number,
+        text="\n".join(lines).rstrip() + "\n",
     )
 
 
@@ -228,7 +254,7 @@ def _check_sql(place: str, sql: str, *, script: bool) -> None:
         raise QueryFileError(f"{place}: two statements; only a script (#) may have more than one")
 
 
-def _checked_replacement(tuned: Query, queries: Mapping[str, Query]) -> Query:
+def _check_replacement(tuned: Query, queries: Mapping[str, Query]) -> None:
     original = queries.get(tuned.name)
     if original is None:
         raise QueryFileError(f"{tuned.place}: replaces nothing, there is no query of this name")
@@ -237,7 +263,20 @@ def _checked_replacement(tuned: Query, queries: Mapping[str, Query]) -> Query:
             f"{tuned.place}: must keep the parameters and the operation: "
             f"{original.name}({', '.join(original.params)}){original.operation}"
         )
-    return tuned
+
+
+def check_columns(tuned: Query, *, expected: Sequence[str], found: Sequence[str]) -> None:
+    """Check that a tuned query returns the columns of the library's own, once its database has told what they are.
+
+    Raises:
+        QueryFileError: Their names or their order differ.
+    """
+    if list(found) != list(expected):
+        # A column without a name may be called by its whole expression.
+        names = ", ".join(shorten(name, 40, placeholder="...") for name in found)
+        raise QueryFileError(
+            f"{tuned.place}: must return the columns ({', '.join(expected)}), not ({names}); name them with AS"
+        )
 
 
 def _load_through_aiosql(queries: Iterable[Query], adapter: DriverAdapterProtocol) -> Queries:
@@ -263,48 +302,3 @@ def _runner(query: Query, sql: str, adapter: DriverAdapterProtocol) -> Callable[
         return lambda connection, params: adapter.execute_script(connection, sql)
     run = getattr(adapter, _ADAPTER[query.operation])
     return lambda connection, params: run(connection, query.name, sql, params)
-
-
-def _check_users(query: Query, users: Sequence[type]) -> None:
-    """Hold `used by:` to the code: each method named there exists and runs the query, itself or in what it calls."""
-    for user in query.used_by:
-        methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
-        if not methods:
-            raise QueryFileError(f"{query.place}: used by {user}, which is no method of {_names(users)}")
-        if not any(query.name in _constants(method, users) for method in methods):
-            raise QueryFileError(f"{query.place}: nobody uses it, {user} does not run it")
-
-
-def _constants(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
-    """Return every string in the code of a method and of the private methods and functions that it calls."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    pending: list[Any] = [method]
-    while pending:
-        function = unwrap(pending.pop())
-        names, strings = _names_and_strings(function.__code__)
-        found |= strings
-        for name in (name for name in names - seen if name.startswith("_")):
-            seen.add(name)
-            helpers = [getattr(owner, name, None) for owner in users] + [function.__globals__.get(name)]
-            pending.extend(helper for helper in helpers if hasattr(helper, "__code__"))
-    return found
-
-
-def _names_and_strings(code: CodeType) -> tuple[set[str], set[str]]:
-    names, strings = set(code.co_names), set[str]()
-    pending = list(code.co_consts)
-    while pending:
-        constant = pending.pop()
-        if isinstance(constant, str):
-            strings.add(constant)
-        elif isinstance(constant, tuple):
-            pending.extend(constant)
-        elif isinstance(constant, CodeType):
-            names.update(constant.co_names)
-            pending.extend(constant.co_consts)
-    return names, strings
-
-
-def _names(users: Sequence[type]) -> str:
-    return " or ".join(user.__name__ for user in users)

@@ -31,7 +31,7 @@ from wfe_sql.testing import full_event, full_instance, full_pointer, sample_inst
 from wfe_sql.testing.samples import TIME
 
 HELD = Path(__file__).parents[1] / "data" / "held"
-"""A tuned query that waits for a function of the test."""
+"""A tuned query that waits for a function that the test replaces."""
 
 
 @pytest.fixture
@@ -486,14 +486,14 @@ async def test_an_idle_provider_has_nothing_scheduled(provider: SqlitePersistenc
 async def test_a_long_read_does_not_hold_up_short_ones(file: Path) -> None:
     let_go = threading.Event()
 
-    def held() -> int:
+    def held() -> str:
         let_go.wait(timeout=30)
-        return 1
+        return "let go"
 
     async with SqlitePersistenceProvider(file, sql_dir=HELD) as provider:
         engine: Any = provider._engine
         for connection in engine._readers.connections:
-            await connection.run(lambda raw: raw.create_function("held", 0, held))
+            await connection.run(lambda raw: raw.create_function("sqlite_version", 0, held))
         await provider.create_new_workflow(sample_instance(id="w1"))
         await provider.create_event(full_event(id="e1"))
         long = asyncio.create_task(provider.get_event("e1"))

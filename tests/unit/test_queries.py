@@ -123,6 +123,7 @@ FROM things
             sql=first_sql,
             file=file,
             line=3,
+            text=text[text.index("-- name: first") : text.index("\n-- name: second")],
         ),
         "second": Query(
             name="second",
@@ -135,6 +136,7 @@ FROM things
             sql="SELECT id\nFROM things",
             file=file,
             line=13,
+            text=text[text.index("-- name: second") :],
         ),
     }
 
@@ -185,6 +187,25 @@ def test_the_dialect_of_the_library_loads_whole() -> None:
     assert {Path(query.file).parent for query in queries.values()} == {folder}
     for name in ("get_workflow_instance", "persist_workflow", "claim_commands", "create_events_table", "begin_write"):
         assert name in queries
+
+
+def test_a_text_can_stand_for_a_parameter(tmp_path: Path) -> None:
+    sql = "SELECT :id, :id2, :id, '12:30' AS \"a:id_b\";"
+    _write(tmp_path / "dialect", things=_query("-- name: row(id, id2)^", sql))
+    assert _load(tmp_path)["row"].filled_in("id", r"\1") == r"""SELECT \1, :id2, \1, '12:30' AS "a:id_b";"""
+
+
+@pytest.mark.parametrize(
+    ("operation", "sql", "has_plan"),
+    [
+        *(("", "SELECT 1;", True), ("", "WITH one AS (SELECT 1) SELECT 1;", True), ("", "select\n1;", True)),
+        *(("!", "UPDATE t SET x = 1;", True), ("*!", "INSERT INTO t VALUES (1);", True), ("!", "DELETE FROM t;", True)),
+        *(("#", "DELETE FROM t;", False), ("!", "PRAGMA x;", False), ("!", "BEGIN;", False), ("!", "SELECTED;", False)),
+    ],
+)
+def test_what_has_a_plan(tmp_path: Path, operation: str, sql: str, has_plan: bool) -> None:
+    _write(tmp_path / "dialect", things=_query(f"-- name: rows(){operation}", sql))
+    assert _load(tmp_path)["rows"].has_plan is has_plan
 
 
 # what is refused: names

@@ -90,6 +90,8 @@ def split_script(sql: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement.strip()
             statement = ""
+    if statement.strip():
+        yield statement.strip()
 
 
 class SqliteStore:

@@ -1,5 +1,5 @@
 -- name: get_event(id)^
--- A read that takes as long as a test wants: held() is a function of the test, which returns 1 when it is let go.
+-- A read that takes as long as a test wants: it puts a function of its own in place of sqlite_version().
 -- used by: get_event
 -- index: sqlite_autoindex_events_1
 SELECT
@@ -12,4 +12,4 @@ SELECT
         'is_processed', json('false')
     ) AS document
 FROM events
-WHERE id = :id AND held() = 1;
+WHERE id = :id AND sqlite_version() <> '';

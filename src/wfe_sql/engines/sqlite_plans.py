@@ -1,0 +1,93 @@
+"""Takes the plans of queries from SQLite.
+
+https://sqlite.org/eqp.html
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+from wfe_sql.engines.sqlite_store import SqliteStore, check_path
+from wfe_sql.plans import Explain, Plan
+from wfe_sql.queries import Query, QuerySet
+from wfe_sql.urls import SqliteTarget
+
+_INDEX = re.compile(r"USING .*?(INTEGER PRIMARY KEY|(?<=INDEX )\w+)")
+_SCAN = re.compile(r"SCAN (?:TABLE )?(?P<table>\S+)|SEARCH (?:TABLE )?\S+$")
+_READS_NO_TABLE = re.compile(r"VIRTUAL TABLE|CONSTANT ROW")
+_SORT = re.compile(r"USE TEMP B-TREE FOR .*ORDER BY")
+_MADE_BY_THE_PLAN = re.compile(r"(?:MATERIALIZE|CO-ROUTINE) (\S+)")
+
+
+class SqlitePlanner:
+    """Explains queries on an open connection."""
+
+    def __init__(self, store: SqliteStore, queries: QuerySet, connection: sqlite3.Connection) -> None:
+        """Take a connection; whoever opened it closes it."""
+        self._store = store
+        self._queries = queries
+        self._connection = connection
+
+    def explain(self, query: Query) -> Plan:
+        """Return the plan of a query, which is not run; its parameters have no value.
+
+        Raises:
+            StoreError: SQLite cannot plan it, such as for a table that is missing.
+        """
+        sql = self._queries["explain_query"].filled_in("query", query.sql.rstrip("; \n"))
+        try:
+            return _read_plan(self._connection.execute(sql, dict.fromkeys(query.params)))
+        except sqlite3.Error as error:
+            if str(error) == "no such table: sqlite_stat1":
+                line = "SCAN sqlite_stat1 (once there are statistics)"
+                return Plan(lines=(line,), indexes=frozenset(), scans=(line,))
+            raise self._store.error(error) from error
+
+
+@contextmanager
+def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Explain]:
+    """Open a store for reading only, to explain queries on it; one in memory is made for it, and empty.
+
+    Raises:
+        StoreError: It cannot be opened.
+    """
+    store = SqliteStore(replace(target, mode="ro"), queries, "normal", timedelta(seconds=5))
+    check_path(store.target)
+    had_log = store.has_log()
+    try:
+        connection = store.open_writer() if target.path is None else store.open_reader()
+    except sqlite3.Error as error:
+        raise store.error(error) from error
+    try:
+        yield SqlitePlanner(store, queries, connection).explain
+    finally:
+        connection.close()
+        if target.path is not None and not had_log:
+            store.remove_empty_log()
+
+
+def _read_plan(rows: Iterable[tuple[int, int, int, str]]) -> Plan:
+    """Read rows of (id, parent, not used, what is done); those of a parent come below it."""
+    depth = {0: -1}
+    lines, details = [], []
+    for id_, parent, _, detail in rows:
+        depth[id_] = depth[parent] + 1
+        lines.append("  " * depth[id_] + detail)
+        details.append(detail)
+    made = {match[1] for detail in details if (match := _MADE_BY_THE_PLAN.match(detail))}
+    return Plan(
+        lines=tuple(lines),
+        indexes=frozenset(_INDEX.findall("\n".join(details))),
+        scans=tuple(line for line, detail in zip(lines, details, strict=True) if _scans(detail, made)),
+    )
+
+
+def _scans(detail: str, made_by_the_plan: set[str]) -> bool:
+    """Tell whether a line of a plan reads a whole table, or sorts."""
+    if _SORT.match(detail):
+        return True
+    scan = _SCAN.match(detail)
+    return scan is not None and not _READS_NO_TABLE.search(detail) and scan["table"] not in made_by_the_plan

@@ -1,0 +1,181 @@
+"""With which parameters each query is run for its snapshot, and how what it did is written down."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from dialects.case import Case, Params, Store
+from dialects.filling import START
+from wfe_sql import ExecutionError
+from wfe_sql.queries import Query
+from wfe_sql.rows import EVENT_SUBSCRIPTIONS, EVENTS, EXECUTION_ERRORS, EXECUTION_POINTERS, WORKFLOWS, encode_bound
+from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription
+
+NOW = (START + timedelta(hours=1)).isoformat()
+BOUND = encode_bound("bound", START + timedelta(hours=1))
+
+DEFAULTS: Mapping[str, Any] = {
+    "after_id": 0,
+    "after_time": 0,
+    "as_at": 2000,
+    "as_of": BOUND,
+    "claim_token": None,
+    "command_name": "ProcessWorkflow",
+    "data": "workflow-1",
+    "definition_id": "order",
+    "event_key": "k1",
+    "event_name": "paid",
+    "execute_time": 500,
+    "expected_revision": None,
+    "expires_at": NOW,
+    "expiry": NOW,
+    "id": "workflow-1",
+    "ids": json.dumps(["workflow-3", "workflow-full", "nobody"]),
+    "name": "order-full",
+    "now": NOW,
+    "row_limit": 2,
+    "token": "token",
+    "version": 2,
+    "worker_id": "worker",
+    "workflow_id": "workflow-1",
+}
+"""Values of parameters, unless one of the next two has another."""
+
+DEFAULTS_OF_FILE: Mapping[str, Mapping[str, Any]] = {
+    "events": {"id": "event-2", "as_at": BOUND},
+    "event_subscriptions": {"id": "subscription-1"},
+    "health": {"as_of": 2000, "row_limit": 5},
+    "listing": {
+        **dict.fromkeys(("status", "definition_id", "since", "is_processed", "after_time", "after_id")),
+    },
+    "retention": {
+        "after_time": None,
+        "event_ids": '["gone", "event-1"]',
+        "ids": '["workflow-done", "workflow-1"]',
+        "older_than": BOUND,
+        "status": "Complete",
+        "workflow_ids": '["gone", "workflow-1"]',
+    },
+    "scheduled_commands": {"id": 1, "ids": "[1, 2]", "as_of": 2000},
+    "transfer": {"after_id": "", "after_workflow_id": "", "after_place": 0, "after_definition_id": ""},
+}
+
+
+def _workflow(**fields: Any) -> Mapping[str, Any]:
+    return WORKFLOWS.encode(full_instance(execution_pointers=[], **fields))
+
+
+def _pointer(id_: str) -> Mapping[str, Any]:
+    return {**EXECUTION_POINTERS.encode(full_pointer(id=id_)), "workflow_id": "workflow-1"}
+
+
+def _error(message: str) -> Mapping[str, Any]:
+    return EXECUTION_ERRORS.encode(
+        ExecutionError(error_time=START, workflow_id="workflow-1", execution_pointer_id="pointer-1-1", message=message)
+    )
+
+
+_NO_CLAIM = {"claim_token": None, "claim_worker_id": None, "claim_expires_at": None}
+
+PARAMS_OF_QUERY: Mapping[str, Params] = {
+    "clear_subscription_token": {"id": "subscription-1", "token": "token"},
+    "count_due_events": {"as_at": BOUND},
+    "create_event": EVENTS.encode(full_event(id="event-new")),
+    "create_event_subscription": EVENT_SUBSCRIPTIONS.encode(
+        full_subscription(id="subscription-new", workflow_id="workflow-1", execution_pointer_id="pointer-1-1")
+    ),
+    "create_new_workflow": _workflow(id="workflow-new", name=""),
+    "delete_gone_execution_pointers": {"ids": '["pointer-1-1", "pointer-2-1"]', "workflow_id": "workflow-1"},
+    "delete_processed_events": {"ids": '["event-1", "event-2"]'},
+    "find_execution_pointer_of_another_workflow": {
+        "ids": '["pointer-1-1", "pointer-2-1"]',
+        "workflow_id": "workflow-1",
+    },
+    "import_definition_sequences": [{"definition_id": "new", "next_num": 7}],
+    "import_event_subscriptions": [
+        {
+            **EVENT_SUBSCRIPTIONS.encode(
+                full_subscription(id="subscription-new", workflow_id="workflow-1", execution_pointer_id="pointer-1-1")
+            ),
+            "terminated": 1,
+        }
+    ],
+    "import_events": [{**EVENTS.encode(full_event(id="event-new")), **_NO_CLAIM}],
+    "import_execution_errors": [_error("first")],
+    "import_execution_pointers": [_pointer("pointer-new-1")],
+    "import_scheduled_commands": [
+        {"command_name": "ProcessEvent", "data": "new", "execute_time": 9, "rescheduled_time": None, **_NO_CLAIM}
+    ],
+    "import_workflows": [{**_workflow(id="workflow-new", name="new"), **_NO_CLAIM, "revision": 7}],
+    "insert_execution_pointers": [_pointer("pointer-new-1"), _pointer("pointer-new-2")],
+    "persist_errors": [_error("first"), _error("second")],
+    "persist_workflow": _workflow(id="workflow-1", name=""),
+    "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
+}
+
+FIND_NOTHING = {"check_integrity", "check_foreign_keys"}
+"""Queries that return what is wrong with a store, and nothing is."""
+
+RUN_BEFORE: Mapping[str, Sequence[str]] = {
+    "has_statistics": ["update_statistics"],
+    "list_statistics": ["update_statistics"],
+    "renew_workflow_claim": ["claim_runnable_instances"],
+    "release_workflow_claim": ["claim_runnable_instances"],
+    "renew_event_claim": ["claim_runnable_events"],
+    "release_event_claim": ["claim_runnable_events"],
+    "renew_commands": ["claim_commands"],
+    "complete_command": ["claim_commands"],
+    "release_command": ["claim_commands"],
+    "reschedule_command": ["claim_commands", "schedule_command"],
+}
+"""Queries without which another would have nothing to do."""
+
+
+def params_of(query: Query, case: Case) -> Params:
+    """Return the parameters with which a query finds or changes something in the small store."""
+    own = case.own_part.get(query.name, PARAMS_OF_QUERY.get(query.name, {}))
+    if not isinstance(own, Mapping):
+        return own
+    file = query.file.rpartition("/")[2].removesuffix(".sql")
+    known = {**DEFAULTS, **DEFAULTS_OF_FILE.get(file, {}), **own}
+    assert set(query.params) <= set(known), f"give {query.name} its parameters in tests/dialects/results.py"
+    return {param: known[param] for param in query.params}
+
+
+def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]:
+    """Run a query and undo it; return what it returned and changed as text, and whether that is anything at all."""
+    with store.undone():
+        for name in RUN_BEFORE.get(query.name, ()):
+            store.run(name, params_of(case.queries[name], case))
+        before = store.dump()
+        result = store.run(query.name, params_of(query, case))
+        changes = changed_lines(before, store.dump())
+    if isinstance(result, list) and "in no order" in query.summary:
+        result = sorted(result, key=repr)
+    rows = result if isinstance(result, list) else [result]
+    text = [f"returns {len(rows)} rows" if isinstance(result, list) else "returns", *map(_describe_row, rows)]
+    return "\n".join([*text, *(["changes", *changes] if changes else [])]), result not in (
+        None,
+        [],
+        0,
+    ) or query.name in FIND_NOTHING
+
+
+def changed_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Return the lines that differ, each with - or + before it."""
+    diff = list(difflib.unified_diff(before, after, n=0, lineterm=""))
+    return [line for line in diff[2:] if not line.startswith("@@")]
+
+
+def _describe_row(row: Any) -> str:
+    """Write each column on a line of its own, a JSON document on several."""
+    columns = row if isinstance(row, tuple) else (row,)
+    lines = "\n".join(
+        json.dumps(json.loads(column), indent=2, ensure_ascii=False)
+        if isinstance(column, str) and column.startswith("{")
+        else repr(column)
+        for column in columns
+    )
+    return "  - " + lines.replace("\n", "\n    ")

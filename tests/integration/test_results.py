@@ -1,0 +1,65 @@
+"""What each query returns and changes in a small store; a reviewer reads each row that changed.
+
+To record what changed on purpose: pytest tests/integration/test_results.py --snapshot-update
+"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from dialects import CASES, Case
+from dialects.filling import fill_small
+from dialects.results import changed_lines, run_and_describe
+from wfe_sql.queries import Query
+from wfe_sql.testing.clock import ManualClock
+
+PLANNED = [
+    pytest.param(case, query, id=f"{case.name}-{query.name}")
+    for case in CASES
+    for query in case.queries.values()
+    if query.has_plan
+]
+SCRIPTS = [
+    pytest.param(case, query, id=f"{case.name}-{query.name}")
+    for case in CASES
+    for query in case.queries.values()
+    if query.operation == "#"
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return, for each dialect, the folder of its small store."""
+    folders = {case.name: tmp_path_factory.mktemp("results") for case in CASES}
+    for case in CASES:
+        asyncio.run(fill_small(case.provider(folders[case.name], ManualClock())))
+    return folders
+
+
+@pytest.mark.parametrize(("case", "query"), PLANNED)
+def test_what_a_query_returns_and_changes(
+    folders: dict[str, Path], case: Case, query: Query, snapshot: SnapshotAssertion
+) -> None:
+    with case.open(folders[case.name]) as store:
+        text, did_something = run_and_describe(store, query, case)
+    assert text == snapshot
+    assert did_something, f"give {query.place} parameters with which it finds or changes something: {text}"
+
+
+@pytest.mark.parametrize(("case", "script"), SCRIPTS)
+def test_what_a_script_makes(tmp_path: Path, case: Case, script: Query, snapshot: SnapshotAssertion) -> None:
+    assert "\n".join(changed_lines(*case.run_script(tmp_path, script.name))) == snapshot
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_works_on_a_connection(tmp_path: Path, case: Case, snapshot: SnapshotAssertion) -> None:
+    ran = case.run_session(tmp_path)
+    assert "\n".join(f"{name}: {result!r}, in a transaction: {within}" for name, result, within in ran) == snapshot
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_query_is_run(case: Case) -> None:
+    run = {query.name for query in case.queries.values() if query.has_plan or query.operation == "#"}
+    assert set(case.queries) - run - {"explain_query"} == set(case.session), "run it in the session of tests/dialects"
