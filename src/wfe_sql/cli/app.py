@@ -2,6 +2,6 @@
 
 from wfe_sql.cli.root import app
 
-from wfe_sql.cli import demo, upkeep, lists, show, operator  # isort: skip
+from wfe_sql.cli import demo, upkeep, lists, show, operator, queries, plans  # isort: skip
 
-__all__ = ["app", "demo", "lists", "operator", "show", "upkeep"]
+__all__ = ["app", "demo", "lists", "operator", "plans", "queries", "show", "upkeep"]

@@ -1,0 +1,34 @@
+"""What commands about SQL have in common: the dialect, and a query that is named."""
+
+from difflib import get_close_matches
+from typing import Annotated, NoReturn
+
+import typer
+
+from wfe_sql.cli.output import warn
+from wfe_sql.dialects import DIALECTS
+from wfe_sql.queries import Query, QuerySet
+
+
+def _known_dialect(name: str) -> str:
+    if name not in DIALECTS:
+        raise typer.BadParameter(f"{name} is none of {', '.join(DIALECTS)}")
+    return name
+
+
+DialectName = Annotated[str, typer.Option("--dialect", callback=_known_dialect, help=f"One of {', '.join(DIALECTS)}.")]
+
+
+def find_query(queries: QuerySet, name: str) -> Query:
+    """Return a query by its name; a name that is unknown ends the command."""
+    if name not in queries:
+        close = get_close_matches(name, queries, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see wfe-sql queries list"
+        fail(f"no query has the name {name}; {hint}")
+    return queries[name]
+
+
+def fail(message: str, *, exit_code: int = 2) -> NoReturn:
+    """End the command with one line on stderr."""
+    warn(message)
+    raise typer.Exit(exit_code)

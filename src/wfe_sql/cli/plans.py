@@ -1,0 +1,88 @@
+"""`wfe-sql explain` and `wfe-sql schema`: what a database makes of the SQL."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from wfe_sql.cli.options import DialectName, find_query
+from wfe_sql.cli.output import Output, print_json
+from wfe_sql.cli.root import app
+from wfe_sql.cli.store import AsJson, SqlDir
+from wfe_sql.dialects import DIALECTS, dialect_of
+from wfe_sql.errors import StoreError
+from wfe_sql.plans import Explain
+from wfe_sql.queries import Query
+
+
+@app.command()
+def explain(
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="The store, such as sqlite:///var/lib/app/wfe.db, or :memory: for none."),
+    ],
+    name: Annotated[str | None, typer.Argument(metavar="QUERY", help="Only this query.", show_default=False)] = None,
+    sql_dir: SqlDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the plan of each query on a store, with the indexes that it uses; scans and sorts are marked.
+
+    The store is opened for reading only, and no query is run. Exits with 1 when a plan is not what the query's header
+    says, such as for an index that is missing.
+
+    Example: wfe-sql explain sqlite:///var/lib/app/wfe.db get_runnable_instances
+    """
+    dialect = dialect_of(url)
+    queries = dialect.load(sql_dir)
+    wanted = [query for query in queries.values() if query.has_plan] if name is None else [find_query(queries, name)]
+    with dialect.open_planner(url, queries) as explain_query:
+        plans = [_plan(query, explain_query) for query in wanted]
+    if as_json:
+        print_json(plans)
+    else:
+        out = Output().console
+        for plan in plans:
+            _print_plan(plan, out)
+    if any(plan["wrong"] for plan in plans):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJson = False) -> None:
+    """Print the DDL of a new store, to be piped into the database's own command line.
+
+    Example: wfe-sql schema | sqlite3 new.db
+    """
+    script = DIALECTS[dialect].schema(DIALECTS[dialect].load(sql_dir))
+    if as_json:
+        print_json({"dialect": dialect, "sql": script})
+    else:
+        typer.echo(script, nl=False)
+
+
+def _plan(query: Query, explain_query: Explain) -> dict[str, Any]:
+    found: dict[str, Any] = {"query": query.name, "indexes": [], "scan": query.scan, "plan": [], "scans": []}
+    if not query.has_plan:
+        return {**found, "wrong": []}
+    try:
+        plan = explain_query(query)
+    except StoreError as error:
+        return {**found, "wrong": [str(error)]}
+    found |= {"indexes": sorted(plan.indexes), "plan": plan.lines, "scans": plan.scans}
+    return {**found, "wrong": plan.complaints(query)}
+
+
+def _print_plan(plan: dict[str, Any], out: Console) -> None:
+    if plan["scan"]:
+        uses = f"scan: {plan['scan']}"
+    elif plan["indexes"]:
+        uses = f"index: {', '.join(plan['indexes'])}"
+    else:
+        uses = "index: none"
+    out.print(plan["query"], style="bold", end="  ", soft_wrap=True)
+    out.print(uses, style="yellow" if plan["scan"] else None, soft_wrap=True)
+    for line in plan["plan"]:
+        scans = line in plan["scans"]
+        out.print(f"  {'*' if scans else ' '} {line}", style="yellow" if scans else None, soft_wrap=True)
+    for line in plan["wrong"]:
+        out.print(f"  ! {line}", style="red", soft_wrap=True)

@@ -1,0 +1,54 @@
+"""What can be done with the SQL of each dialect without a provider: load it, explain it, print its tables."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.engines.sqlite_plans import open_sqlite_planner
+from wfe_sql.engines.sqlite_store import VERSION
+from wfe_sql.plans import Planner
+from wfe_sql.queries import QuerySet
+from wfe_sql.urls import parse_sqlite_url, scheme_of
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One dialect's SQL.
+
+    Attributes:
+        name: The name of its folder in `sql/`.
+        load: Returns its queries, with those in a folder in place of their namesakes. Raises `QueryFileError`.
+        open_planner: Opens the store of a URL for reading only, to explain queries on it. Raises `StoreError`.
+        schema: Returns the DDL of a new store, as a script for the database's own command line.
+    """
+
+    name: str
+    load: Callable[[str | os.PathLike[str] | None], QuerySet]
+    open_planner: Callable[[str, QuerySet], Planner]
+    schema: Callable[[QuerySet], str]
+
+
+def dialect_of(url: str) -> Dialect:
+    """Return the dialect of a store's URL.
+
+    Raises:
+        StoreError: No backend has the URL's scheme.
+    """
+    return DIALECTS[scheme_of(url)]
+
+
+def _sqlite_schema(queries: QuerySet) -> str:
+    version = queries["record_store_version"]
+    recorded = version.text.replace(version.sql, version.filled_in("version", str(VERSION)))
+    return "\n".join([*(query.text for query in queries.ddl()), recorded])
+
+
+DIALECTS = {
+    "sqlite": Dialect(
+        name="sqlite",
+        load=load_sqlite_queries,
+        open_planner=lambda url, queries: open_sqlite_planner(parse_sqlite_url(url), queries),
+        schema=_sqlite_schema,
+    ),
+}
