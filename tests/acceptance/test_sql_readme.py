@@ -1,0 +1,84 @@
+"""What `sql/README.md` says: its lists are those of the files, and its commands do what it says they do."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.dialects import DIALECTS
+
+README = Path(__file__).parents[2] / "sql" / "README.md"
+QUERIES = load_sqlite_queries()
+
+
+def _calls() -> str:
+    """Return the table of methods and the queries that they run, in any dialect."""
+    calls: dict[str, dict[str, None]] = {}
+    for query in (query for dialect in DIALECTS.values() for query in dialect.load(None).values()):
+        for user in query.used_by:
+            calls.setdefault(user, {})[f"`{query.name}`"] = None
+    return "\n".join(
+        ["| method | queries |", "|---|---|", *(f"| `{m}` | {' · '.join(q)} |" for m, q in sorted(calls.items()))]
+    )
+
+
+def test_who_calls_what(request: pytest.FixtureRequest) -> None:
+    text = README.read_text(encoding="utf-8")
+    expected = re.sub(
+        r"(?<=<!-- calls -->\n).*?(?=<!-- end of calls -->)", lambda _: f"\n{_calls()}\n\n", text, flags=re.DOTALL
+    )
+    if request.config.option.update_snapshots:
+        README.write_text(expected, encoding="utf-8")
+    elif text != expected:
+        pytest.fail("the table of calls is not what the headers say; pytest --snapshot-update writes it anew")
+
+
+def test_every_index_is_explained() -> None:
+    made = {
+        index
+        for dialect in DIALECTS.values()
+        for query in dialect.load(None).values()
+        for index in re.findall(r"INDEX IF NOT EXISTS (\w+)", query.sql)
+    }
+    explained = re.findall(r"^\| `(idx_\w+)` \| (.*) \| \d+ \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    used = {index for dialect in DIALECTS.values() for query in dialect.load(None).values() for index in query.index}
+    assert {index for index, _ in explained} == made
+    assert {index for index, what in explained if not what.startswith("none of our queries")} == made & used
+
+
+def test_every_table_is_in_the_picture() -> None:
+    picture = README.read_text(encoding="utf-8").partition("```\n")[2].partition("```")[0]
+    made = [
+        name.removeprefix("create_").removesuffix("_table") for name in QUERIES if re.match("create_.*_table$", name)
+    ]
+    assert "workflows" in made
+    assert [table for table in made if not re.search(rf"^[├└─< ]*{table}\b", picture, re.MULTILINE)] == []
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs sqlite3")
+def test_the_commands_do_as_they_are_printed(tmp_path: Path) -> None:
+    blocks = re.findall(r"<!-- try -->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("WFE_SQL_DIR", None)
+    out = {}
+    for command in commands:
+        ran = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command}"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (ran.returncode, ran.stderr) == (int("queries diff" in command), ""), command
+        out[command] = ran.stdout
+    shown = list(out.values())
+    assert len(commands) == 10
+    assert "SEARCH workflows USING COVERING INDEX idx_workflows_runnable" in shown[1]
+    assert "+FROM workflows INDEXED BY idx_workflows_runnable" in shown[4]
+    assert shown[5] == shown[1]
+    assert '"name":"order-1"' in shown[7].replace('\\"', '"')
+    assert "SCAN execution_errors" in shown[8]
+    assert shown[9] == "0\n"
