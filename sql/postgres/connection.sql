@@ -1,0 +1,42 @@
+-- What a connection is set to, and how a unit of several statements begins and ends.
+
+-- name: set_up_connection(schema, statement_timeout)^
+-- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). Scans and
+-- hash joins are off since plans are kept: one made while a table was small would go on scanning when it has grown, and
+-- every query here has an index. wfe_sql.schema is what create_schema and hold_making_lock go by.
+-- https://www.postgresql.org/docs/current/runtime-config-query.html
+-- used by: open_connection
+-- index: none
+SELECT
+    set_config('search_path', quote_ident(:schema) || ', pg_temp', FALSE),
+    set_config('wfe_sql.schema', :schema, FALSE),
+    set_config('TimeZone', 'UTC', FALSE),
+    set_config('statement_timeout', :statement_timeout, FALSE),
+    set_config('enable_seqscan', 'off', FALSE),
+    set_config('enable_hashjoin', 'off', FALSE),
+    set_config('enable_mergejoin', 'off', FALSE),
+    set_config('jit', 'off', FALSE);
+
+-- name: begin_write()!
+-- Begins a unit of several statements.
+-- used by: run_alone, ensure_store_exists
+-- index: none
+BEGIN;
+
+-- name: begin_read()!
+-- One snapshot for all that is read until commit.
+-- used by: run_alone
+-- index: none
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- name: commit()!
+-- Makes all since begin_write durable.
+-- used by: run_alone, ensure_store_exists
+-- index: none
+COMMIT;
+
+-- name: rollback()!
+-- Undoes everything since begin_write.
+-- used by: run_alone, ensure_store_exists
+-- index: none
+ROLLBACK;

@@ -1,0 +1,194 @@
+-- One row for each step that waits, or waited, for an event.
+-- A subscription is free when external_token is null or external_token_expiry is not after :now.
+-- The column terminated is an addition: the reference deletes what it terminates. It does not look at the column, only at
+-- the token, so a terminated subscription that nobody holds gets the token 'wfe-sql:terminated', which hides it from the
+-- reference; get_subscription shows it as none.
+-- A bound on a time is cut to microseconds, as events.sql says; what a query whose name ends in _group takes and returns
+-- is said in workflows.sql.
+
+-- name: create_event_subscriptions_table()#
+-- The table and indexes of the reference (wfe-postgres 1.11.4), the column that it lacks, and an index that returns the
+-- live rows of a name and key in the order of the queries.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS event_subscriptions (
+    id TEXT PRIMARY KEY,
+    workflow_id TEXT NOT NULL,
+    step_id INT NOT NULL,
+    execution_pointer_id TEXT NOT NULL,
+    event_name TEXT NOT NULL,
+    event_key TEXT NOT NULL,
+    subscribe_as_of TIMESTAMPTZ NOT NULL,
+    subscription_data JSONB,
+    external_token TEXT,
+    external_worker_id TEXT,
+    external_token_expiry TIMESTAMPTZ
+);
+ALTER TABLE event_subscriptions ADD COLUMN IF NOT EXISTS terminated BOOLEAN NOT NULL DEFAULT FALSE;
+CREATE INDEX IF NOT EXISTS idx_subscriptions_name_key ON event_subscriptions (event_name, event_key);
+CREATE INDEX IF NOT EXISTS idx_subscriptions_workflow ON event_subscriptions (workflow_id);
+CREATE INDEX IF NOT EXISTS idx_subscriptions_live
+ON event_subscriptions (event_name, event_key, subscribe_as_of, id COLLATE "C")
+WHERE NOT terminated;
+
+-- name: create_event_subscription_group(units)
+-- Inserts subscriptions.
+-- used by: create_event_subscription
+-- index: none
+WITH units AS (
+    SELECT *
+    FROM
+        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+            unit INT, id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT,
+            event_key TEXT, subscribe_as_of TIMESTAMPTZ, subscription_data TEXT, external_token TEXT,
+            external_worker_id TEXT, external_token_expiry TIMESTAMPTZ
+        )
+),
+
+created AS (
+    INSERT INTO event_subscriptions (
+        id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+        external_token, external_worker_id, external_token_expiry
+    )
+    SELECT
+        id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of,
+        cast(subscription_data AS JSONB), external_token, external_worker_id, external_token_expiry
+    FROM units
+    ORDER BY id
+    RETURNING id
+)
+
+SELECT units.unit
+FROM created
+INNER JOIN units ON created.id = units.id;
+
+-- name: get_subscriptions_group(units)
+-- The live subscriptions of a name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
+-- used by: get_subscriptions
+-- index: idx_subscriptions_live
+SELECT units.unit, found.document
+FROM
+    jsonb_to_recordset(cast(:units AS JSONB)) AS units (
+        unit INT, event_name TEXT, event_key TEXT, as_of TEXT, row_limit BIGINT
+    )
+CROSS JOIN
+    LATERAL (
+        SELECT
+            subscription.subscribe_as_of,
+            subscription.id,
+            cast(json_build_object(
+                'id', subscription.id,
+                'workflow_id', subscription.workflow_id,
+                'step_id', subscription.step_id,
+                'execution_pointer_id', subscription.execution_pointer_id,
+                'event_name', subscription.event_name,
+                'event_key', subscription.event_key,
+                'subscribe_as_of', subscription.subscribe_as_of,
+                'subscription_data', subscription.subscription_data,
+                'external_token', subscription.external_token,
+                'external_worker_id', subscription.external_worker_id,
+                'external_token_expiry', subscription.external_token_expiry
+            ) AS TEXT) AS document
+        FROM event_subscriptions AS subscription
+        WHERE
+            subscription.event_name = units.event_name AND subscription.event_key = units.event_key
+            AND subscription.subscribe_as_of <= cast(left(units.as_of, 26) || '+00:00' AS TIMESTAMPTZ)
+            AND NOT subscription.terminated
+        ORDER BY subscription.subscribe_as_of, subscription.id COLLATE "C"
+        LIMIT units.row_limit
+    ) AS found
+ORDER BY units.unit, found.subscribe_as_of, found.id COLLATE "C";
+
+-- name: get_subscription(id)^
+-- One subscription by id, terminated or not.
+-- used by: get_subscription, set_subscription_token, clear_subscription_token
+-- index: event_subscriptions_pkey
+SELECT
+    cast(json_build_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of', subscribe_as_of,
+        'subscription_data', subscription_data,
+        'external_token', nullif(external_token, 'wfe-sql:terminated'),
+        'external_worker_id', external_worker_id,
+        'external_token_expiry', external_token_expiry
+    ) AS TEXT) AS document
+FROM event_subscriptions
+WHERE id = :id;
+
+-- name: get_first_open_subscription(event_name, event_key, as_of, now)^
+-- The oldest live subscription of one name and key that nobody holds at :now.
+-- used by: get_first_open_subscription
+-- index: idx_subscriptions_live
+SELECT
+    cast(json_build_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of', subscribe_as_of,
+        'subscription_data', subscription_data,
+        'external_token', external_token,
+        'external_worker_id', external_worker_id,
+        'external_token_expiry', external_token_expiry
+    ) AS TEXT) AS document
+FROM event_subscriptions
+WHERE
+    event_name = :event_name AND event_key = :event_key
+    AND subscribe_as_of <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ) AND NOT terminated
+    AND (external_token IS NULL OR external_token_expiry <= cast(:now AS TIMESTAMPTZ))
+ORDER BY subscribe_as_of, id COLLATE "C"
+LIMIT 1;
+
+-- name: set_subscription_token(id, token, worker_id, expiry, now)!
+-- Takes a live subscription that is free at :now, or renews the same token; changes no row when another holds it.
+-- used by: set_subscription_token
+-- index: event_subscriptions_pkey
+UPDATE event_subscriptions
+SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = cast(:expiry AS TIMESTAMPTZ)
+WHERE
+    id = :id AND NOT terminated
+    AND (
+        external_token IS NULL OR external_token = :token OR external_token_expiry <= cast(:now AS TIMESTAMPTZ)
+    );
+
+-- name: clear_subscription_token(id, token)!
+-- Frees a subscription; changes no row when it does not hold this token. A terminated one stays hidden.
+-- used by: clear_subscription_token
+-- index: event_subscriptions_pkey
+UPDATE event_subscriptions
+SET
+    external_token = CASE WHEN terminated THEN 'wfe-sql:terminated' END,
+    external_worker_id = NULL,
+    external_token_expiry = NULL
+WHERE id = :id AND external_token = :token AND external_token <> 'wfe-sql:terminated';
+
+-- name: terminate_subscription_group(units)
+-- Ends subscriptions; the rows stay.
+-- used by: terminate_subscription
+-- index: event_subscriptions_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
+),
+
+locked AS (
+    SELECT id
+    FROM event_subscriptions
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE event_subscriptions
+SET terminated = TRUE, external_token = coalesce(event_subscriptions.external_token, 'wfe-sql:terminated')
+FROM units
+INNER JOIN locked ON units.id = locked.id
+WHERE event_subscriptions.id = units.id
+RETURNING units.unit;

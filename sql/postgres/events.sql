@@ -1,0 +1,231 @@
+-- One row for each event from outside.
+-- A bound on a time comes as text with nine decimals, for SQLite's sake; timestamptz would round it up to a microsecond
+-- that it does not take in, so it is cut to six: the 26 characters before them are date and time.
+-- A claim is a fresh token, the worker that took it, and when it expires; an event is free when claim_token is null or
+-- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
+-- What a query whose name ends in _group takes and returns is said in workflows.sql.
+
+-- name: create_events_table()#
+-- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and two indexes that return
+-- rows in the order of the queries; the poll's holds only unprocessed events.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS events (
+    id TEXT PRIMARY KEY,
+    event_name TEXT NOT NULL,
+    event_key TEXT NOT NULL,
+    event_data JSONB NOT NULL DEFAULT 'null',
+    event_time TIMESTAMPTZ NOT NULL,
+    is_processed BOOLEAN DEFAULT FALSE
+);
+ALTER TABLE events ADD COLUMN IF NOT EXISTS claim_token TEXT;
+ALTER TABLE events ADD COLUMN IF NOT EXISTS claim_worker_id TEXT;
+ALTER TABLE events ADD COLUMN IF NOT EXISTS claim_expires_at TIMESTAMPTZ;
+CREATE INDEX IF NOT EXISTS idx_events_name_key ON events (event_name, event_key);
+CREATE INDEX IF NOT EXISTS idx_events_is_processed ON events (is_processed);
+CREATE INDEX IF NOT EXISTS idx_events_event_time ON events (event_time);
+CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event_key, event_time, id COLLATE "C");
+CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id COLLATE "C")
+WHERE NOT is_processed;
+
+-- name: create_event_group(units)
+-- Inserts events.
+-- used by: create_event
+-- index: none
+WITH units AS (
+    SELECT *
+    FROM
+        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+            unit INT, id TEXT, event_name TEXT, event_key TEXT, event_data TEXT, event_time TIMESTAMPTZ,
+            is_processed BOOLEAN
+        )
+),
+
+created AS (
+    INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed)
+    SELECT id, event_name, event_key, cast(event_data AS JSONB), event_time, is_processed
+    FROM units
+    ORDER BY id
+    RETURNING id
+)
+
+SELECT units.unit
+FROM created
+INNER JOIN units ON created.id = units.id;
+
+-- name: get_event_group(units)
+-- Events by id.
+-- used by: get_event, mark_event_processed
+-- index: events_pkey
+SELECT
+    units.unit,
+    cast(json_build_object(
+        'id', events.id,
+        'event_name', events.event_name,
+        'event_key', events.event_key,
+        'event_data', events.event_data,
+        'event_time', events.event_time,
+        'is_processed', events.is_processed
+    ) AS TEXT) AS document
+FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
+INNER JOIN events ON units.id = events.id;
+
+-- name: get_runnable_events(as_at, row_limit)
+-- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
+-- used by: get_runnable_events
+-- index: idx_events_unprocessed
+SELECT id
+FROM events
+WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
+ORDER BY event_time, id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: claim_runnable_events_group(units)
+-- Takes free unprocessed events up to :as_at (the same for all units), the oldest first, and deals them to the units in
+-- their order; what is free is decided at the earliest :now of them. Rows that another host is writing are left for the
+-- next poll. Returned in no order.
+-- used by: claim_runnable_events
+-- index: idx_events_unprocessed, events_pkey
+WITH units AS (
+    SELECT
+        unit.*,
+        sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
+    FROM
+        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+            unit INT, as_at TEXT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ, row_limit BIGINT
+        )
+),
+
+due AS (
+    SELECT id, event_time
+    FROM events
+    WHERE
+        NOT is_processed
+        AND event_time <= (SELECT min(cast(left(units.as_at, 26) || '+00:00' AS TIMESTAMPTZ)) FROM units)
+        AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
+    ORDER BY event_time, id COLLATE "C"
+    LIMIT (SELECT sum(units.row_limit) FROM units)
+    FOR UPDATE SKIP LOCKED
+),
+
+dealt AS (
+    SELECT
+        id, event_time,
+        row_number() OVER (ORDER BY event_time, id COLLATE "C") AS place
+    FROM due
+)
+
+UPDATE events
+SET claim_token = units.token, claim_worker_id = units.worker_id, claim_expires_at = units.expires_at
+FROM dealt
+INNER JOIN units ON dealt.place > units.last_place - units.row_limit AND dealt.place <= units.last_place
+WHERE events.id = dealt.id
+RETURNING units.unit, events.id, events.event_time;
+
+-- name: renew_event_claim_group(units)
+-- Moves on the ends of claims; changes no row where the token does not hold the event.
+-- used by: renew_claim
+-- index: events_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
+),
+
+locked AS (
+    SELECT id, claim_token
+    FROM events
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE events
+SET claim_expires_at = units.expires_at
+FROM units
+INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+WHERE events.id = units.id
+RETURNING units.unit;
+
+-- name: release_event_claim_group(units)
+-- Ends claims; changes no row where the token does not hold the event.
+-- used by: release_claim
+-- index: events_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
+),
+
+locked AS (
+    SELECT id, claim_token
+    FROM events
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE events
+SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+FROM units
+INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+WHERE events.id = units.id
+RETURNING units.unit;
+
+-- name: get_events(event_name, event_key, as_of, row_limit)
+-- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
+-- used by: get_events
+-- index: idx_events_name_key_time
+SELECT id
+FROM events
+WHERE
+    event_name = :event_name AND event_key = :event_key
+    AND event_time <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
+ORDER BY event_time, id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: mark_event_processed_group(units)
+-- Takes events out of the poll; changes no row where :claim_token is given and does not hold the event.
+-- used by: mark_event_processed
+-- index: events_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, claim_token TEXT)
+),
+
+locked AS (
+    SELECT id, claim_token
+    FROM events
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE events
+SET is_processed = TRUE
+FROM units
+INNER JOIN locked ON units.id = locked.id AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
+WHERE events.id = units.id
+RETURNING units.unit;
+
+-- name: mark_event_unprocessed_group(units)
+-- Puts events back into the poll.
+-- used by: mark_event_unprocessed
+-- index: events_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
+),
+
+locked AS (
+    SELECT id
+    FROM events
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE events
+SET is_processed = FALSE
+FROM units
+INNER JOIN locked ON units.id = locked.id
+WHERE events.id = units.id
+RETURNING units.unit;

@@ -1,0 +1,54 @@
+-- One row for each error of a step, in the order in which they were stored.
+
+-- name: create_execution_errors_table()#
+-- The table of the reference (wfe-postgres 1.11.4), and an index for the errors of one workflow in their order.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS execution_errors (
+    id SERIAL PRIMARY KEY,
+    error_time TIMESTAMPTZ NOT NULL,
+    workflow_id TEXT NOT NULL,
+    execution_pointer_id TEXT NOT NULL,
+    message TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors (workflow_id, id);
+
+-- name: persist_errors(error_time, workflow_id, execution_pointer_id, message)*!
+-- Inserts errors.
+-- used by: persist_errors
+-- index: none
+INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
+VALUES (cast(:error_time AS TIMESTAMPTZ), :workflow_id, :execution_pointer_id, :message);
+
+-- name: get_execution_errors(row_limit)
+-- Errors of all workflows, the first stored first; a null :row_limit is no limit.
+-- used by: get_execution_errors
+-- index: execution_errors_pkey
+SELECT
+    cast(json_build_object(
+        'error_time', error_time,
+        'workflow_id', workflow_id,
+        'execution_pointer_id', execution_pointer_id,
+        'message', message
+    ) AS TEXT) AS document,
+    id
+FROM execution_errors
+ORDER BY id
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: get_execution_errors_of_workflow(workflow_id, row_limit)
+-- Errors of one workflow, the first stored first; a null :row_limit is no limit.
+-- used by: get_execution_errors
+-- index: idx_execution_errors_workflow_id
+SELECT
+    cast(json_build_object(
+        'error_time', error_time,
+        'workflow_id', workflow_id,
+        'execution_pointer_id', execution_pointer_id,
+        'message', message
+    ) AS TEXT) AS document,
+    id
+FROM execution_errors
+WHERE workflow_id = :workflow_id
+ORDER BY id
+LIMIT cast(:row_limit AS BIGINT);

@@ -1,0 +1,103 @@
+-- One row for each command that is due at a time (execute_time, epoch milliseconds), at most one for a name and data.
+-- A claim is a fresh token, the worker that took it, and when it expires; a command is free when claim_token is null or
+-- claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's table.
+
+-- name: create_scheduled_commands_table()#
+-- The table and index of the reference (wfe-postgres 1.11.4), the columns that it lacks, and an index that returns rows
+-- in the order of claim_commands.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS scheduled_commands (
+    id SERIAL PRIMARY KEY,
+    command_name TEXT NOT NULL,
+    data TEXT NOT NULL,
+    execute_time BIGINT NOT NULL,
+    UNIQUE (command_name, data)
+);
+ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS claim_token TEXT;
+ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS claim_worker_id TEXT;
+ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS claim_expires_at TIMESTAMPTZ;
+ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS rescheduled_time BIGINT;
+CREATE INDEX IF NOT EXISTS idx_scheduled_commands_execute_time ON scheduled_commands (execute_time);
+CREATE INDEX IF NOT EXISTS idx_scheduled_commands_due ON scheduled_commands (execute_time, id);
+
+-- name: schedule_command(command_name, data, execute_time)!
+-- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
+-- rescheduled_time, so that the completion of the claim does not lose it.
+-- used by: schedule_command
+-- index: none
+INSERT INTO scheduled_commands (command_name, data, execute_time)
+VALUES (:command_name, :data, cast(:execute_time AS BIGINT))
+ON CONFLICT (command_name, data) DO UPDATE SET
+    execute_time = CASE
+        WHEN scheduled_commands.claim_token IS NULL THEN least(scheduled_commands.execute_time, excluded.execute_time)
+        ELSE scheduled_commands.execute_time
+    END,
+    rescheduled_time = CASE
+        WHEN scheduled_commands.claim_token IS NOT NULL
+            THEN least(scheduled_commands.rescheduled_time, excluded.execute_time)
+    END;
+
+-- name: claim_commands(as_of, now, after_time, after_id, token, worker_id, expires_at, row_limit)
+-- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
+-- Rows that another host is writing are left for the next call.
+-- used by: process_commands
+-- index: idx_scheduled_commands_due, scheduled_commands_pkey
+UPDATE scheduled_commands
+SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
+WHERE
+    id IN (
+        SELECT due.id
+        FROM scheduled_commands AS due
+        WHERE
+            due.execute_time <= cast(:as_of AS BIGINT)
+            AND (due.execute_time, due.id) > (cast(:after_time AS BIGINT), cast(:after_id AS BIGINT))
+            AND (due.claim_token IS NULL OR due.claim_expires_at <= cast(:now AS TIMESTAMPTZ))
+        ORDER BY due.execute_time, due.id
+        LIMIT cast(:row_limit AS BIGINT)
+        FOR UPDATE SKIP LOCKED
+    )
+RETURNING id, command_name, data, execute_time;
+
+-- name: renew_commands(ids, token, expires_at)!
+-- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them.
+-- used by: process_commands
+-- index: scheduled_commands_pkey
+UPDATE scheduled_commands
+SET claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
+WHERE
+    id IN (SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id))
+    AND claim_token = :token;
+
+-- name: reschedule_command(id, token)!
+-- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
+-- used by: process_commands
+-- index: scheduled_commands_pkey
+UPDATE scheduled_commands
+SET
+    execute_time = rescheduled_time,
+    rescheduled_time = NULL,
+    claim_token = NULL,
+    claim_worker_id = NULL,
+    claim_expires_at = NULL
+WHERE id = cast(:id AS INT) AND claim_token = :token AND rescheduled_time IS NOT NULL;
+
+-- name: complete_command(id, token)!
+-- Deletes a command that is done, if the claim still holds it.
+-- used by: process_commands
+-- index: scheduled_commands_pkey
+DELETE FROM scheduled_commands
+WHERE id = cast(:id AS INT) AND claim_token = :token;
+
+-- name: release_command(id, token)!
+-- Ends the claim of a command that was not done: it is due again.
+-- used by: process_commands
+-- index: scheduled_commands_pkey
+UPDATE scheduled_commands
+SET
+    execute_time = least(execute_time, rescheduled_time),
+    rescheduled_time = NULL,
+    claim_token = NULL,
+    claim_worker_id = NULL,
+    claim_expires_at = NULL
+WHERE id = cast(:id AS INT) AND claim_token = :token;

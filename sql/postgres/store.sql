@@ -1,0 +1,62 @@
+-- What the store itself is: its schema, and which version of the tables it has.
+
+-- name: create_wfe_sql_store_table()#
+-- One row, with the version. The reference does not know this table and leaves it alone.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS wfe_sql_store (
+    id INT PRIMARY KEY CHECK (id = 1),
+    version INT NOT NULL
+);
+
+-- name: get_store_version()$
+-- The version of the tables.
+-- used by: ensure_store_exists
+-- index: wfe_sql_store_pkey
+SELECT version
+FROM wfe_sql_store
+WHERE id = 1;
+
+-- name: record_store_version(version)!
+-- Writes the version of the tables once they have it.
+-- used by: ensure_store_exists
+-- index: none
+INSERT INTO wfe_sql_store (id, version)
+VALUES (1, cast(:version AS INT))
+ON CONFLICT (id) DO UPDATE SET version = excluded.version
+WHERE wfe_sql_store.version <> excluded.version;
+
+-- name: list_columns()
+-- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store.
+-- used by: ensure_store_exists
+-- scan: the catalog, a few rows
+SELECT
+    pg_class.relname AS table_name,
+    pg_attribute.attname AS column_name
+FROM pg_class
+INNER JOIN pg_attribute ON pg_class.oid = pg_attribute.attrelid
+WHERE
+    pg_class.relnamespace = (SELECT pg_namespace.oid FROM pg_namespace WHERE pg_namespace.nspname = current_schema())
+    AND pg_class.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND pg_attribute.attnum > 0
+    AND NOT pg_attribute.attisdropped
+ORDER BY table_name, pg_attribute.attnum;
+
+-- name: hold_making_lock()^
+-- Lets one host at a time make a store or bring it up to date; the lock ends with the transaction.
+-- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
+-- used by: ensure_store_exists
+-- index: none
+SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
+
+-- name: create_schema()#
+-- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists.
+-- used by: ensure_store_exists
+-- index: none
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = current_setting('wfe_sql.schema')) THEN
+        EXECUTE format('CREATE SCHEMA %I', current_setting('wfe_sql.schema'));
+    END IF;
+END
+$$;

@@ -1,0 +1,549 @@
+-- One row for each workflow instance. Times are timestamptz, JSON is jsonb, next_execution is epoch milliseconds.
+-- A claim is a fresh token, the worker that took it, and when it expires; a workflow is free when claim_token is null or
+-- claim_expires_at is not after :now. The revision is raised by every change. These columns are additions to the
+-- reference's table.
+-- A query whose name ends in _group takes :units, a JSON array of the units of work that wait: each has its number as
+-- "unit", the parameters of the query that the group is named after (see the same file of SQLite), and under their names
+-- the parameters of the unit's other queries, in lists. It returns a row, or rows, for each unit that found its row.
+-- Rows are locked in the order of their ids, so that two hosts cannot deadlock.
+
+-- name: create_workflows_table()#
+-- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and one partial index for the
+-- poll: it holds only what can be polled, so a million finished workflows cost it nothing.
+-- used by: ensure_store_exists
+-- index: none
+CREATE TABLE IF NOT EXISTS workflows (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    root_workflow_id TEXT,
+    definition_id TEXT NOT NULL,
+    version INT NOT NULL,
+    description TEXT,
+    reference TEXT,
+    status TEXT NOT NULL,
+    data JSONB NOT NULL DEFAULT '{}',
+    next_execution BIGINT,
+    create_time TIMESTAMPTZ NOT NULL,
+    complete_time TIMESTAMPTZ,
+    last_heartbeat_at TIMESTAMPTZ
+);
+ALTER TABLE workflows ADD COLUMN IF NOT EXISTS root_workflow_id TEXT;
+ALTER TABLE workflows ADD COLUMN IF NOT EXISTS last_heartbeat_at TIMESTAMPTZ;
+ALTER TABLE workflows ADD COLUMN IF NOT EXISTS claim_token TEXT;
+ALTER TABLE workflows ADD COLUMN IF NOT EXISTS claim_worker_id TEXT;
+ALTER TABLE workflows ADD COLUMN IF NOT EXISTS claim_expires_at TIMESTAMPTZ;
+ALTER TABLE workflows ADD COLUMN IF NOT EXISTS revision BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
+CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
+CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (next_execution, id COLLATE "C")
+WHERE status = 'Runnable';
+
+-- name: name_workflows_without_name()#
+-- Brings a table up to date that is from before names existed: each workflow is named by its id.
+-- used by: ensure_store_exists
+-- scan: every row is changed
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = 'workflows'::regclass AND attname = 'name' AND attnotnull
+    ) THEN
+        ALTER TABLE workflows ADD COLUMN IF NOT EXISTS name TEXT;
+        UPDATE workflows SET name = id WHERE name IS NULL;
+        ALTER TABLE workflows ALTER COLUMN name SET NOT NULL;
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_constraint
+        WHERE conrelid = 'workflows'::regclass AND conname = 'workflows_name_key'
+    ) THEN
+        ALTER TABLE workflows ADD CONSTRAINT workflows_name_key UNIQUE (name);
+    END IF;
+END
+$$;
+
+-- name: create_workflows_revision_trigger()#
+-- Raises the revision for programs that do not know of it: the reference, or somebody at the psql prompt. Taking a claim
+-- is no change. https://www.postgresql.org/docs/current/sql-createtrigger.html
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE FUNCTION raise_workflows_revision() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    new.revision = old.revision + 1;
+    RETURN new;
+END
+$$;
+CREATE OR REPLACE TRIGGER raise_workflows_revision
+BEFORE UPDATE OF
+name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time,
+complete_time
+ON workflows
+FOR EACH ROW WHEN (new.revision = old.revision)
+EXECUTE FUNCTION raise_workflows_revision();
+
+-- name: create_new_workflow_group(units)
+-- Inserts workflows with their pointers in list order; an empty name becomes the id.
+-- used by: create_new_workflow
+-- index: none
+WITH units AS (
+    SELECT *
+    FROM
+        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+            unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
+            reference TEXT, status TEXT, data TEXT, next_execution BIGINT, create_time TIMESTAMPTZ,
+            complete_time TIMESTAMPTZ, insert_execution_pointers JSONB
+        )
+),
+
+created AS (
+    INSERT INTO workflows (
+        id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+        create_time, complete_time
+    )
+    SELECT
+        id, CASE name WHEN '' THEN id ELSE name END, root_workflow_id, definition_id, version, description, reference,
+        status, cast(data AS JSONB), next_execution, create_time, complete_time
+    FROM units
+    ORDER BY id
+    RETURNING id
+),
+
+inserted AS (
+    INSERT INTO execution_pointers (
+        id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+        event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id,
+        outcome, scope, extension_attributes
+    )
+    SELECT
+        pointer.id, pointer.workflow_id, pointer.step_id, pointer.active, pointer.status, pointer.sleep_until,
+        cast(pointer.persistence_data AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
+        pointer.event_key, pointer.event_published, cast(pointer.event_data AS JSONB), pointer.step_name,
+        pointer.retry_count, cast(pointer.children AS JSONB), cast(pointer.context_item AS JSONB),
+        pointer.predecessor_id, cast(pointer.outcome AS JSONB), cast(pointer.scope AS JSONB),
+        cast(pointer.extension_attributes AS JSONB)
+    FROM units
+    CROSS JOIN LATERAL jsonb_array_elements(units.insert_execution_pointers) WITH ORDINALITY AS listed (item, place)
+    CROSS JOIN
+        LATERAL jsonb_to_record(listed.item) AS pointer (
+            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
+            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
+            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
+            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
+        )
+    ORDER BY units.unit, listed.place
+)
+
+SELECT units.unit
+FROM created
+INNER JOIN units ON created.id = units.id;
+
+-- name: persist_workflow_group(units)
+-- Overwrites workflows, all but their create_time, with those of their pointers that changed, and returns each one's new
+-- revision; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
+-- it, or :expected_revision is given and is not its revision. One that another host changed while this statement waited
+-- for its lock comes back with a null revision, and nothing of it is written: what the statement sees of its pointers is
+-- from before that change, so it must run again.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
+WITH units AS (
+    SELECT *
+    FROM
+        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+            unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
+            reference TEXT, status TEXT, data TEXT, next_execution BIGINT, complete_time TIMESTAMPTZ, claim_token TEXT,
+            expected_revision BIGINT, now TIMESTAMPTZ, delete_execution_pointers JSONB,
+            delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB, insert_execution_pointers JSONB,
+            create_event_subscription JSONB
+        )
+),
+
+seen AS (
+    SELECT workflows.id, workflows.revision
+    FROM units
+    INNER JOIN workflows ON units.id = workflows.id
+),
+
+locked AS (
+    SELECT id, revision, claim_token
+    FROM workflows
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+),
+
+updated AS (
+    UPDATE workflows
+    SET
+        name = CASE units.name WHEN '' THEN workflows.name ELSE units.name END,
+        root_workflow_id = units.root_workflow_id,
+        definition_id = units.definition_id,
+        version = units.version,
+        description = units.description,
+        reference = units.reference,
+        status = units.status,
+        data = cast(units.data AS JSONB),
+        next_execution = units.next_execution,
+        complete_time = units.complete_time,
+        last_heartbeat_at = units.now,
+        revision = locked.revision + 1
+    FROM units
+    INNER JOIN locked ON units.id = locked.id
+    INNER JOIN seen ON locked.id = seen.id AND locked.revision = seen.revision
+    WHERE
+        workflows.id = units.id
+        AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
+        AND (units.expected_revision IS NULL OR units.expected_revision = locked.revision)
+    RETURNING units.unit, workflows.id, workflows.revision
+),
+
+replaced AS (
+    SELECT units.unit, units.id
+    FROM units
+    INNER JOIN updated ON units.unit = updated.unit
+    WHERE units.delete_execution_pointers IS NOT NULL
+),
+
+pointers AS (
+    SELECT units.unit, listed.place, pointer.*
+    FROM units
+    INNER JOIN updated ON units.unit = updated.unit
+    CROSS JOIN
+        LATERAL jsonb_array_elements(
+            coalesce(units.upsert_execution_pointers, '[]') || coalesce(units.insert_execution_pointers, '[]')
+        ) WITH ORDINALITY AS listed (item, place)
+    CROSS JOIN
+        LATERAL jsonb_to_record(listed.item) AS pointer (
+            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
+            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
+            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
+            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
+        )
+),
+
+gone AS (
+    SELECT stored.id, stored.workflow_id
+    FROM replaced
+    INNER JOIN execution_pointers AS stored ON replaced.id = stored.workflow_id
+    WHERE NOT EXISTS (SELECT 1 FROM pointers WHERE pointers.unit = replaced.unit AND pointers.id = stored.id)
+    UNION ALL
+    SELECT listed.id, updated.id AS workflow_id
+    FROM units
+    INNER JOIN updated ON units.unit = updated.unit
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            cast(units.delete_gone_execution_pointers -> 0 ->> 'ids' AS JSONB)
+        ) AS listed (id)
+),
+
+deleted AS (
+    DELETE FROM execution_pointers
+    USING gone
+    WHERE execution_pointers.id = gone.id AND execution_pointers.workflow_id = gone.workflow_id
+),
+
+-- What one statement deleted it cannot insert again, so pointers that are all written anew overwrite those that are there
+-- and get a new place. A pointer of another workflow would have no workflow: NOT NULL refuses it.
+written AS (
+    INSERT INTO execution_pointers (
+        id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+        event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id,
+        outcome, scope, extension_attributes
+    )
+    SELECT
+        id, workflow_id, step_id, active, status, sleep_until, cast(persistence_data AS JSONB), start_time, end_time,
+        event_name, event_key, event_published, cast(event_data AS JSONB), step_name, retry_count,
+        cast(children AS JSONB), cast(context_item AS JSONB), predecessor_id, cast(outcome AS JSONB),
+        cast(scope AS JSONB), cast(extension_attributes AS JSONB)
+    FROM pointers
+    ORDER BY unit, place
+    ON CONFLICT (id) DO UPDATE SET
+        workflow_id
+        = CASE WHEN execution_pointers.workflow_id = excluded.workflow_id THEN excluded.workflow_id END,
+        position = CASE
+            WHEN excluded.workflow_id IN (SELECT replaced.id FROM replaced) THEN excluded.position
+            ELSE execution_pointers.position
+        END,
+        step_id = excluded.step_id,
+        active = excluded.active,
+        status = excluded.status,
+        sleep_until = excluded.sleep_until,
+        persistence_data = excluded.persistence_data,
+        start_time = excluded.start_time,
+        end_time = excluded.end_time,
+        event_name = excluded.event_name,
+        event_key = excluded.event_key,
+        event_published = excluded.event_published,
+        event_data = excluded.event_data,
+        step_name = excluded.step_name,
+        retry_count = excluded.retry_count,
+        children = excluded.children,
+        context_item = excluded.context_item,
+        predecessor_id = excluded.predecessor_id,
+        outcome = excluded.outcome,
+        scope = excluded.scope,
+        extension_attributes = excluded.extension_attributes
+),
+
+subscribed AS (
+    INSERT INTO event_subscriptions (
+        id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
+        external_token, external_worker_id, external_token_expiry
+    )
+    SELECT
+        subscription.id, subscription.workflow_id, subscription.step_id, subscription.execution_pointer_id,
+        subscription.event_name, subscription.event_key, subscription.subscribe_as_of,
+        cast(subscription.subscription_data AS JSONB), subscription.external_token, subscription.external_worker_id,
+        subscription.external_token_expiry
+    FROM units
+    INNER JOIN updated ON units.unit = updated.unit
+    CROSS JOIN
+        LATERAL jsonb_to_recordset(units.create_event_subscription) AS subscription (
+            id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT, event_key TEXT,
+            subscribe_as_of TIMESTAMPTZ, subscription_data TEXT, external_token TEXT, external_worker_id TEXT,
+            external_token_expiry TIMESTAMPTZ
+        )
+    ORDER BY subscription.id
+)
+
+SELECT unit, revision
+FROM updated
+UNION ALL
+SELECT units.unit, NULL AS revision
+FROM units
+INNER JOIN seen ON units.id = seen.id
+INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
+
+-- name: get_workflow_guards(id)^
+-- What a guarded write is held against: says why one changed no row.
+-- used by: persist_workflow, persist_workflow_with_subscriptions
+-- index: workflows_pkey
+SELECT claim_token, revision
+FROM workflows
+WHERE id = :id;
+
+-- name: get_runnable_instances(as_at, row_limit)
+-- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
+-- used by: get_runnable_instances
+-- index: idx_workflows_runnable
+SELECT id
+FROM workflows
+WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
+ORDER BY next_execution, id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: claim_runnable_instances_group(units)
+-- Takes free workflows that are due at :as_at (epoch ms, the same for all units), the longest due first, and deals them
+-- to the units in their order; what is free is decided at the earliest :now of them. Rows that another host is writing
+-- are left for the next poll. Returned in no order.
+-- used by: claim_runnable_instances
+-- index: idx_workflows_runnable, workflows_pkey
+WITH units AS (
+    SELECT
+        unit.*,
+        sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
+    FROM
+        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+            unit INT, as_at BIGINT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ,
+            row_limit BIGINT
+        )
+),
+
+due AS (
+    SELECT id, next_execution
+    FROM workflows
+    WHERE
+        status = 'Runnable' AND next_execution <= (SELECT min(units.as_at) FROM units)
+        AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
+    ORDER BY next_execution, id COLLATE "C"
+    LIMIT (SELECT sum(units.row_limit) FROM units)
+    FOR UPDATE SKIP LOCKED
+),
+
+dealt AS (
+    SELECT
+        id, next_execution,
+        row_number() OVER (ORDER BY next_execution, id COLLATE "C") AS place
+    FROM due
+)
+
+UPDATE workflows
+SET claim_token = units.token, claim_worker_id = units.worker_id, claim_expires_at = units.expires_at
+FROM dealt
+INNER JOIN units ON dealt.place > units.last_place - units.row_limit AND dealt.place <= units.last_place
+WHERE workflows.id = dealt.id
+RETURNING units.unit, workflows.id, workflows.next_execution;
+
+-- name: renew_workflow_claim_group(units)
+-- Moves on the ends of claims; changes no row where the token does not hold the workflow.
+-- used by: renew_claim
+-- index: workflows_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
+),
+
+locked AS (
+    SELECT id, claim_token
+    FROM workflows
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE workflows
+SET claim_expires_at = units.expires_at
+FROM units
+INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+WHERE workflows.id = units.id
+RETURNING units.unit;
+
+-- name: release_workflow_claim_group(units)
+-- Ends claims; changes no row where the token does not hold the workflow.
+-- used by: release_claim
+-- index: workflows_pkey
+WITH units AS (
+    SELECT *
+    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
+),
+
+locked AS (
+    SELECT id, claim_token
+    FROM workflows
+    WHERE id IN (SELECT units.id FROM units)
+    ORDER BY id
+    FOR UPDATE
+)
+
+UPDATE workflows
+SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+FROM units
+INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+WHERE workflows.id = units.id
+RETURNING units.unit;
+
+-- name: get_workflow_instance_group(units)
+-- Workflows by id, each with its pointers in list order.
+-- used by: get_workflow_instance
+-- index: workflows_pkey, idx_execution_pointers_workflow_id
+SELECT
+    units.unit,
+    cast(json_build_object(
+        'id', workflows.id,
+        'name', workflows.name,
+        'root_workflow_id', workflows.root_workflow_id,
+        'workflow_definition_id', workflows.definition_id,
+        'version', workflows.version,
+        'description', workflows.description,
+        'reference', workflows.reference,
+        'next_execution', workflows.next_execution,
+        'status', workflows.status,
+        'data', workflows.data,
+        'create_time', workflows.create_time,
+        'complete_time', workflows.complete_time
+    ) AS TEXT) AS document,
+    workflows.revision,
+    ARRAY(
+        SELECT
+            cast(json_build_object(
+                'id', pointer.id,
+                'step_id', pointer.step_id,
+                'active', pointer.active,
+                'status', pointer.status,
+                'sleep_until', pointer.sleep_until,
+                'persistence_data', pointer.persistence_data,
+                'start_time', pointer.start_time,
+                'end_time', pointer.end_time,
+                'event_name', pointer.event_name,
+                'event_key', pointer.event_key,
+                'event_published', pointer.event_published,
+                'event_data', pointer.event_data,
+                'step_name', pointer.step_name,
+                'retry_count', pointer.retry_count,
+                'children', pointer.children,
+                'context_item', pointer.context_item,
+                'predecessor_id', pointer.predecessor_id,
+                'outcome', pointer.outcome,
+                'scope', pointer.scope,
+                'extension_attributes', pointer.extension_attributes
+            ) AS TEXT)
+        FROM execution_pointers AS pointer
+        WHERE pointer.workflow_id = workflows.id
+        ORDER BY pointer.position
+    ) AS pointers
+FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
+INNER JOIN workflows ON units.id = workflows.id;
+
+-- name: get_workflow_instance_by_name_group(units)
+-- Workflows by their unique names, each with its pointers in list order.
+-- used by: get_workflow_instance_by_name
+-- index: workflows_name_key, idx_execution_pointers_workflow_id
+SELECT
+    units.unit,
+    cast(json_build_object(
+        'id', workflows.id,
+        'name', workflows.name,
+        'root_workflow_id', workflows.root_workflow_id,
+        'workflow_definition_id', workflows.definition_id,
+        'version', workflows.version,
+        'description', workflows.description,
+        'reference', workflows.reference,
+        'next_execution', workflows.next_execution,
+        'status', workflows.status,
+        'data', workflows.data,
+        'create_time', workflows.create_time,
+        'complete_time', workflows.complete_time
+    ) AS TEXT) AS document,
+    workflows.revision,
+    ARRAY(
+        SELECT
+            cast(json_build_object(
+                'id', pointer.id,
+                'step_id', pointer.step_id,
+                'active', pointer.active,
+                'status', pointer.status,
+                'sleep_until', pointer.sleep_until,
+                'persistence_data', pointer.persistence_data,
+                'start_time', pointer.start_time,
+                'end_time', pointer.end_time,
+                'event_name', pointer.event_name,
+                'event_key', pointer.event_key,
+                'event_published', pointer.event_published,
+                'event_data', pointer.event_data,
+                'step_name', pointer.step_name,
+                'retry_count', pointer.retry_count,
+                'children', pointer.children,
+                'context_item', pointer.context_item,
+                'predecessor_id', pointer.predecessor_id,
+                'outcome', pointer.outcome,
+                'scope', pointer.scope,
+                'extension_attributes', pointer.extension_attributes
+            ) AS TEXT)
+        FROM execution_pointers AS pointer
+        WHERE pointer.workflow_id = workflows.id
+        ORDER BY pointer.position
+    ) AS pointers
+FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, name TEXT)
+INNER JOIN workflows ON units.name = workflows.name;
+
+-- name: get_workflow_instances(ids)
+-- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order.
+-- used by: get_workflow_instances
+-- index: workflows_pkey
+SELECT
+    workflows.id,
+    cast(json_build_object(
+        'id', workflows.id,
+        'name', workflows.name,
+        'root_workflow_id', workflows.root_workflow_id,
+        'workflow_definition_id', workflows.definition_id,
+        'version', workflows.version,
+        'description', workflows.description,
+        'reference', workflows.reference,
+        'next_execution', workflows.next_execution,
+        'status', workflows.status,
+        'data', workflows.data,
+        'create_time', workflows.create_time,
+        'complete_time', workflows.complete_time
+    ) AS TEXT) AS document,
+    workflows.revision
+FROM workflows
+WHERE workflows.id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id));

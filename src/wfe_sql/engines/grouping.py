@@ -1,0 +1,143 @@
+"""Which units of work PostgreSQL runs as one set-based statement, and what its rows mean.
+
+The query `persist_workflow_group(units)` runs any number of units that begin with `persist_workflow`. It takes them as
+one JSON array of objects with the unit's number, the parameters of its first query, and under their names lists of the
+parameters of its other queries; it returns rows that begin with the unit's number. A unit without a row found nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from wfe_sql.engines import Results, Unit
+
+Rows = Sequence[Sequence[Any]]
+
+
+def _changed(rows: Rows) -> Results:
+    return [len(rows)]
+
+
+def _value(rows: Rows) -> Results:
+    return [rows[0][0] if rows else None]
+
+
+def _row(rows: Rows) -> Results:
+    return [rows[0] if rows else None]
+
+
+def _rows(rows: Rows) -> Results:
+    return [rows]
+
+
+def _revision(rows: Rows) -> Results | None:
+    """A null revision: another host changed the workflow while the statement waited for it."""
+    return None if rows and rows[0][0] is None else _value(rows)
+
+
+def _instance(rows: Rows) -> Results:
+    """A row of document, revision and the documents of the pointers, as the two queries of the unit return them."""
+    if not rows:
+        return [None, []]
+    document, revision, pointers = rows[0]
+    return [(document, revision), [(pointer,) for pointer in pointers]]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units that may go together.
+
+    Attributes:
+        lead: The query that each of them begins with.
+        results: Turns a unit's rows, without the unit's number, into what its queries return; None if the unit must
+            run again.
+        parts: What else a unit may consist of.
+        key: The parameter that names the row a unit writes: two units with one key never run at the same time, for one
+            statement can change a row only once.
+        alike: A parameter that all units of one statement have in common.
+        writes: Whether it changes anything.
+    """
+
+    lead: str
+    results: Callable[[Rows], Results | None]
+    parts: frozenset[str] = field(default_factory=frozenset)
+    key: str | None = None
+    alike: str | None = None
+    writes: bool = True
+
+    @property
+    def query(self) -> str:
+        """The name of the query that runs them."""
+        return f"{self.lead}_group"
+
+
+_POINTER_WRITES = frozenset(
+    {
+        "delete_execution_pointers",
+        "delete_gone_execution_pointers",
+        "upsert_execution_pointers",
+        "insert_execution_pointers",
+        "create_event_subscription",
+    }
+)
+
+GROUPS = {
+    group.lead: group
+    for group in (
+        Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
+        Group("persist_workflow", _revision, parts=_POINTER_WRITES, key="id"),
+        Group("get_workflow_instance", _instance, parts=frozenset({"get_execution_pointers"}), writes=False),
+        Group(
+            "get_workflow_instance_by_name",
+            _instance,
+            parts=frozenset({"get_execution_pointers_by_name"}),
+            writes=False,
+        ),
+        Group("claim_runnable_instances", _rows, alike="as_at"),
+        Group("renew_workflow_claim", _changed, key="id"),
+        Group("release_workflow_claim", _changed, key="id"),
+        Group("next_definition_sequence", _value),
+        Group("create_event", _changed),
+        Group("get_event", _row, writes=False),
+        Group("mark_event_processed", _changed, key="id"),
+        Group("mark_event_unprocessed", _changed, key="id"),
+        Group("claim_runnable_events", _rows, alike="as_at"),
+        Group("renew_event_claim", _changed, key="id"),
+        Group("release_event_claim", _changed, key="id"),
+        Group("create_event_subscription", _changed),
+        Group("get_subscriptions", _rows, writes=False),
+        Group("terminate_subscription", _changed, key="id"),
+    )
+}
+"""Every group, by its lead."""
+
+
+def group_of(unit: Unit) -> Group | None:
+    """Return the group that runs a unit, or None if it runs alone."""
+    group = GROUPS.get(unit[0].query)
+    if group is not None and all(statement.query in group.parts for statement in unit[1:]):
+        return group
+    return None
+
+
+def encode_units(units: Sequence[Unit]) -> str:
+    """Return units of one group as the parameter of its query."""
+    return msgspec.json.encode([_encode_unit(number, unit) for number, unit in enumerate(units)]).decode()
+
+
+def _encode_unit(number: int, unit: Unit) -> dict[str, Any]:
+    encoded = {"unit": number, **dict(unit[0].params)}  # type: ignore[arg-type]  # a lead has one set of parameters
+    for statement in unit[1:]:
+        params = statement.params
+        encoded.setdefault(statement.query, []).extend(params if isinstance(params, Sequence) else [params])
+    return encoded
+
+
+def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
+    """Return the rows of each of `count` units, without the unit's number."""
+    by_unit: list[list[Sequence[Any]]] = [[] for _ in range(count)]
+    for number, *row in rows:
+        by_unit[number].append(row)
+    return by_unit

@@ -1,0 +1,118 @@
+"""What PostgreSQL's errors mean here. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+
+from wfe_sql.engines import Statement, UniqueViolationError, Unit
+from wfe_sql.errors import (
+    SerializationError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    WfeError,
+)
+
+RETRIED = {"40001", "40P01"}
+"""A serialization failure and a deadlock: the statement was undone, and may do better the next time."""
+
+_UNIQUE_VIOLATION = "23505"
+_NOT_NULL_VIOLATION = "23502"
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+_MEANINGS: dict[str, tuple[type[StoreError], str]] = {
+    "25006": (StoreReadOnlyError, "may not be written"),
+    "40001": (StoreBusyError, "is busy: others changed the same rows each time"),
+    "40P01": (StoreBusyError, "is busy: others held the same rows each time"),
+    "53100": (StoreFullError, "has no room left"),
+    "53300": (StoreBusyError, "is busy: it takes no more connections"),
+    "55P03": (StoreBusyError, "is busy: a lock was held for too long"),
+    "57014": (StoreBusyError, "is busy: a statement took longer than the statement timeout"),
+    "XX001": (StoreCorruptError, "is damaged"),
+    "XX002": (StoreCorruptError, "is damaged"),
+}
+_UNAVAILABLE_CLASSES = {"08", "28", "3D", "57"}
+"""Connections, who may connect, which databases there are, and the server's being stopped."""
+_DATA_CLASS = "22"
+
+_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_INT_LIMIT = 2**31
+
+
+def store_error(target: object, error: psycopg.Error) -> StoreError:
+    """Return our error for one of the driver's, which becomes its cause."""
+    code = error.sqlstate or ""
+    if code == _INSUFFICIENT_PRIVILEGE:
+        kind, what = StoreError, "may not be used by this role as it is"
+    elif code in _MEANINGS:
+        kind, what = _MEANINGS[code]
+    elif code[:2] in _UNAVAILABLE_CLASSES or (not code and isinstance(error, psycopg.OperationalError)):
+        kind, what = StoreUnavailableError, "cannot be reached"
+    else:
+        kind, what = StoreError, "cannot be worked with"
+    mapped = kind(f"{target} {what}: {text_of(error)}")
+    mapped.__cause__ = error
+    return mapped
+
+
+def text_of(error: psycopg.Error) -> str:
+    """Return the driver's message in one line."""
+    return " ".join(str(error).split())
+
+
+def is_missing_right(error: psycopg.Error) -> bool:
+    """Tell whether the role lacks a right."""
+    return error.sqlstate == _INSUFFICIENT_PRIVILEGE
+
+
+def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
+    """Return what an error of the driver means for the unit that it is the error of."""
+    code = error.sqlstate or ""
+    mapped: Exception
+    if code == _UNIQUE_VIOLATION:
+        column = _unique_column(error)
+        mapped = _conflict(unit, column) or UniqueViolationError(column)
+    elif code == _NOT_NULL_VIOLATION and error.diag.column_name == "workflow_id":
+        mapped = UniqueViolationError(f"{error.diag.table_name}.id")
+    elif code[:2] == _DATA_CLASS or isinstance(error, psycopg.DataError):
+        mapped = SerializationError(f"{_refused(unit) or text_of(error)}; nothing was written")
+    else:
+        return store_error(target, error)
+    mapped.__cause__ = error
+    return mapped  # type: ignore[return-value]  # what a statement says a conflict means is an error of ours
+
+
+def _conflict(unit: Unit, column: str) -> Exception | None:
+    found = (statement.conflicts.get(column) for statement in unit)
+    return next((error for error in found if error is not None), None)
+
+
+def _unique_column(error: psycopg.Error) -> str:
+    """Return "table.column" from the constraint's name, which PostgreSQL made of both."""
+    table = error.diag.table_name or ""
+    column = (error.diag.constraint_name or "").removeprefix(f"{table}_")
+    return f"{table}.{'id' if column == 'pkey' else column.removesuffix('_key')}"
+
+
+def _refused(unit: Unit) -> str | None:
+    """Say which column has a value that this library can encode and PostgreSQL cannot store."""
+    for statement, column, value in _values(unit):
+        if isinstance(value, str) and ("\0" in value or _NUL_IN_JSON.search(value)):
+            return f"{column} (in {statement.query}) has a NUL character, which PostgreSQL stores in no text and no JSON"
+    for statement, column, value in _values(unit):
+        if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
+            return f"{column} (in {statement.query}) is {value}, which is beyond the column's 32 bits"
+    return None
+
+
+def _values(unit: Unit) -> Iterator[tuple[Statement, str, Any]]:
+    for statement in unit:
+        params = statement.params
+        for row in [params] if hasattr(params, "items") else params:
+            for column, value in row.items():
+                yield statement, column, value

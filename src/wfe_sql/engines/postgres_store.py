@@ -1,0 +1,181 @@
+"""A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+from wfe_sql.engines.postgres_errors import is_missing_right, store_error, text_of
+from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
+from wfe_sql.errors import StoreError, StoreVersionError
+from wfe_sql.queries import QuerySet
+
+VERSION = 1
+"""What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
+
+_SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+"""Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
+https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+_CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
+_REFERENCE = {
+    "workflows": "id definition_id version description reference status data next_execution create_time complete_time",
+    "execution_pointers": "id workflow_id step_id active status sleep_until persistence_data start_time end_time "
+    "event_name event_key event_published event_data step_name retry_count children context_item predecessor_id "
+    "outcome scope extension_attributes",
+    "definition_sequences": "definition_id next_num",
+    "events": "id event_name event_key event_data event_time is_processed",
+    "event_subscriptions": "id workflow_id step_id execution_pointer_id event_name event_key subscribe_as_of "
+    "subscription_data external_token external_worker_id external_token_expiry",
+    "scheduled_commands": "id command_name data execute_time",
+    "execution_errors": "id error_time workflow_id execution_pointer_id message",
+    "wfe_sql_store": "id version",
+}
+"""Columns that a table of one of these names must have to be the store's."""
+_ADDED = {
+    "workflows": _CLAIM | {"name", "root_workflow_id", "last_heartbeat_at", "revision"},
+    "execution_pointers": {"position"},
+    "events": _CLAIM,
+    "event_subscriptions": {"terminated"},
+    "scheduled_commands": _CLAIM | {"rescheduled_time"},
+}
+"""Columns that tables of the reference, or of its older releases, may lack; they are added."""
+
+Columns = dict[str, set[str]]
+
+
+class PostgresStore:
+    """Opens connections to the store in one schema, and makes it where it does not exist."""
+
+    def __init__(
+        self, target: PostgresTarget, queries: QuerySet, *, schema: str, statement_timeout: timedelta | None
+    ) -> None:
+        """Set up without connecting; see `PostgresPersistenceProvider` for the options."""
+        if not _SCHEMA_NAME.fullmatch(schema):
+            raise StoreError(
+                f"schema must be a plain name of at most 63 letters, digits and underscores, not {schema!r}"
+            )
+        if statement_timeout is not None and statement_timeout < timedelta(milliseconds=1):
+            raise StoreError(f"statement_timeout must be at least a millisecond, or None, not {statement_timeout}")
+        self.target = target
+        self._queries = queries
+        self._schema = schema
+        self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
+
+    def __str__(self) -> str:
+        return f"{self.target} (schema {self._schema})"
+
+    async def open_connection(self) -> Connection:
+        """Open a connection on which names mean this store's tables."""
+        connection = await self.target.connect()
+        try:
+            params = {"schema": self._schema, "statement_timeout": self._statement_timeout}
+            await self._queries.run(connection, "set_up_connection", params)
+        except BaseException as error:
+            await connection.close()
+            if isinstance(error, psycopg.Error):
+                raise store_error(self, error) from error
+            raise
+        return connection
+
+    async def ensure_store_exists(self, connection: Connection) -> None:
+        """Make the schema, tables, columns and indexes that are missing, in one transaction.
+
+        A store that lacks nothing is left alone, so a role that may only use it can open it. Tables of another
+        application with our names are refused before anything is changed.
+        """
+        run = self._runner(connection)
+        try:
+            if await self._is_complete(run):
+                return
+            await run("begin_write")
+            try:
+                await run("hold_making_lock")
+                await self._bring_up_to_date(run)
+                await run("commit")
+            except BaseException:
+                if not connection.closed:
+                    await run("rollback")
+                raise
+        except psycopg.Error as error:
+            if is_missing_right(error):
+                raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
+            raise store_error(self, error) from error
+
+    def missing_right(self, error: psycopg.Error, connection: Connection) -> StoreError:
+        """Return the error of a statement that the role may not run; it says what to grant."""
+        schema, role = _quoted(self._schema), _quoted(connection.info.user)
+        return StoreError(
+            f"{self} may not be used by role {role} as it is; as the owner, run: GRANT USAGE ON SCHEMA {schema} TO "
+            f"{role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT USAGE ON "
+            f"ALL SEQUENCES IN SCHEMA {schema} TO {role} ({text_of(error)})"
+        )
+
+    def _advice(self, connection: Connection) -> str:
+        schema, role = _quoted(self._schema), _quoted(connection.info.user)
+        return (
+            f"is not complete, and role {role} may not make what is missing; open it once as a role that may, or, as an "
+            f"administrator, run: GRANT CREATE ON DATABASE {_quoted(connection.info.dbname)} TO {role} (for the schema), "
+            f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
+        )
+
+    def _runner(self, connection: Connection) -> Callable[..., Awaitable[Any]]:
+        return lambda query, **params: self._queries.run(connection, query, params)
+
+    async def _is_complete(self, run: Callable[..., Awaitable[Any]]) -> bool:
+        columns = await self._columns(run)
+        lacking = any(_expected(table) - columns.get(table, set()) for table in _REFERENCE)
+        return not lacking and await run("get_store_version") == VERSION
+
+    async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
+        columns = await self._columns(run)
+        await self._check(columns, run)
+        for query in (
+            "create_schema",
+            "create_wfe_sql_store_table",
+            "create_workflows_table",
+            "name_workflows_without_name",
+            "create_workflows_revision_trigger",
+            "create_execution_pointers_table",
+            "create_definition_sequences_table",
+            "create_events_table",
+            "create_event_subscriptions_table",
+            "create_scheduled_commands_table",
+            "create_execution_errors_table",
+        ):
+            await run(query)
+        await run("record_store_version", version=VERSION)
+
+    async def _check(self, columns: Columns, run: Callable[..., Awaitable[Any]]) -> None:
+        """Refuse tables that are not those of a store, and a store of a later version."""
+        for table, expected in _REFERENCE.items():
+            missing = set(expected.split()) - columns.get(table, set(expected.split()))
+            if missing:
+                raise StoreVersionError(
+                    f"{self} has a table {table} that is not one of a workflow store: it has the columns "
+                    f"{', '.join(sorted(columns[table]))}, and lacks {', '.join(sorted(missing))}; use another schema"
+                )
+        if "wfe_sql_store" in columns:
+            version = await run("get_store_version")
+            if version is not None and version > VERSION:
+                raise StoreVersionError(
+                    f"{self} is a store of version {version}, made by a later wfe-sql; "
+                    f"this one works with version {VERSION}: upgrade it"
+                )
+
+    async def _columns(self, run: Callable[..., Awaitable[Any]]) -> Columns:
+        columns: Columns = {}
+        for table, column in await run("list_columns"):
+            columns.setdefault(table, set()).add(column)
+        return columns
+
+
+def _expected(table: str) -> set[str]:
+    return set(_REFERENCE[table].split()) | _ADDED.get(table, set())
+
+
+def _quoted(name: str) -> str:
+    """Return a name as SQL has it."""
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'

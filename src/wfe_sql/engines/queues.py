@@ -1,0 +1,90 @@
+"""A queue in front of connections: what waits when one of them is free goes to it together."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from math import ceil
+from typing import Generic, TypeVar
+
+from wfe_sql.engines import Results, Unit
+
+Outcome = Results | Exception
+
+_C = TypeVar("_C")
+
+
+class UnitQueue(ABC, Generic[_C]):
+    """Units that wait, and the connections that take them.
+
+    Args:
+        connections: Those that are free at first.
+        max_batch: How many units go together at most.
+    """
+
+    def __init__(self, connections: Sequence[_C], max_batch: int) -> None:
+        self.connections = connections
+        self._max_batch = max_batch
+        self._free = list(connections)
+        self._waiting: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    async def run(self, connection: _C, units: Sequence[Unit]) -> Sequence[Outcome]:
+        """Run units on a connection, in order, and return their outcomes.
+
+        It may stop early, so that nobody waits long for units that were only in the same batch; those that it returns
+        no outcome for go again.
+        """
+
+    async def submit(self, unit: Unit) -> Results:
+        """Have a unit run, and return what its statements returned."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Results] = loop.create_future()
+        self._waiting.append((unit, future))
+        if self._free:
+            # The task starts after everything that is ready to run now, so callers that were woken together still
+            # go together, and a caller that is alone waits for nobody.
+            task = loop.create_task(self._drain(self._free.pop()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
+
+    async def finish(self) -> None:
+        """Wait until nothing is pending."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _drain(self, connection: _C) -> None:
+        batch: list[tuple[Unit, asyncio.Future[Results]]] = []
+        try:
+            while batch := self._take():
+                outcomes = await self._outcomes(connection, [unit for unit, _ in batch])
+                self._waiting.extendleft(reversed(batch[len(outcomes) :]))
+                batch = batch[: len(outcomes)]
+                for (_, future), outcome in zip(batch, outcomes, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(outcome, Exception):
+                        future.set_exception(outcome)
+                    else:
+                        future.set_result(outcome)
+        finally:
+            for _, future in batch:
+                future.cancel()
+            self._free.append(connection)
+
+    async def _outcomes(self, connection: _C, units: Sequence[Unit]) -> Sequence[Outcome]:
+        try:
+            return await self.run(connection, units)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            return [error for _ in units]
+
+    def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
+        """Take this connection's share of what waits, leaving out callers that were cancelled meanwhile."""
+        while self._waiting:
+            share = min(ceil(len(self._waiting) / len(self.connections)), self._max_batch)
+            taken = [self._waiting.popleft() for _ in range(share)]
+            if batch := [(unit, future) for unit, future in taken if not future.done()]:
+                return batch
+        return []
