@@ -55,7 +55,7 @@ INNER JOIN units ON created.id = units.id;
 
 -- name: get_event_group(units)
 -- Events by id.
--- used by: get_event, mark_event_processed
+-- used by: get_event
 -- index: events_pkey
 SELECT
     units.unit,

@@ -57,7 +57,14 @@ WHERE
         LIMIT cast(:row_limit AS BIGINT)
         FOR UPDATE SKIP LOCKED
     )
-RETURNING id, command_name, data, execute_time;
+RETURNING
+    id,
+    execute_time,
+    cast(json_build_object(
+        'command_name', command_name,
+        'data', data,
+        'execute_time', execute_time
+    ) AS TEXT) AS document;
 
 -- name: renew_commands(ids, token, expires_at)!
 -- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them.

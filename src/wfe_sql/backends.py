@@ -10,6 +10,7 @@ from wfe_sql.engines.sqlite import SqliteEngine
 from wfe_sql.engines.sqlite_plans import SqlitePlanner
 from wfe_sql.engines.sqlite_store import Durability, InTransactionAdapter, SqliteStore
 from wfe_sql.engines.sqlite_tuning import check_tuned_sqlite
+from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
@@ -68,11 +69,83 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         super().__init__(engine, clock=clock, on_conflict=on_conflict)
 
 
+def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
+    """Return the queries of PostgreSQL, with those in `sql_dir` in place of their namesakes.
+
+    Raises:
+        QueryFileError: A `.sql` file breaks a rule of the house.
+        StoreError: The driver is not installed.
+    """
+    try:
+        from wfe_sql.engines.postgres import PostgresEngine
+        from wfe_sql.engines.postgres_driver import PostgresAdapter
+        from wfe_sql.engines.postgres_store import PostgresStore
+    except ImportError as error:
+        raise StoreError(
+            "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
+        ) from error
+    users = (SqlPersistenceProvider, PostgresEngine, PostgresStore)
+    return load("postgres", PostgresAdapter(), users, overlay=None if sql_dir is None else Path(sql_dir))
+
+
+class PostgresPersistenceProvider(SqlPersistenceProvider):
+    """A `PersistenceProvider` on one schema of a PostgreSQL database (14 or newer); needs `wfe-sql[postgres]`.
+
+    Its connections keep settings and prepared statements, so a pooler between them and the server must be in session
+    mode.
+
+    Args:
+        url: `postgresql://user:password@host:port/database?options`, as libpq reads it.
+        schema: Where the tables are: a plain name. It is made when it does not exist.
+        max_connections: How many connections there are at most; they are made when they are needed.
+        clock: Returns the current time, aware; everything about expiry uses it.
+        sql_dir: A folder with `.sql` files whose queries replace those of the same name.
+        on_conflict: As for `SqlitePersistenceProvider`.
+        connect_timeout: How long connecting may take, and how long a call waits for a free connection.
+        statement_timeout: How long the server may take over one statement, waiting for locks included; None is no end.
+        wait_for_server: How long calls go on trying while the server cannot be reached; zero has them fail at once. A
+            write whose connection was lost when it may have been committing fails in any case.
+
+    Raises:
+        StoreError: The URL or an option is not one of these, or the driver is not installed.
+        QueryFileError: A `.sql` file breaks a rule of the house.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "wfc",
+        max_connections: int = 10,
+        clock: Callable[[], datetime] = utc_now,
+        sql_dir: str | os.PathLike[str] | None = None,
+        on_conflict: OnConflict = "overwrite",
+        connect_timeout: timedelta = timedelta(seconds=10),
+        statement_timeout: timedelta | None = timedelta(seconds=30),
+        wait_for_server: timedelta = timedelta(0),
+    ) -> None:
+        queries = load_postgres_queries(sql_dir)
+        from wfe_sql.engines.postgres import PostgresEngine
+        from wfe_sql.engines.postgres_pool import PostgresTarget
+        from wfe_sql.engines.postgres_store import PostgresStore
+
+        target = PostgresTarget(url, connect_timeout)
+        store = PostgresStore(target, queries, schema=schema, statement_timeout=statement_timeout)
+        engine = PostgresEngine(
+            store,
+            queries,
+            max_connections=max_connections,
+            connect_timeout=connect_timeout,
+            wait_for_server=wait_for_server,
+        )
+        super().__init__(engine, clock=clock, on_conflict=on_conflict)
+
+
 def connect(url: str | os.PathLike[str], **options: Any) -> SqlPersistenceProvider:
     """Return the provider for a URL, not opened yet: use it with `async with`, or `await` its `open()`.
 
     Args:
-        url: What `SqlitePersistenceProvider` takes.
+        url: What `SqlitePersistenceProvider` or `PostgresPersistenceProvider` takes.
         options: What the provider of that scheme takes.
 
     Raises:
@@ -81,4 +154,7 @@ def connect(url: str | os.PathLike[str], **options: Any) -> SqlPersistenceProvid
     return _PROVIDERS[scheme_of(url)](url, **options)
 
 
-_PROVIDERS: dict[str, Callable[..., SqlPersistenceProvider]] = {"sqlite": SqlitePersistenceProvider}
+_PROVIDERS: dict[str, Callable[..., SqlPersistenceProvider]] = {
+    "sqlite": SqlitePersistenceProvider,
+    "postgresql": PostgresPersistenceProvider,
+}

@@ -139,6 +139,7 @@ class SqlPersistenceProvider(Maintenance):
         fingerprints = _fingerprints(instance)
         workflow = WORKFLOWS.encode(instance)
         del workflow["create_time"]
+        workflow["now"] = self._now()  # for last_heartbeat_at, a column that only the reference's PostgreSQL table has
         workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, instance.id)
         workflow["expected_revision"] = instance._revision
         persist = Statement(

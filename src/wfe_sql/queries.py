@@ -10,8 +10,9 @@ A file is a list of queries, each of this form:
 
 The words after `name:` are aiosql's: the name, its parameters, and the operation (nothing for rows, `^` one row, `$`
 one value, `!` the number of rows changed, `*!` the same for many sets of parameters, `#` a script). `used by:` names
-the methods that run the query; `index:` the indexes that its plan uses, or `none`; `scan:` instead says why it needs
-none.
+the methods that run the query; those of `persist_workflow_group`, the form in which an engine runs many
+`persist_workflow` as one statement, run `persist_workflow`. `index:` names the indexes that its plan uses, or `none`;
+`scan:` instead says why it needs none.
 
 aiosql is lenient where a mistake loses a query without a word (https://nackjicholson.github.io/aiosql/defining-sql-queries.html);
 the checks here turn each of these cases into a `QueryFileError` that names file, line and query.

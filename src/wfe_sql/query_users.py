@@ -10,6 +10,9 @@ from wfe_sql.errors import QueryFileError
 if TYPE_CHECKING:
     from wfe_sql.queries import Query
 
+_GROUP = "_group"
+"""How the name of a query ends that runs many units of the query before it as one statement."""
+
 
 def check_users(query: "Query", users: Sequence[type]) -> None:
     """Check that each method named in a header exists and runs the query, itself or in what it calls.
@@ -21,7 +24,7 @@ def check_users(query: "Query", users: Sequence[type]) -> None:
         methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
         if not methods:
             raise QueryFileError(f"{query.place}: used by {user}, which is no method of {_names(users)}")
-        if not any(query.name in _constants(method, users) for method in methods):
+        if not any(query.name.removesuffix(_GROUP) in _constants(method, users) for method in methods):
             raise QueryFileError(f"{query.place}: nobody uses it, {user} does not run it")
 
 

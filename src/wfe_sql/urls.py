@@ -29,7 +29,7 @@ class SqliteTarget:
 
 
 def scheme_of(url: str | os.PathLike[str]) -> str:
-    """Return the scheme of a store's URL; a plain path is "sqlite".
+    """Return the scheme of a store's URL; a plain path is "sqlite", and "postgres" is "postgresql".
 
     Raises:
         StoreError: No backend has this scheme.
@@ -37,9 +37,11 @@ def scheme_of(url: str | os.PathLike[str]) -> str:
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
     if scheme is None or scheme[1] == "sqlite":
         return "sqlite"
+    if scheme[1] in ("postgresql", "postgres"):
+        return "postgresql"
     raise StoreError(
-        f"{scheme[1]}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory: "
-        "or a path (pathlib.Path for a file name with a colon)"
+        f"{scheme[1]}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory:, "
+        "a path (pathlib.Path for a file name with a colon), or postgresql://user:password@host/database"
     )
 
 
@@ -55,7 +57,8 @@ def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
     """
     if not isinstance(url, str):
         return SqliteTarget(Path(url))
-    scheme_of(url)
+    if scheme_of(url) != "sqlite":
+        raise StoreError("this is no URL of SQLite; use sqlite:///absolute/path.db, :memory: or a path")
     location, _, query = url.partition("?")
     if location.startswith("sqlite:"):
         location = unquote(location.removeprefix("sqlite:").removeprefix("//"))

@@ -1,46 +1,51 @@
 """Units of work on PostgreSQL: what waits together goes as one set-based statement.
 
 A round trip and a commit cost far more than what a statement does, so units of one kind that wait at the same time are
-one statement over a JSON array (see `grouping`); other units run as they are. Each statement is its own transaction.
+one statement over a JSON array (see `grouping`); other units run as they are. A unit of one statement is a transaction
+by itself.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines import Results, Statement, Unit
 from wfe_sql.engines.grouping import GROUPS, Group, encode_units, group_of, rows_by_unit
-from wfe_sql.engines.postgres_errors import RETRIED, is_missing_right, store_error, unit_error
+from wfe_sql.engines.postgres_errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
 from wfe_sql.engines.postgres_pool import Connection, ConnectionPool
+from wfe_sql.engines.postgres_queues import AloneQueue, GroupQueue
 from wfe_sql.engines.postgres_store import PostgresStore
-from wfe_sql.engines.queues import Outcome, UnitQueue
+from wfe_sql.engines.queues import Outcome
 from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
 
-_UNITS_TOGETHER = 256
 _GROUPS_AT_ONCE = 2
-"""Statements of one group that are under way at the same time: two keep the server busy while one waits for the disk."""
+"""Statements of one group that are under way at the same time: the server works on one while it flushes the other."""
 
 _TRIES = 10
-"""How often a unit is run that others undo, by a deadlock, a serialization failure, or a change while it waited."""
+"""How often a unit runs that others undo: by a deadlock, a serialization failure, or a change while it waited."""
 
-_LONGEST_PAUSE = 0.5
+_PAUSE = 0.05
 """Seconds between two attempts to reach a server that is not there."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class _Attempt:
-    """What is known of work that may be cut off: whether it had begun to commit when it was."""
+class Attempt:
+    """What is known of work that may be cut off: whether it had begun to commit by then."""
 
     may_have_committed: bool = False
+
+
+Work = Callable[[Connection, Attempt], Awaitable[_T]]
 
 
 class PostgresEngine:
@@ -60,12 +65,17 @@ class PostgresEngine:
             raise StoreError(f"max_connections must be at least 1, not {max_connections}")
         if connect_timeout <= timedelta(0):
             raise StoreError(f"connect_timeout must be above zero, not {connect_timeout}")
+        if wait_for_server < timedelta(0):
+            raise StoreError(f"wait_for_server must not be negative: {wait_for_server}")
         self._store = store
         self._queries = queries
         self._wait_for_server = wait_for_server.total_seconds()
         self._pool = ConnectionPool(store.open_connection, max_connections, connect_timeout)
-        self._groups = {lead: _GroupQueue(group, self) for lead, group in GROUPS.items()}
-        self._alone = {writes: _AloneQueue(self, max_connections, writes=writes) for writes in (True, False)}
+        self._groups = {
+            lead: GroupQueue(group, partial(self.run_group, group), _GROUPS_AT_ONCE) for lead, group in GROUPS.items()
+        }
+        self._reads = AloneQueue(partial(self.run_alone, writes=False), max_connections)
+        self._writes = AloneQueue(partial(self.run_alone, writes=True), max_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
@@ -84,8 +94,8 @@ class PostgresEngine:
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
-        if not self._is_open or self._loop is None:
-            self._loop = self._loop or asyncio.get_running_loop()
+        self._loop = self._loop or asyncio.get_running_loop()
+        if not self._is_open:
             return
         if self._closing is None:
             self._closing = self._loop.create_task(self._close())
@@ -98,40 +108,133 @@ class PostgresEngine:
 
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
-        return await self._run(unit, writes=True)
+        return await self._run(unit, self._writes)
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
-        return await self._run(unit, writes=False)
+        return await self._run(unit, self._reads)
 
-    async def _run(self, unit: Unit, *, writes: bool) -> Results:
+    async def _run(self, unit: Unit, alone: AloneQueue) -> Results:
         self._check_open()
         group = group_of(unit)
-        queue = self._alone[writes] if group is None else self._groups[group.lead]
-        return await queue.submit(unit)
+        return await (alone if group is None else self._groups[group.lead]).submit(unit)
 
-    async def run_group(self, group: Group, units: Sequence[Unit]) -> list[Outcome]:
-        """Run units as one statement; where it fails, its halves are tried, so that a bad unit fails alone."""
+    async def run_group(self, group: Group, units: Sequence[Unit], tries: int = _TRIES) -> list[Outcome]:
+        """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
 
-        async def work(connection: Connection, attempt: _Attempt) -> Any:
+        async def work(connection: Connection, attempt: Attempt) -> Any:
             attempt.may_have_committed = group.writes
             return await self._queries.run(connection, group.query, {"units": encode_units(units)})
 
-        outcomes: list[Outcome] = []
-        for _ in range(_TRIES):
-            try:
-                rows = await self.with_connection(work)
-            except psycopg.Error as error:
-                if len(units) == 1:
-                    return [unit_error(self._store, error, units[0])]
-                half = len(units) // 2
-                return [*await self.run_group(group, units[:half]), *await self.run_group(group, units[half:])]
-            results = [group.results(rows) for rows in rows_by_unit(len(units), rows)]
+        try:
+            rows = await self._with_connection(work)
+        except psycopg.Error as error:
+            if len(units) == 1 or not is_about_values(error):
+                return [unit_error(self._store, error, unit) for unit in units]
+            half = len(units) // 2
+            return [*await self.run_group(group, units[:half]), *await self.run_group(group, units[half:])]
+        results = [group.results(found) for found in rows_by_unit(len(units), rows)]
+        outcomes = [_outcome(unit, result) for unit, result in zip(units, results, strict=True)]
+        again = [number for number, result in enumerate(results) if result is None]
+        if again and tries > 1:
+            later = await self.run_group(group, [units[number] for number in again], tries - 1)
+            for number, outcome in zip(again, later, strict=True):
+                outcomes[number] = outcome
         return outcomes
+
+    async def run_alone(self, unit: Unit, *, writes: bool) -> Outcome:
+        """Run a unit as it is, in a transaction where it has several statements."""
+
+        async def work(connection: Connection, attempt: Attempt) -> Results:
+            if len(unit) == 1 and not isinstance(unit[0].params, Sequence):
+                attempt.may_have_committed = writes
+                return [await self._run_statement(unit[0], connection)]
+            return await self._run_in_transaction(unit, connection, attempt, writes=writes)
+
+        try:
+            return await self._with_connection(work)
+        except psycopg.Error as error:
+            return unit_error(self._store, error, unit)
+
+    async def _run_in_transaction(
+        self, unit: Unit, connection: Connection, attempt: Attempt, *, writes: bool
+    ) -> Results:
+        run = partial(self._queries.run, connection, params={})
+        await run("begin_write" if writes else "begin_read")
+        try:
+            results = [await self._run_statement(statement, connection) for statement in unit]
+            attempt.may_have_committed = writes
+            await run("commit")
+        except BaseException:
+            if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                await run("rollback")
+            raise
+        return results
+
+    async def _run_statement(self, statement: Statement, connection: Connection) -> Any:
+        result = await self._queries.run(connection, statement.query, statement.params)
+        if statement.otherwise is not None and not result:
+            raise statement.otherwise
+        return result
+
+    async def _with_connection(self, work: Work[_T]) -> _T:
+        """Do work on a connection, again where others undid it, or where it may wait for the server.
+
+        Work whose connection was lost while it may have been committing is not repeated.
+
+        Raises:
+            psycopg.Error: The server refuses what was asked of it.
+            StoreError: There is no connection, it was lost, or the role may not do this.
+        """
+        deadline = time.monotonic() + self._wait_for_server
+        tries = _TRIES
+        while True:
+            attempt = Attempt()
+            try:
+                async with self._pool.connection() as connection:
+                    return await self._try(work, connection, attempt)
+            except StoreUnavailableError:
+                if attempt.may_have_committed or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            except psycopg.Error as error:
+                tries -= 1
+                if error.sqlstate not in RETRIED or not tries:
+                    raise
+
+    async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
+        try:
+            return await work(connection, attempt)
+        except psycopg.Error as error:
+            if is_missing_right(error):
+                raise self._store.missing_right(error, connection) from error
+            if not is_lost(error, connection):
+                raise
+            known = "whether it was stored is not known" if attempt.may_have_committed else "nothing was written"
+            raise StoreUnavailableError(
+                f"{self._store} cannot be reached: the connection was lost, and {known}: {text_of(error)}"
+            ) from error
+
+    async def _make_store(self) -> None:
+        await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection))
 
     def _check_open(self) -> None:
         if self._closing is not None or not self._is_open:
-            what = "is closed" if self._loop is not None else "is not open; await open() first, or use 'async with'"
+            what = "is not open; await open() first, or use 'async with'" if self._loop is None else "is closed"
             raise ProviderClosedError(f"the provider of {self._store} {what}")
         if asyncio.get_running_loop() is not self._loop:
             raise StoreError(f"the provider of {self._store} belongs to another event loop; open one for this loop")
+
+    async def _close(self) -> None:
+        for queue in (*self._groups.values(), self._reads, self._writes):
+            await queue.finish()
+        await self._pool.close()
+
+
+def _outcome(unit: Unit, results: Results | None) -> Outcome:
+    """Return a unit's results, or its error where its first query found nothing."""
+    if results is None:
+        return StoreBusyError("others changed the same rows each time it was tried; nothing was written")
+    if unit[0].otherwise is not None and not results[0]:
+        return unit[0].otherwise
+    return results

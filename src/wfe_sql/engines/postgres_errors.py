@@ -38,7 +38,10 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
 }
 _UNAVAILABLE_CLASSES = {"08", "28", "3D", "57"}
 """Connections, who may connect, which databases there are, and the server's being stopped."""
+_SERVER_STOPS = {"57P01", "57P02", "57P03"}
 _DATA_CLASS = "22"
+_VALUE_CLASSES = {"21", _DATA_CLASS, "23", "54"}
+"""A row that is written twice, data, constraints, and sizes."""
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _INT_LIMIT = 2**31
@@ -63,6 +66,17 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
 def text_of(error: psycopg.Error) -> str:
     """Return the driver's message in one line."""
     return " ".join(str(error).split())
+
+
+def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Tell whether the connection is gone, with whatever was under way on it."""
+    code = error.sqlstate or ""
+    return connection.closed or code[:2] == "08" or code in _SERVER_STOPS
+
+
+def is_about_values(error: psycopg.Error) -> bool:
+    """Tell whether an error comes from what is to be written, and not from the state of the server."""
+    return (error.sqlstate or "")[:2] in _VALUE_CLASSES or isinstance(error, psycopg.DataError)
 
 
 def is_missing_right(error: psycopg.Error) -> bool:

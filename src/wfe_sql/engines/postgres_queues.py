@@ -1,0 +1,76 @@
+"""The queues in front of PostgreSQL's pool: one for each group, and one each for units that read or write alone."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from math import ceil
+from typing import Any
+
+from wfe_sql.engines import Results, Unit
+from wfe_sql.engines.grouping import Group
+from wfe_sql.engines.queues import Outcome, UnitQueue
+
+_UNITS_TOGETHER = 256
+
+
+class AloneQueue(UnitQueue[int]):
+    """Units that run by themselves, as many at a time as there are connections."""
+
+    def __init__(self, run_unit: Callable[[Unit], Awaitable[Outcome]], at_once: int) -> None:
+        super().__init__(range(at_once), max_batch=1)
+        self._run_unit = run_unit
+
+    async def run(self, connection: int, units: Sequence[Unit]) -> Sequence[Outcome]:
+        """Run the unit."""
+        return [await self._run_unit(unit) for unit in units]
+
+
+class GroupQueue(UnitQueue[int]):
+    """Units of one group; those that a free place takes run as one statement.
+
+    Two units with the same key are never under way at the same time: the later one waits.
+    """
+
+    def __init__(
+        self, group: Group, run_units: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]], at_once: int
+    ) -> None:
+        super().__init__(range(at_once), max_batch=_UNITS_TOGETHER)
+        self._key = group.key
+        self._alike = group.alike
+        self._run_units = run_units
+        self._keys_under_way: set[Any] = set()
+
+    async def run(self, connection: int, units: Sequence[Unit]) -> Sequence[Outcome]:
+        """Run the units as one statement."""
+        try:
+            return await self._run_units(units)
+        finally:
+            self._keys_under_way.difference_update(_param(unit, self._key) for unit in units)
+
+    def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
+        """Take this place's share of what waits, leaving out what must wait for others and callers that have gone."""
+        share = min(ceil(len(self._waiting) / len(self.connections)), self._max_batch)
+        batch: list[tuple[Unit, asyncio.Future[Results]]] = []
+        passed: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
+        while self._waiting and len(batch) < share:
+            unit, future = self._waiting.popleft()
+            if future.done():
+                continue
+            if self._must_wait(unit, batch[0][0] if batch else unit):
+                passed.append((unit, future))
+                continue
+            batch.append((unit, future))
+            if self._key is not None:
+                self._keys_under_way.add(_param(unit, self._key))
+        self._waiting.extendleft(reversed(passed))
+        return batch
+
+    def _must_wait(self, unit: Unit, first: Unit) -> bool:
+        if self._key is not None and _param(unit, self._key) in self._keys_under_way:
+            return True
+        return self._alike is not None and _param(unit, self._alike) != _param(first, self._alike)
+
+
+def _param(unit: Unit, name: str | None) -> Any:
+    params = unit[0].params
+    return None if name is None or isinstance(params, Sequence) else params[name]
