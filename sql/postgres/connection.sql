@@ -1,4 +1,5 @@
 -- What a connection is set to, and how a unit of several statements begins and ends.
+-- sqlfluff:ignore:parsing
 
 -- name: set_up_connection(schema, statement_timeout)^
 -- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). Scans and
@@ -8,14 +9,14 @@
 -- used by: open_connection
 -- index: none
 SELECT
-    set_config('search_path', quote_ident(:schema) || ', pg_temp', FALSE),
-    set_config('wfe_sql.schema', :schema, FALSE),
-    set_config('TimeZone', 'UTC', FALSE),
-    set_config('statement_timeout', :statement_timeout, FALSE),
-    set_config('enable_seqscan', 'off', FALSE),
-    set_config('enable_hashjoin', 'off', FALSE),
-    set_config('enable_mergejoin', 'off', FALSE),
-    set_config('jit', 'off', FALSE);
+    set_config('search_path', quote_ident(:schema) || ', pg_temp', FALSE) AS search_path,
+    set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,
+    set_config('TimeZone', 'UTC', FALSE) AS time_zone,
+    set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
+    set_config('enable_seqscan', 'off', FALSE) AS seqscan,
+    set_config('enable_hashjoin', 'off', FALSE) AS hashjoin,
+    set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,
+    set_config('jit', 'off', FALSE) AS jit;
 
 -- name: begin_write()!
 -- Begins a unit of several statements.

@@ -36,7 +36,7 @@ WHERE NOT terminated;
 -- used by: create_event_subscription
 -- index: none
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT,
@@ -52,7 +52,7 @@ created AS (
     )
     SELECT
         id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of,
-        cast(subscription_data AS JSONB), external_token, external_worker_id, external_token_expiry
+        cast(subscription_data AS JSONB) AS subscription_data, external_token, external_worker_id, external_token_expiry
     FROM units
     ORDER BY id
     RETURNING id
@@ -174,7 +174,7 @@ WHERE id = :id AND external_token = :token AND external_token <> 'wfe-sql:termin
 -- used by: terminate_subscription
 -- index: event_subscriptions_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
 ),
 

@@ -33,7 +33,7 @@ WHERE NOT is_processed;
 -- used by: create_event
 -- index: none
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, event_name TEXT, event_key TEXT, event_data TEXT, event_time TIMESTAMPTZ,
@@ -43,7 +43,7 @@ WITH units AS (
 
 created AS (
     INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed)
-    SELECT id, event_name, event_key, cast(event_data AS JSONB), event_time, is_processed
+    SELECT id, event_name, event_key, cast(event_data AS JSONB) AS event_data, event_time, is_processed
     FROM units
     ORDER BY id
     RETURNING id
@@ -127,7 +127,7 @@ RETURNING units.unit, events.id, events.event_time;
 -- used by: renew_claim
 -- index: events_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
 ),
 
@@ -151,7 +151,7 @@ RETURNING units.unit;
 -- used by: release_claim
 -- index: events_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
 ),
 
@@ -187,7 +187,7 @@ LIMIT cast(:row_limit AS BIGINT);
 -- used by: mark_event_processed
 -- index: events_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, claim_token TEXT)
 ),
 
@@ -211,7 +211,7 @@ RETURNING units.unit;
 -- used by: mark_event_unprocessed
 -- index: events_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
 ),
 

@@ -23,8 +23,7 @@ WHERE id = 1;
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
 VALUES (1, cast(:version AS INT))
-ON CONFLICT (id) DO UPDATE SET version = excluded.version
-WHERE wfe_sql_store.version <> excluded.version;
+ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: list_columns()
 -- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store.
@@ -34,9 +33,10 @@ SELECT
     pg_class.relname AS table_name,
     pg_attribute.attname AS column_name
 FROM pg_class
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
 INNER JOIN pg_attribute ON pg_class.oid = pg_attribute.attrelid
 WHERE
-    pg_class.relnamespace = (SELECT pg_namespace.oid FROM pg_namespace WHERE pg_namespace.nspname = current_schema())
+    pg_namespace.nspname = current_schema()
     AND pg_class.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND pg_attribute.attnum > 0
     AND NOT pg_attribute.attisdropped

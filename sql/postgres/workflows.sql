@@ -85,7 +85,7 @@ EXECUTE FUNCTION raise_workflows_revision();
 -- used by: create_new_workflow
 -- index: none
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
@@ -145,7 +145,7 @@ INNER JOIN units ON created.id = units.id;
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
@@ -223,7 +223,12 @@ gone AS (
     SELECT stored.id, stored.workflow_id
     FROM replaced
     INNER JOIN execution_pointers AS stored ON replaced.id = stored.workflow_id
-    WHERE NOT EXISTS (SELECT 1 FROM pointers WHERE pointers.unit = replaced.unit AND pointers.id = stored.id)
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM pointers
+            WHERE pointers.unit = replaced.unit AND pointers.id = stored.id
+        )
     UNION ALL
     SELECT listed.id, updated.id AS workflow_id
     FROM units
@@ -377,7 +382,7 @@ RETURNING units.unit, workflows.id, workflows.next_execution;
 -- used by: renew_claim
 -- index: workflows_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
 ),
 
@@ -401,7 +406,7 @@ RETURNING units.unit;
 -- used by: release_claim
 -- index: workflows_pkey
 WITH units AS (
-    SELECT *
+    SELECT unit.*
     FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
 ),
 
@@ -441,7 +446,7 @@ SELECT
         'complete_time', workflows.complete_time
     ) AS TEXT) AS document,
     workflows.revision,
-    ARRAY(
+    array(
         SELECT
             cast(json_build_object(
                 'id', pointer.id,
@@ -493,7 +498,7 @@ SELECT
         'complete_time', workflows.complete_time
     ) AS TEXT) AS document,
     workflows.revision,
-    ARRAY(
+    array(
         SELECT
             cast(json_build_object(
                 'id', pointer.id,

@@ -85,7 +85,8 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
             "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
         ) from error
     users = (SqlPersistenceProvider, PostgresEngine, PostgresStore)
-    return load("postgres", PostgresAdapter(), users, overlay=None if sql_dir is None else Path(sql_dir))
+    adapter: Any = PostgresAdapter()  # its methods return awaitables, which aiosql passes on but has no type for
+    return load("postgres", adapter, users, overlay=None if sql_dir is None else Path(sql_dir))
 
 
 class PostgresPersistenceProvider(SqlPersistenceProvider):

@@ -2,37 +2,28 @@
 
 import copy
 import pickle
-import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wfe_sql import SqlitePersistenceProvider, WorkflowConflictError, WorkflowInstance, connect
+from wfe_sql import WorkflowConflictError, WorkflowInstance
+from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import full_pointer, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
+ByHand = Callable[[str], list[Any]]
+ConnectStore = Callable[..., SqlPersistenceProvider]
 
 
 @pytest.fixture
-async def provider(file: Path) -> AsyncIterator[SqlitePersistenceProvider]:
-    async with SqlitePersistenceProvider(file, on_conflict="raise") as opened:
+async def provider(connect_store: ConnectStore) -> AsyncIterator[SqlPersistenceProvider]:
+    async with connect_store(on_conflict="raise") as opened:
         yield opened
 
 
-def by_hand(file: Path, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(file)) as connection, connection:
-        return connection.execute(sql).fetchall()
-
-
-async def test_the_second_of_two_writers_hears_of_it(provider: SqlitePersistenceProvider) -> None:
+async def test_the_second_of_two_writers_hears_of_it(provider: SqlPersistenceProvider) -> None:
     stored = sample_instance()
     await provider.create_new_workflow(stored)
     one, other = [await provider.get_workflow_instance(stored.id) for _ in range(2)]
@@ -51,7 +42,7 @@ async def test_the_second_of_two_writers_hears_of_it(provider: SqlitePersistence
     assert await provider.get_subscriptions("paid", "k1", TIME) == []
 
 
-async def test_one_writer_goes_on_after_each_write(provider: SqlitePersistenceProvider) -> None:
+async def test_one_writer_goes_on_after_each_write(provider: SqlPersistenceProvider) -> None:
     instance = sample_instance()
     await provider.create_new_workflow(instance)
     for step in range(3):
@@ -68,18 +59,18 @@ async def test_one_writer_goes_on_after_each_write(provider: SqlitePersistencePr
         "UPDATE workflows SET name = 'x', root_workflow_id = NULL, definition_id = 'd', next_execution = 0",
     ],
 )
-async def test_a_change_by_another_program(provider: SqlitePersistenceProvider, file: Path, change: str) -> None:
+async def test_a_change_by_another_program(provider: SqlPersistenceProvider, by_hand: ByHand, change: str) -> None:
     instance = sample_instance()
     await provider.create_new_workflow(instance)
-    by_hand(file, change)
+    by_hand(change)
     with pytest.raises(WorkflowConflictError):
         await provider.persist_workflow(instance)
     again = await provider.get_workflow_instance(instance.id)
     await provider.persist_workflow(again)
-    assert by_hand(file, "SELECT revision FROM workflows") == [(2,)]
+    assert by_hand("SELECT revision FROM workflows") == [(2,)]
 
 
-async def test_a_claim_is_no_change(provider: SqlitePersistenceProvider) -> None:
+async def test_a_claim_is_no_change(provider: SqlPersistenceProvider) -> None:
     instance = sample_instance()
     await provider.create_new_workflow(instance)
     (claim,) = await provider.claim_runnable_instances(TIME, "one", lease=timedelta(minutes=1), limit=1)
@@ -89,16 +80,16 @@ async def test_a_claim_is_no_change(provider: SqlitePersistenceProvider) -> None
     await provider.persist_workflow(instance)
 
 
-async def test_a_conflict_under_a_claim_that_holds(provider: SqlitePersistenceProvider, file: Path) -> None:
+async def test_a_conflict_under_a_claim_that_holds(provider: SqlPersistenceProvider, by_hand: ByHand) -> None:
     instance = sample_instance()
     await provider.create_new_workflow(instance)
     (claim,) = await provider.claim_runnable_instances(TIME, "one", lease=timedelta(minutes=1), limit=1)
-    by_hand(file, "UPDATE workflows SET data = '1'")
+    by_hand("UPDATE workflows SET data = '1'")
     with pytest.raises(WorkflowConflictError):
         await provider.persist_workflow(instance, claim=claim)
 
 
-async def test_an_instance_built_by_hand_overwrites(provider: SqlitePersistenceProvider) -> None:
+async def test_an_instance_built_by_hand_overwrites(provider: SqlPersistenceProvider) -> None:
     stored = sample_instance()
     await provider.create_new_workflow(stored)
     await provider.persist_workflow(stored)
@@ -107,8 +98,8 @@ async def test_an_instance_built_by_hand_overwrites(provider: SqlitePersistenceP
     assert await provider.get_workflow_instance(stored.id) == built
 
 
-async def test_by_default_the_last_writer_wins(file: Path) -> None:
-    async with connect(file) as provider:
+async def test_by_default_the_last_writer_wins(connect_store: ConnectStore) -> None:
+    async with connect_store() as provider:
         stored = sample_instance()
         await provider.create_new_workflow(stored)
         one, other = [await provider.get_workflow_instance(stored.id) for _ in range(2)]
@@ -121,7 +112,7 @@ async def test_by_default_the_last_writer_wins(file: Path) -> None:
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda instance: pickle.loads(pickle.dumps(instance))], ids=str
 )
-async def test_a_copy_is_as_old_as_its_original(provider: SqlitePersistenceProvider, copied: Any) -> None:
+async def test_a_copy_is_as_old_as_its_original(provider: SqlPersistenceProvider, copied: Any) -> None:
     stored = sample_instance()
     await provider.create_new_workflow(stored)
     twin: WorkflowInstance = copied(await provider.get_workflow_instance(stored.id))

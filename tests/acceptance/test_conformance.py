@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wfe_sql import PersistenceProvider, SqlitePersistenceProvider
-from wfe_sql.testing import ManualClock
+from wfe_sql import PersistenceProvider, PostgresPersistenceProvider, SqlitePersistenceProvider
+from wfe_sql.testing import Capabilities, ManualClock
 from wfe_sql.testing.conformance import *  # noqa: F403 - the suite's classes are this module's tests
 
 
@@ -15,11 +15,25 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["file", "memory", "one connection"])
+@pytest.fixture(params=["file", "memory", "one connection", "postgres", "postgres, one connection"])
 async def provider(
     request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 ) -> AsyncIterator[PersistenceProvider]:
-    url = ":memory:" if request.param == "memory" else tmp_path / "store.db"
-    connections = 1 if request.param == "one connection" else 4
-    async with SqlitePersistenceProvider(url, max_connections=connections, clock=clock) as opened:
+    backend: str = request.param
+    opening: PostgresPersistenceProvider | SqlitePersistenceProvider
+    if backend.startswith("postgres"):
+        url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("schema")
+        connections = 1 if backend.endswith("one connection") else 10
+        opening = PostgresPersistenceProvider(url, schema=schema, max_connections=connections, clock=clock)
+    else:
+        path = ":memory:" if backend == "memory" else tmp_path / "store.db"
+        opening = SqlitePersistenceProvider(path, max_connections=1 if backend == "one connection" else 4, clock=clock)
+    async with opening as opened:
         yield opened
+
+
+@pytest.fixture  # type: ignore[no-redef] # it overrides the suite's
+def capabilities(provider: PersistenceProvider) -> Capabilities:
+    if isinstance(provider, PostgresPersistenceProvider):
+        return Capabilities(stores_nul=False, longest_key=600)  # at most 2704 bytes fit into an index's row
+    return Capabilities()

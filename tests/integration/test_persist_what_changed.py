@@ -1,9 +1,7 @@
 """Persisting writes what changed, and is right however much changed and whoever wrote in between."""
 
 import random
-import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,59 +14,56 @@ from wfe_sql import (
     SqlitePersistenceProvider,
     StoreError,
     WorkflowInstance,
-    connect,
 )
+from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import full_instance, full_pointer, full_subscription, sample_instance
 
 KIB = 1024
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
+ByHand = Callable[[str], list[Any]]
+ConnectStore = Callable[..., SqlPersistenceProvider]
 
 
 @pytest.fixture
-async def provider(file: Path) -> AsyncIterator[SqlitePersistenceProvider]:
-    async with SqlitePersistenceProvider(file) as opened:
+async def provider(connect_store: ConnectStore) -> AsyncIterator[SqlPersistenceProvider]:
+    async with connect_store() as opened:
         yield opened
 
 
-def by_hand(file: Path, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(file)) as connection, connection:
-        return connection.execute(sql).fetchall()
-
-
-async def test_one_changed_pointer_of_a_thousand_is_a_small_write(
-    provider: SqlitePersistenceProvider, file: Path
-) -> None:
+async def test_one_changed_pointer_of_a_thousand_is_a_small_write(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
     instance = full_instance(execution_pointers=[full_pointer(step_id=number) for number in range(1_000)])
-    await provider.create_new_workflow(instance)
-    log = Path(f"{file}-wal")
-    for loads in (False, False, True):
-        if loads:
-            instance = await provider.get_workflow_instance(instance.id)
-        instance.execution_pointers[500].persistence_data["cursor"]["list"][1][1]["deep"].append("changed")
-        before = log.stat().st_size
-        await provider.persist_workflow(instance)
-        assert 0 < log.stat().st_size - before < 32 * KIB
-        assert await provider.get_workflow_instance(instance.id) == instance
+    async with SqlitePersistenceProvider(file) as provider:
+        await provider.create_new_workflow(instance)
+        log = Path(f"{file}-wal")
+        for loads in (False, False, True):
+            if loads:
+                instance = await provider.get_workflow_instance(instance.id)
+            instance.execution_pointers[500].persistence_data["cursor"]["list"][1][1]["deep"].append("changed")
+            before = log.stat().st_size
+            await provider.persist_workflow(instance)
+            assert 0 < log.stat().st_size - before < 32 * KIB
+            assert await provider.get_workflow_instance(instance.id) == instance
 
 
-async def test_what_did_not_change_is_not_written(provider: SqlitePersistenceProvider, file: Path) -> None:
+async def test_what_did_not_change_is_not_written(
+    provider: SqlPersistenceProvider, by_hand: ByHand, backend: str
+) -> None:
+    place = {"sqlite": "rowid", "postgres": "position"}[backend]
     instance = full_instance()
     await provider.create_new_workflow(instance)
-    first, _, third = by_hand(file, "SELECT id, rowid FROM execution_pointers ORDER BY rowid")
+    first, _, third = by_hand(f"SELECT id, {place} FROM execution_pointers ORDER BY {place}")
     instance.execution_pointers[0].outcome = {"changed": True}
     del instance.execution_pointers[1]
     instance.execution_pointers.append(full_pointer(id="new"))
     await provider.persist_workflow(instance)
-    assert by_hand(file, "SELECT id, rowid FROM execution_pointers ORDER BY rowid")[:2] == [first, third]
+    assert by_hand(f"SELECT id, {place} FROM execution_pointers ORDER BY {place}")[:2] == [first, third]
     assert await provider.get_workflow_instance(instance.id) == instance
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_any_change_is_stored(provider: SqlitePersistenceProvider, seed: int) -> None:
+async def test_any_change_is_stored(provider: SqlPersistenceProvider, seed: int) -> None:
     """Random changes by two who hold the same workflow, one of whom overwrites the other without knowing."""
     dice = random.Random(seed)
     stored = sample_instance(execution_pointers=[full_pointer(id=f"p{n}") for n in range(dice.randrange(5))])
@@ -110,31 +105,33 @@ def change(dice: random.Random, instance: WorkflowInstance, step: int) -> None:
                 pass
 
 
-async def test_a_write_by_another_program_is_overwritten_whole(provider: SqlitePersistenceProvider, file: Path) -> None:
+async def test_a_write_by_another_program_is_overwritten_whole(
+    provider: SqlPersistenceProvider, by_hand: ByHand
+) -> None:
     instance = full_instance()
     await provider.create_new_workflow(instance)
-    by_hand(file, "UPDATE execution_pointers SET retry_count = 99, step_name = 'theirs'")
-    by_hand(file, "UPDATE workflows SET status = 'Runnable'")
+    by_hand("UPDATE execution_pointers SET retry_count = 99, step_name = 'theirs'")
+    by_hand("UPDATE workflows SET status = 'Runnable'")
     instance.execution_pointers[0].retry_count = 1
     await provider.persist_workflow(instance)
     assert await provider.get_workflow_instance(instance.id) == instance
 
 
-async def test_a_pointer_that_somebody_removed_is_not_lost(provider: SqlitePersistenceProvider, file: Path) -> None:
+async def test_a_pointer_that_somebody_removed_is_not_lost(provider: SqlPersistenceProvider, by_hand: ByHand) -> None:
     instance = sample_instance(execution_pointers=[full_pointer(id="p1"), full_pointer(id="p2")])
     await provider.create_new_workflow(instance)
-    by_hand(file, "DELETE FROM execution_pointers WHERE id = 'p2'")
+    by_hand("DELETE FROM execution_pointers WHERE id = 'p2'")
     instance.execution_pointers[1].retry_count += 1
     await provider.persist_workflow(instance)
     assert await provider.get_workflow_instance(instance.id) == instance
 
 
-async def test_a_workflow_deleted_and_made_again(provider: SqlitePersistenceProvider, file: Path) -> None:
+async def test_a_workflow_deleted_and_made_again(provider: SqlPersistenceProvider, by_hand: ByHand) -> None:
     instance = full_instance()
     await provider.create_new_workflow(instance)
     await provider.persist_workflow(instance)
-    by_hand(file, "DELETE FROM execution_pointers")
-    by_hand(file, "DELETE FROM workflows")
+    by_hand("DELETE FROM execution_pointers")
+    by_hand("DELETE FROM workflows")
     await provider.create_new_workflow(
         sample_instance(id=instance.id, name=instance.name, create_time=instance.create_time)
     )
@@ -143,7 +140,7 @@ async def test_a_workflow_deleted_and_made_again(provider: SqlitePersistenceProv
 
 
 @pytest.mark.parametrize("bad", [float("nan"), b"x", {1: 2}, {1}, "\ud800", object()], ids=repr)
-async def test_what_cannot_be_stored_never_looks_unchanged(provider: SqlitePersistenceProvider, bad: Any) -> None:
+async def test_what_cannot_be_stored_never_looks_unchanged(provider: SqlPersistenceProvider, bad: Any) -> None:
     """Each of these is what JSON would write for what is stored."""
     looks_like = {repr(float("nan")): None, repr(b"x"): "eA==", repr({1: 2}): {"1": 2}, repr({1}): [2]}
     instance = sample_instance(execution_pointers=[full_pointer(outcome=looks_like.get(repr(bad)))])
@@ -153,7 +150,7 @@ async def test_what_cannot_be_stored_never_looks_unchanged(provider: SqlitePersi
         await provider.persist_workflow(instance)
 
 
-async def test_integers_beyond_64_bits_inside_json(provider: SqlitePersistenceProvider) -> None:
+async def test_integers_beyond_64_bits_inside_json(provider: SqlPersistenceProvider) -> None:
     instance = sample_instance(execution_pointers=[full_pointer(outcome=2**70)])
     await provider.create_new_workflow(instance)
     for value in (2**70, 2**70 + 1, -(2**90)):
@@ -162,7 +159,7 @@ async def test_integers_beyond_64_bits_inside_json(provider: SqlitePersistencePr
         assert await provider.get_workflow_instance(instance.id) == instance
 
 
-async def test_a_write_that_failed_is_not_remembered(file: Path, provider: SqlitePersistenceProvider) -> None:
+async def test_a_write_that_failed_is_not_remembered(provider: SqlPersistenceProvider) -> None:
     other = sample_instance(name="taken", execution_pointers=[full_pointer(id="theirs")])
     instance = sample_instance(name="mine", execution_pointers=[full_pointer(id="p1")])
     for stored in (other, instance):
@@ -177,21 +174,23 @@ async def test_a_write_that_failed_is_not_remembered(file: Path, provider: Sqlit
 
 
 async def test_an_instance_of_one_store_is_written_whole_to_another(
-    provider: SqlitePersistenceProvider, tmp_path: Path
+    provider: SqlPersistenceProvider, connect_store: ConnectStore
 ) -> None:
     instance = full_instance(id="w1", name="order-1")
     await provider.create_new_workflow(instance)
-    async with connect(tmp_path / "other.db") as other:
+    async with connect_store(other=True) as other:
         await other.create_new_workflow(full_instance(id="w1", name="order-1"))
         instance.execution_pointers[0].retry_count += 1
         await other.persist_workflow(instance)
         assert await other.get_workflow_instance("w1") == instance
 
 
-async def test_an_instance_of_one_store_is_new_in_another(provider: SqlitePersistenceProvider, tmp_path: Path) -> None:
+async def test_an_instance_of_one_store_is_new_in_another(
+    provider: SqlPersistenceProvider, connect_store: ConnectStore
+) -> None:
     instance = full_instance()
     await provider.create_new_workflow(instance)
-    async with connect(tmp_path / "other.db") as other:
+    async with connect_store(other=True) as other:
         await other.create_new_workflow(instance)
         instance.execution_pointers[0].retry_count += 1
         await other.persist_workflow(instance)

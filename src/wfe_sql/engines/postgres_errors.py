@@ -1,7 +1,10 @@
-"""What PostgreSQL's errors mean here. https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+"""What PostgreSQL's errors mean here.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -40,7 +43,8 @@ _UNAVAILABLE_CLASSES = {"08", "28", "3D", "57"}
 """Connections, who may connect, which databases there are, and the server's being stopped."""
 _SERVER_STOPS = {"57P01", "57P02", "57P03"}
 _DATA_CLASS = "22"
-_VALUE_CLASSES = {"21", _DATA_CLASS, "23", "54"}
+_SIZE_CLASS = "54"
+_VALUE_CLASSES = {"21", _DATA_CLASS, "23", _SIZE_CLASS}
 """A row that is written twice, data, constraints, and sizes."""
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -90,10 +94,10 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
     mapped: Exception
     if code == _UNIQUE_VIOLATION:
         column = _unique_column(error)
-        mapped = _conflict(unit, column) or UniqueViolationError(column)
+        mapped = _conflict(unit, column, error.diag.message_detail or "") or UniqueViolationError(column)
     elif code == _NOT_NULL_VIOLATION and error.diag.column_name == "workflow_id":
         mapped = UniqueViolationError(f"{error.diag.table_name}.id")
-    elif code[:2] == _DATA_CLASS or isinstance(error, psycopg.DataError):
+    elif code[:2] in (_DATA_CLASS, _SIZE_CLASS) or isinstance(error, psycopg.DataError):
         mapped = SerializationError(f"{_refused(unit) or text_of(error)}; nothing was written")
     else:
         return store_error(target, error)
@@ -101,9 +105,18 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
     return mapped  # type: ignore[return-value]  # what a statement says a conflict means is an error of ours
 
 
-def _conflict(unit: Unit, column: str) -> Exception | None:
-    found = (statement.conflicts.get(column) for statement in unit)
-    return next((error for error in found if error is not None), None)
+def _conflict(unit: Unit, column: str, detail: str) -> Exception | None:
+    """Return what the statement whose value exists already says that this means.
+
+    The detail has the value as `Key (id)=(value)`.
+    """
+    said = [(statement, statement.conflicts[column]) for statement in unit if column in statement.conflicts]
+    _, name = column.split(".")
+    for statement, error in said:
+        params = statement.params
+        if not isinstance(params, Sequence) and f"=({params[name]})" in detail:
+            return error
+    return said[0][1] if said else None
 
 
 def _unique_column(error: psycopg.Error) -> str:
@@ -117,7 +130,7 @@ def _refused(unit: Unit) -> str | None:
     """Say which column has a value that this library can encode and PostgreSQL cannot store."""
     for statement, column, value in _values(unit):
         if isinstance(value, str) and ("\0" in value or _NUL_IN_JSON.search(value)):
-            return f"{column} (in {statement.query}) has a NUL character, which PostgreSQL stores in no text and no JSON"
+            return f"{column} (in {statement.query}) has a NUL character, which PostgreSQL stores nowhere"
     for statement, column, value in _values(unit):
         if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
             return f"{column} (in {statement.query}) is {value}, which is beyond the column's 32 bits"
@@ -127,6 +140,6 @@ def _refused(unit: Unit) -> str | None:
 def _values(unit: Unit) -> Iterator[tuple[Statement, str, Any]]:
     for statement in unit:
         params = statement.params
-        for row in [params] if hasattr(params, "items") else params:
+        for row in params if isinstance(params, Sequence) else [params]:
             for column, value in row.items():
                 yield statement, column, value

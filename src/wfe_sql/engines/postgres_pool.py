@@ -1,8 +1,8 @@
 """Connections to one PostgreSQL database, and a pool of them.
 
-psycopg's own pool keeps connecting in the background and tells those who wait only that their time is over. This one
-connects for the caller, who thus hears at once, and why, when the server is not there, and who is served at once when it
-is there again.
+psycopg's own pool connects in the background, less and less often while it fails, and tells those who wait only that
+their time is over. This one connects for the caller, who thus hears at once, and why, that the server is not there, and
+is served at once when it is there again.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class PostgresTarget:
 
     def __init__(self, url: str, connect_timeout: timedelta) -> None:
         try:
-            self._parameters = conninfo_to_dict(url)
+            self._parameters: dict[str, Any] = dict(conninfo_to_dict(url))
         except psycopg.Error:
             # The driver's message quotes the URL, and with it the password.
             raise StoreError(

@@ -115,9 +115,10 @@ class PostgresStore:
 
     def _advice(self, connection: Connection) -> str:
         schema, role = _quoted(self._schema), _quoted(connection.info.user)
+        database = _quoted(connection.info.dbname)
         return (
-            f"is not complete, and role {role} may not make what is missing; open it once as a role that may, or, as an "
-            f"administrator, run: GRANT CREATE ON DATABASE {_quoted(connection.info.dbname)} TO {role} (for the schema), "
+            f"is not complete, and role {role} may not make what is missing; open it once as a role that may, or run "
+            f"as an administrator: GRANT CREATE ON DATABASE {database} TO {role} (for the schema), "
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
         )
 

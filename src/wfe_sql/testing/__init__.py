@@ -6,10 +6,12 @@ ready ones) and the suite's classes:
     from wfe_sql.testing.conformance import *
 """
 
+from wfe_sql.testing.capabilities import Capabilities
 from wfe_sql.testing.clock import ManualClock
 from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription, sample_instance
 
 __all__ = [
+    "Capabilities",
     "ManualClock",
     "full_event",
     "full_instance",

@@ -1,0 +1,17 @@
+"""What a backend may be unable to do without being wrong."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the conformance suite asks of a backend through the fixture `capabilities`.
+
+    Attributes:
+        stores_nul: Whether the NUL character can be part of text and of JSON; where it cannot, it is refused with a
+            `SerializationError` that names the column.
+        longest_key: How many characters ids, names and keys may have; None for no limit.
+    """
+
+    stores_nul: bool = True
+    longest_key: int | None = None
