@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import ceil
 from typing import Any
 
@@ -11,6 +12,38 @@ from wfe_sql.engines.grouping import Group
 from wfe_sql.engines.queues import Outcome, UnitQueue
 
 _UNITS_TOGETHER = 256
+
+_LONGEST_TURN = 0.1
+"""Seconds."""
+
+
+class Turns:
+    """How many statements of groups are under way at once: few, so that what waits meanwhile goes together.
+
+    A statement that takes long waits for something, a lock perhaps, and others need not wait with it: its turn ends.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._free = asyncio.Semaphore(at_once)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it for the block, or the time that a turn lasts."""
+        await self._free.acquire()
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._free.release()
+
+        ending = asyncio.get_running_loop().call_later(_LONGEST_TURN, end)
+        try:
+            yield
+        finally:
+            ending.cancel()
+            end()
 
 
 class AloneQueue(UnitQueue[int]):
@@ -32,9 +65,14 @@ class GroupQueue(UnitQueue[int]):
     """
 
     def __init__(
-        self, group: Group, run_units: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]], at_once: int
+        self,
+        group: Group,
+        run_units: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
+        at_once: int,
+        turns: Turns,
     ) -> None:
         super().__init__(range(at_once), max_batch=_UNITS_TOGETHER)
+        self._turns = turns
         self._key = group.key
         self._alike = group.alike
         self._run_units = run_units
@@ -46,6 +84,9 @@ class GroupQueue(UnitQueue[int]):
             return await self._run_units(units)
         finally:
             self._keys_under_way.difference_update(_param(unit, self._key) for unit in units)
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        return self._turns.turn()
 
     def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
         """Take this place's share of what waits, leaving out what must wait for others and callers that have gone."""

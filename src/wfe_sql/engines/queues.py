@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from math import ceil
 from typing import Generic, TypeVar
 
@@ -58,21 +59,23 @@ class UnitQueue(ABC, Generic[_C]):
     async def _drain(self, connection: _C) -> None:
         batch: list[tuple[Unit, asyncio.Future[Results]]] = []
         try:
-            while batch := self._take():
-                outcomes = await self._outcomes(connection, [unit for unit, _ in batch])
+            while self._waiting:
+                async with self._turn():
+                    batch = self._take()
+                    outcomes = await self._outcomes(connection, [unit for unit, _ in batch]) if batch else []
                 self._waiting.extendleft(reversed(batch[len(outcomes) :]))
                 batch = batch[: len(outcomes)]
-                for (_, future), outcome in zip(batch, outcomes, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(outcome, Exception):
-                        future.set_exception(outcome)
-                    else:
-                        future.set_result(outcome)
+                _answer(batch, outcomes)
+                if not batch:
+                    break
         finally:
             for _, future in batch:
                 future.cancel()
             self._free.append(connection)
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait until a batch may be taken, and hold that right while it runs; at once, unless overridden."""
+        return nullcontext()
 
     async def _outcomes(self, connection: _C, units: Sequence[Unit]) -> Sequence[Outcome]:
         try:
@@ -88,3 +91,13 @@ class UnitQueue(ABC, Generic[_C]):
             if batch := [(unit, future) for unit, future in taken if not future.done()]:
                 return batch
         return []
+
+
+def _answer(batch: Sequence[tuple[Unit, asyncio.Future[Results]]], outcomes: Sequence[Outcome]) -> None:
+    for (_, future), outcome in zip(batch, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
