@@ -1,8 +1,9 @@
+import asyncio
 import os
 import shutil
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
@@ -121,3 +123,93 @@ def by_hand(store: Path | str, request: pytest.FixtureRequest) -> Callable[[str]
             return cursor.fetchall() if cursor.description else []
 
     return run_on_file if isinstance(store, Path) else run_on_server
+
+
+class Relay:
+    """Stands between a provider and the PostgreSQL server, and passes on what they say to each other.
+
+    Attributes:
+        round_trips: How often a client said something after the server did.
+        swallows_answers: Whether what the server says is lost; the line is cut then.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._port = 0
+        self._listener: asyncio.Server | None = None
+        self._lines: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self.round_trips = 0
+        self.swallows_answers = False
+
+    @property
+    def url(self) -> str:
+        """What connects through the relay."""
+        return make_conninfo(self._server_url, host="127.0.0.1", port=self._port, sslmode="disable")
+
+    async def start(self) -> None:
+        """Begin, or begin again, at the same place."""
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Cut all lines, and take no new ones."""
+        if self._listener is not None:
+            self._listener.close()
+            self.cut()
+            await asyncio.gather(*self._serving)
+            self._listener = None
+
+    def cut(self) -> None:
+        """Cut all lines."""
+        for line in self._lines:
+            line.close()
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        from_server, to_server = await self._dial()
+        lines = {to_client, to_server}
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        self._lines |= lines
+        server_spoke_last = True
+
+        async def pass_on_questions() -> None:
+            nonlocal server_spoke_last
+            while said := await from_client.read(2**16):
+                self.round_trips += server_spoke_last
+                server_spoke_last = False
+                to_server.write(said)
+
+        async def pass_on_answers() -> None:
+            nonlocal server_spoke_last
+            while said := await from_server.read(2**16):
+                if self.swallows_answers:
+                    return
+                server_spoke_last = True
+                to_client.write(said)
+
+        directions = [asyncio.create_task(pass_on_questions()), asyncio.create_task(pass_on_answers())]
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        for line in lines:
+            line.close()
+        self._lines -= lines
+        for direction in directions:
+            direction.cancel()
+        await asyncio.gather(*directions, return_exceptions=True)
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        info = conninfo_to_dict(self._server_url)
+        host, port = str(info.get("host") or "localhost"), int(info.get("port") or 5432)
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
+
+@pytest.fixture
+async def relay(postgres_url: str) -> AsyncIterator[Relay]:
+    started = Relay(postgres_url)
+    await started.start()
+    yield started
+    await started.stop()

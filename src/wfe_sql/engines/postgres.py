@@ -28,7 +28,7 @@ from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
 """Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
-with fewer, the server has nothing to do while it flushes: 3 served most workflows on 2 cores, by a third more than 1."""
+with fewer, the server has nothing to do while it flushes. On 2 cores 3 served most workflows."""
 
 _OF_ONE_GROUP = 2
 """Statements of one group that are under way at the same time."""
