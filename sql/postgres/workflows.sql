@@ -141,7 +141,7 @@ INNER JOIN units ON created.id = units.id;
 -- revision; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
 -- it, or :expected_revision is given and is not its revision. One that another host changed while this statement waited
 -- for its lock comes back with a null revision, and nothing of it is written: what the statement sees of its pointers is
--- from before that change, so it must run again.
+-- from before that change, so it must run again, after lock_workflows.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
 WITH units AS (
@@ -316,6 +316,17 @@ SELECT units.unit, NULL AS revision
 FROM units
 INNER JOIN seen ON units.id = seen.id
 INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
+
+-- name: lock_workflows(ids)
+-- Holds the workflows whose ids are in :ids, a JSON array, until the transaction ends, so that the next statement sees
+-- what was changed before.
+-- used by: run_group
+-- index: workflows_pkey
+SELECT id
+FROM workflows
+WHERE id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id))
+ORDER BY id
+FOR UPDATE;
 
 -- name: get_workflow_guards(id)^
 -- What a guarded write is held against: says why one changed no row.

@@ -131,6 +131,8 @@ async def test_two_writes_of_one_workflow_are_both_done(provider: PostgresPersis
     loaded = await provider.get_workflow_instance(stored.id)
     assert loaded in copies
     assert loaded._revision == 10
+    await provider.create_event(full_event(id="e1"))
+    await asyncio.gather(*(provider.mark_event_processed("e1") for _ in range(10)))
 
 
 async def test_numbers_of_several_definitions_drawn_together(provider: PostgresPersistenceProvider) -> None:

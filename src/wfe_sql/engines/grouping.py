@@ -52,7 +52,7 @@ class Group:
     Attributes:
         lead: The query that each of them begins with.
         results: Turns a unit's rows, without the unit's number, into what its queries return; None if the unit must
-            run again.
+            run again, its workflow locked first.
         parts: What else a unit may consist of.
         key: The parameter that names the row a unit writes: two units with one key never run at the same time, for one
             statement can change a row only once.
@@ -122,13 +122,20 @@ def group_of(unit: Unit) -> Group | None:
     return None
 
 
+def param_of(unit: Unit, name: str) -> Any:
+    """Return a parameter of the query that a unit of a group begins with."""
+    params: Any = unit[0].params  # a lead has one set of parameters
+    return params[name]
+
+
 def encode_units(units: Sequence[Unit]) -> str:
     """Return units of one group as the parameter of its query."""
     return msgspec.json.encode([_encode_unit(number, unit) for number, unit in enumerate(units)]).decode()
 
 
 def _encode_unit(number: int, unit: Unit) -> dict[str, Any]:
-    encoded = {"unit": number, **dict(unit[0].params)}  # type: ignore[arg-type]  # a lead has one set of parameters
+    lead: Any = unit[0].params
+    encoded = {"unit": number, **lead}
     for statement in unit[1:]:
         params = statement.params
         encoded.setdefault(statement.query, []).extend(params if isinstance(params, Sequence) else [params])

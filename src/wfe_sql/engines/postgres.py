@@ -17,14 +17,15 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines import Results, Statement, Unit
-from wfe_sql.engines.grouping import GROUPS, Group, encode_units, group_of, rows_by_unit
+from wfe_sql.engines.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres_errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
 from wfe_sql.engines.postgres_pool import Connection, ConnectionPool
 from wfe_sql.engines.postgres_queues import AloneQueue, GroupQueue, Turns
 from wfe_sql.engines.postgres_store import PostgresStore
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreUnavailableError
+from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
+from wfe_sql.rows import encode_ids
 
 _STATEMENTS_AT_ONCE = 3
 """Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
@@ -34,7 +35,7 @@ _OF_ONE_GROUP = 2
 """Statements of one group that are under way at the same time."""
 
 _TRIES = 10
-"""How often a unit runs that others undo: by a deadlock, a serialization failure, or a change while it waited."""
+"""How often statements run that a deadlock or a serialization failure undoes."""
 
 _PAUSE = 0.05
 """Seconds between two attempts to reach a server that is not there."""
@@ -125,31 +126,39 @@ class PostgresEngine:
         group = group_of(unit)
         return await (alone if group is None else self._groups[group.lead]).submit(unit)
 
-    async def run_group(self, group: Group, units: Sequence[Unit], tries: int = _TRIES) -> list[Outcome]:
+    async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
-
-        async def work(connection: Connection, attempt: Attempt) -> Any:
-            attempt.may_have_committed = group.writes
-            return await self._queries.run(connection, group.query, {"units": encode_units(units)})
-
+        statements = [Statement(group.query, {"units": encode_units(units)})]
+        if locks_first:
+            ids = encode_ids(param_of(unit, "id") for unit in units)
+            statements.insert(0, Statement("lock_workflows", {"ids": ids}))
         try:
-            rows = await self._with_connection(work)
+            rows = (await self._run_statements(statements, writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
                 return [unit_error(self._store, error, unit) for unit in units]
             half = len(units) // 2
-            return [*await self.run_group(group, units[:half]), *await self.run_group(group, units[half:])]
+            halves = [
+                await self.run_group(group, some, locks_first=locks_first) for some in (units[:half], units[half:])
+            ]
+            return [outcome for some in halves for outcome in some]
         results = [group.results(found) for found in rows_by_unit(len(units), rows)]
-        outcomes = [_outcome(unit, result) for unit, result in zip(units, results, strict=True)]
-        again = [number for number, result in enumerate(results) if result is None]
-        if again and tries > 1:
-            later = await self.run_group(group, [units[number] for number in again], tries - 1)
-            for number, outcome in zip(again, later, strict=True):
-                outcomes[number] = outcome
-        return outcomes
+        again = [unit for unit, result in zip(units, results, strict=True) if result is None]
+        later = iter(await self.run_group(group, again, locks_first=True) if again else ())
+        return [
+            next(later) if result is None else _outcome(unit, result)
+            for unit, result in zip(units, results, strict=True)
+        ]
 
     async def run_alone(self, unit: Unit, *, writes: bool) -> Outcome:
-        """Run a unit as it is, in a transaction where it has several statements."""
+        """Run a unit as it is."""
+        try:
+            return await self._run_statements(unit, writes=writes)
+        except psycopg.Error as error:
+            return unit_error(self._store, error, unit)
+
+    async def _run_statements(self, unit: Unit, *, writes: bool) -> Results:
+        """Run statements together or not at all: in a transaction, where they are several."""
 
         async def work(connection: Connection, attempt: Attempt) -> Results:
             if len(unit) == 1 and not isinstance(unit[0].params, Sequence):
@@ -157,10 +166,7 @@ class PostgresEngine:
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
-        try:
-            return await self._with_connection(work)
-        except psycopg.Error as error:
-            return unit_error(self._store, error, unit)
+        return await self._with_connection(work)
 
     async def _run_in_transaction(
         self, unit: Unit, connection: Connection, attempt: Attempt, *, writes: bool
@@ -237,10 +243,8 @@ class PostgresEngine:
         await self._pool.close()
 
 
-def _outcome(unit: Unit, results: Results | None) -> Outcome:
+def _outcome(unit: Unit, results: Results) -> Outcome:
     """Return a unit's results, or its error where its first query found nothing."""
-    if results is None:
-        return StoreBusyError("others changed the same rows each time it was tried; nothing was written")
     if unit[0].otherwise is not None and not results[0]:
         return unit[0].otherwise
     return results

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from wfe_sql.engines import Results, Unit
-from wfe_sql.engines.grouping import Group
+from wfe_sql.engines.grouping import Group, param_of
 from wfe_sql.engines.queues import Outcome, UnitQueue
 
 _UNITS_TOGETHER = 256
@@ -83,7 +83,8 @@ class GroupQueue(UnitQueue[int]):
         try:
             return await self._run_units(units)
         finally:
-            self._keys_under_way.difference_update(_param(unit, self._key) for unit in units)
+            if self._key is not None:
+                self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return self._turns.turn()
@@ -102,16 +103,11 @@ class GroupQueue(UnitQueue[int]):
                 continue
             batch.append((unit, future))
             if self._key is not None:
-                self._keys_under_way.add(_param(unit, self._key))
+                self._keys_under_way.add(param_of(unit, self._key))
         self._waiting.extendleft(reversed(passed))
         return batch
 
     def _must_wait(self, unit: Unit, first: Unit) -> bool:
-        if self._key is not None and _param(unit, self._key) in self._keys_under_way:
+        if self._key is not None and param_of(unit, self._key) in self._keys_under_way:
             return True
-        return self._alike is not None and _param(unit, self._alike) != _param(first, self._alike)
-
-
-def _param(unit: Unit, name: str | None) -> Any:
-    params = unit[0].params
-    return None if name is None or isinstance(params, Sequence) else params[name]
+        return self._alike is not None and param_of(unit, self._alike) != param_of(first, self._alike)

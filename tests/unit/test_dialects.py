@@ -1,0 +1,67 @@
+"""The dialects say the same thing: a query that both have has the same name, parameters, operation and users."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
+from wfe_sql.engines.grouping import GROUPS
+from wfe_sql.queries import Query
+
+SQLITE, POSTGRES = load_sqlite_queries(), load_postgres_queries()
+
+PARTS = frozenset().union(*(group.parts for group in GROUPS.values())) - {"create_event_subscription"}
+SETTINGS = ("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys")
+SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
+CLAIMS = ("add_workflows_claim", "add_events_claim", "add_scheduled_commands_claim")
+
+ONLY_IN_SQLITE = {
+    **{lead: f"PostgreSQL runs it as {lead}_group, even for one unit" for lead in GROUPS},
+    **dict.fromkeys(PARTS, "a part of a group in PostgreSQL"),
+    **dict.fromkeys(SETTINGS, "a setting of SQLite's"),
+    **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
+    **dict.fromkeys(CLAIMS, "PostgreSQL adds missing columns in the query that makes the table"),
+    "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",
+    "set_aside_workflows_without_name": "as suspend_foreign_keys",
+    "restore_workflows_without_name": "as suspend_foreign_keys",
+    "stand_in_for_workflows_revision": "only SQLite opens what the reference wrote for reading, as it is",
+}
+ONLY_IN_POSTGRES = {
+    **{f"{lead}_group": f"runs any number of {lead} as one statement" for lead in GROUPS},
+    "set_up_connection": "connections are told the schema, and settings",
+    "lock_workflows": "in SQLite nobody else writes between two statements of a transaction",
+    "create_schema": "SQLite has no schemas",
+    "hold_making_lock": "SQLite's write lock does this",
+    "name_workflows_without_name": "SQLite replaces the table (set_aside_workflows_without_name)",
+}
+
+
+def test_each_difference_has_its_reason() -> None:
+    assert set(SQLITE) - set(POSTGRES) == set(ONLY_IN_SQLITE)
+    assert set(POSTGRES) - set(SQLITE) == set(ONLY_IN_POSTGRES)
+
+
+@pytest.mark.parametrize("name", sorted(set(SQLITE) & set(POSTGRES)))
+def test_what_both_have_is_called_alike(name: str) -> None:
+    one, other = SQLITE[name], POSTGRES[name]
+    assert (set(one.params), one.operation) == (set(other.params), other.operation)
+    if name not in ("begin_write", "begin_read", "commit", "rollback", "get_store_version", "list_columns"):
+        assert one.used_by == other.used_by  # the engines and stores have methods of their own names
+
+
+@pytest.mark.parametrize("lead", sorted(GROUPS))
+def test_a_group_takes_what_its_lead_takes(lead: str) -> None:
+    one, group = SQLITE[lead], POSTGRES[f"{lead}_group"]
+    assert set(group.used_by) <= set(one.used_by)  # what is a part of another group is used there
+    assert (group.params, group.operation) == (("units",), "")
+    for param in one.params:
+        assert f"{param} " in group.sql, f"{group.place} does not read {param}"
+    for part in GROUPS[lead].parts - {"get_execution_pointers", "get_execution_pointers_by_name"}:
+        assert part in group.sql
+
+
+def test_both_have_the_same_files() -> None:
+    def files(queries: Mapping[str, Query]) -> set[str]:
+        return {query.file.rpartition("/")[2] for query in queries.values()}
+
+    assert files(SQLITE) == files(POSTGRES)
