@@ -1,9 +1,4 @@
-"""Connections to one PostgreSQL database, and a pool of them.
-
-psycopg's own pool connects in the background, less and less often while it fails, and tells those who wait only that
-their time is over. This one connects for the caller, who thus hears at once, and why, that the server is not there, and
-is served at once when it is there again.
-"""
+"""Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
 import select
@@ -14,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines.postgres_errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
@@ -78,7 +73,10 @@ class PostgresTarget:
 
 
 class ConnectionPool:
-    """Connections that are made when they are needed and kept; the one used last is used next.
+    """psycopg's pool, for callers who want to hear at once, and why, that the server is not there.
+
+    It connects in the background and tells those who wait only that their time is over; here the first attempt that
+    fails is raised to them. The connection used last is used next.
 
     Args:
         open_connection: Makes one that is ready for use.
@@ -87,54 +85,88 @@ class ConnectionPool:
     """
 
     def __init__(self, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta) -> None:
-        self._open_connection = open_connection
+        failures = self._failures = set[asyncio.Future[None]]()
+
+        class OpenedConnection(psycopg.AsyncConnection[Any]):
+            """How the pool connects."""
+
+            @classmethod
+            async def connect(cls, *args: Any, **options: Any) -> Any:
+                try:
+                    return await open_connection()
+                except Exception as error:
+                    for failure in failures:
+                        if not failure.done():
+                            failure.set_exception(error)
+                    raise
+
         self._size = size
         self._timeout = timeout
-        self._free = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
+        opened: type[Connection] = OpenedConnection
+        self._pool = psycopg_pool.AsyncConnectionPool(
+            connection_class=opened,
+            min_size=0,
+            max_size=size,
+            timeout=timeout.total_seconds(),
+            reconnect_timeout=0,
+            open=False,
+        )
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; one that comes back broken, or inside a transaction, is closed.
+        """Lend a connection; one that comes back broken, or inside a transaction, is not lent again.
 
         Raises:
             StoreBusyError: None was free for too long.
             StoreUnavailableError: A new one could not be made.
         """
+        connection = await self._take()
         try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise StoreBusyError(f"all {self._size} connections were in use for {self._timeout}") from error
-        connection: Connection | None = None
-        try:
-            connection = await self._take_idle() or await self._open_connection()
             yield connection
         finally:
-            try:
-                if connection is not None:
-                    await self._take_back(connection)
-            finally:
-                self._free.release()
+            await self._pool.putconn(connection)
 
     async def close(self) -> None:
-        """Close the connections that are not lent."""
-        while self._idle:
-            await self._idle.pop().close()
+        """Close the connections."""
+        await self._pool.close()
 
-    async def _take_idle(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if _is_alive(connection):
-                return connection
-            await connection.close()
-        return None
+    async def _take(self) -> Connection:
+        await self._pool.open()
+        try:
+            while True:
+                connection = await self._get()
+                if _is_alive(connection):
+                    return connection
+                await connection.close()
+                await self._pool.putconn(connection)
+        except psycopg_pool.PoolTimeout as error:
+            raise StoreBusyError(f"all {self._size} connections were in use for {self._timeout}") from error
 
-    async def _take_back(self, connection: Connection) -> None:
-        if not connection.closed and connection.pgconn.transaction_status == TransactionStatus.IDLE:
-            self._idle.append(connection)
-        else:
-            await connection.close()
+    async def _get(self) -> Connection:
+        """Get a connection, or what the attempt to make one failed with."""
+        if self._pool.get_stats()["pool_available"]:
+            return await self._pool.getconn()
+        failure = asyncio.get_running_loop().create_future()
+        getting = asyncio.create_task(self._pool.getconn())
+        self._failures.add(failure)
+        try:
+            await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                failure.result()
+            return getting.result()
+        except BaseException:
+            await self._give_back(getting)
+            raise
+        finally:
+            self._failures.discard(failure)
+            failure.cancel()
+
+    async def _give_back(self, getting: "asyncio.Task[Connection]") -> None:
+        """See that a connection which comes after its caller has gone is lent to others."""
+        getting.cancel()
+        await asyncio.wait({getting})
+        if not getting.cancelled() and getting.exception() is None:
+            await self._pool.putconn(getting.result())
 
 
 def _is_alive(connection: Connection) -> bool:
@@ -142,8 +174,6 @@ def _is_alive(connection: Connection) -> bool:
 
     Either can be read, and nothing else can, for a server that was asked nothing says nothing.
     """
-    if connection.closed:
-        return False
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)
