@@ -26,7 +26,7 @@ BEGIN;
 
 -- name: begin_read()!
 -- One snapshot for all that is read until commit.
--- used by: run_alone
+-- used by: run_alone, snapshot
 -- index: none
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 

@@ -5,7 +5,7 @@
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS definition_sequences (
-    definition_id TEXT PRIMARY KEY,
+    definition_id TEXT COLLATE "C" PRIMARY KEY,
     next_num BIGINT NOT NULL
 );
 

@@ -12,7 +12,7 @@
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS event_subscriptions (
-    id TEXT PRIMARY KEY,
+    id TEXT COLLATE "C" PRIMARY KEY,
     workflow_id TEXT NOT NULL,
     step_id INT NOT NULL,
     execution_pointer_id TEXT NOT NULL,

@@ -11,7 +11,7 @@
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS events (
-    id TEXT PRIMARY KEY,
+    id TEXT COLLATE "C" PRIMARY KEY,
     event_name TEXT NOT NULL,
     event_key TEXT NOT NULL,
     event_data JSONB NOT NULL DEFAULT 'null',

@@ -9,7 +9,7 @@
 -- index: none
 CREATE TABLE IF NOT EXISTS execution_pointers (
     id TEXT PRIMARY KEY,
-    workflow_id TEXT NOT NULL REFERENCES workflows (id),
+    workflow_id TEXT COLLATE "C" NOT NULL REFERENCES workflows (id),
     step_id INT NOT NULL,
     active BOOLEAN NOT NULL DEFAULT TRUE,
     status TEXT NOT NULL,

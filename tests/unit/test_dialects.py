@@ -13,6 +13,7 @@ SQLITE, POSTGRES = load_sqlite_queries(), load_postgres_queries()
 PARTS = frozenset().union(*(group.parts for group in GROUPS.values())) - {"create_event_subscription"}
 SETTINGS = ("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys")
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
+STAND_INS = ("stand_in_for_workflows_claim", "stand_in_for_events_claim", "stand_in_for_scheduled_commands_claim")
 CLAIMS = ("add_workflows_claim", "add_events_claim", "add_scheduled_commands_claim")
 
 ONLY_IN_SQLITE = {
@@ -24,7 +25,7 @@ ONLY_IN_SQLITE = {
     "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",
     "set_aside_workflows_without_name": "as suspend_foreign_keys",
     "restore_workflows_without_name": "as suspend_foreign_keys",
-    "stand_in_for_workflows_revision": "only SQLite opens what the reference wrote for reading, as it is",
+    **dict.fromkeys(STAND_INS, "only SQLite opens what the reference wrote for reading, as it is"),
 }
 ONLY_IN_POSTGRES = {
     **{f"{lead}_group": f"runs any number of {lead} as one statement" for lead in GROUPS},

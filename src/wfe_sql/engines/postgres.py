@@ -7,16 +7,18 @@ by itself.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from wfe_sql.engines import Results, Statement, Unit
+from wfe_sql.engines import Read, Results, Statement, Unit
 from wfe_sql.engines.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres_errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
 from wfe_sql.engines.postgres_pool import Connection, ConnectionPool
@@ -87,6 +89,11 @@ class PostgresEngine:
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def queries(self) -> QuerySet:
+        """The named queries that it runs."""
+        return self._queries
+
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
         if self._loop is not None:
@@ -120,6 +127,29 @@ class PostgresEngine:
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
         return await self._run(unit, self._reads)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Read]:
+        """Have all units that are read within see one moment, on a connection that nobody else uses meanwhile."""
+        self._check_open()
+        async with self._pool.connection() as connection:
+
+            async def read(unit: Unit) -> Results:
+                try:
+                    return [await self._run_statement(statement, connection) for statement in unit]
+                except psycopg.Error as error:
+                    raise unit_error(self._store, error, unit) from error
+
+            await read([Statement("begin_read", {})])
+            try:
+                yield read
+            finally:
+                if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                    await self._queries.run(connection, "rollback", {})
+
+    async def backup(self, path: Path) -> None:
+        """Refuse: PostgreSQL has tools for this, which this library does not stand in for."""
+        raise StoreError(f"PostgreSQL has tools of its own for backups: pg_dump, pg_basebackup; {path} was not made")
 
     async def _run(self, unit: Unit, alone: AloneQueue) -> Results:
         self._check_open()

@@ -21,8 +21,9 @@ from wfe_sql.errors import (
     WfeError,
 )
 
-RETRIED = {"40001", "40P01"}
-"""A serialization failure and a deadlock: the statement was undone, and may do better the next time."""
+RETRIED = {"23503", "40001", "40P01"}
+"""What may go better the next time: a serialization failure, a deadlock, and a foreign key, which only a workflow's
+deletion can meet, while somebody else changes its pointers."""
 
 _UNIQUE_VIOLATION = "23505"
 _NOT_NULL_VIOLATION = "23502"

@@ -1,0 +1,262 @@
+-- What is in the store, and what is wrong with it. None of these is run by a host at work.
+-- Times come as text, in the form of JSON: to_json gives it, and #>> takes off its quotes.
+
+-- name: get_store_size()^
+-- Bytes of the store's tables with their indexes. How many of them are free for rows to come PostgreSQL does not say
+-- without an extension, so none are.
+-- used by: stats
+-- scan: the catalog, a few rows
+SELECT
+    cast(coalesce(sum(pg_total_relation_size(pg_class.oid)), 0) AS BIGINT) AS size_bytes,
+    0 AS free_bytes
+FROM pg_class
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r';
+
+-- name: count_workflows()
+-- Workflows by definition and status, and when the first and the last of them were made.
+-- used by: stats
+-- scan: every workflow is counted
+SELECT
+    definition_id,
+    status,
+    count(*) AS workflows,
+    to_json(min(create_time)) #>> '{}' AS oldest,
+    to_json(max(create_time)) #>> '{}' AS newest
+FROM workflows
+GROUP BY definition_id, status
+ORDER BY definition_id COLLATE "C", status COLLATE "C";
+
+-- name: count_rows()
+-- How many rows each table has.
+-- used by: stats, check, copy_to
+-- scan: every row is counted
+SELECT
+    'workflows' AS table_name,
+    count(*) AS row_count
+FROM workflows
+UNION ALL
+SELECT
+    'execution_pointers' AS table_name,
+    count(*) AS row_count
+FROM execution_pointers
+UNION ALL
+SELECT
+    'events' AS table_name,
+    count(*) AS row_count
+FROM events
+UNION ALL
+SELECT
+    'event_subscriptions' AS table_name,
+    count(*) AS row_count
+FROM event_subscriptions
+UNION ALL
+SELECT
+    'scheduled_commands' AS table_name,
+    count(*) AS row_count
+FROM scheduled_commands
+UNION ALL
+SELECT
+    'execution_errors' AS table_name,
+    count(*) AS row_count
+FROM execution_errors
+UNION ALL
+SELECT
+    'definition_sequences' AS table_name,
+    count(*) AS row_count
+FROM definition_sequences;
+
+-- name: count_due_workflows(as_at)^
+-- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them.
+-- used by: stats, check
+-- index: idx_workflows_runnable
+SELECT
+    count(*) AS due,
+    min(next_execution) AS since
+FROM workflows
+WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT);
+
+-- name: count_due_events(as_at)^
+-- How many events up to :as_at are not processed, and the time of the oldest.
+-- used by: stats, check
+-- index: idx_events_unprocessed
+SELECT
+    count(*) AS due,
+    to_json(min(event_time)) #>> '{}' AS since
+FROM events
+WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ);
+
+-- name: count_due_commands(as_of)^
+-- How many commands are due at :as_of (epoch ms), and since when the longest of them.
+-- used by: stats, check
+-- index: idx_scheduled_commands_due
+SELECT
+    count(*) AS due,
+    min(execute_time) AS since
+FROM scheduled_commands
+WHERE execute_time <= cast(:as_of AS BIGINT);
+
+-- name: find_expired_claims(now, row_limit)
+-- Work to do whose claim, or token, ended at :now or before and that nobody else took: table, id, who had it, until when.
+-- used by: check
+-- scan: claims are in no index, for every write would have to keep it
+SELECT table_name, row_id, worker_id, to_json(expired_at) #>> '{}' AS expired_at
+FROM (
+    SELECT
+        'workflows' AS table_name, workflows.id AS row_id, workflows.claim_worker_id AS worker_id,
+        workflows.claim_expires_at AS expired_at
+    FROM workflows
+    WHERE workflows.status = 'Runnable' AND workflows.claim_expires_at <= cast(:now AS TIMESTAMPTZ)
+    UNION ALL
+    SELECT
+        'events' AS table_name, events.id AS row_id, events.claim_worker_id AS worker_id,
+        events.claim_expires_at AS expired_at
+    FROM events
+    WHERE NOT events.is_processed AND events.claim_expires_at <= cast(:now AS TIMESTAMPTZ)
+    UNION ALL
+    SELECT
+        'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id,
+        scheduled_commands.claim_worker_id AS worker_id, scheduled_commands.claim_expires_at AS expired_at
+    FROM scheduled_commands
+    WHERE scheduled_commands.claim_expires_at <= cast(:now AS TIMESTAMPTZ)
+    UNION ALL
+    SELECT
+        'event_subscriptions' AS table_name, event_subscriptions.id AS row_id,
+        event_subscriptions.external_worker_id AS worker_id, event_subscriptions.external_token_expiry AS expired_at
+    FROM event_subscriptions
+    WHERE NOT event_subscriptions.terminated AND event_subscriptions.external_token_expiry <= cast(:now AS TIMESTAMPTZ)
+) AS expired
+ORDER BY expired.expired_at, table_name, row_id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: find_orphans(row_limit)
+-- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
+-- among them, as check_foreign_keys sees theirs.
+-- used by: check
+-- scan: every row is looked at
+SELECT table_name, row_id, column_name, missing
+FROM (
+    SELECT
+        'event_subscriptions' AS table_name, event_subscriptions.id AS row_id, 'workflow_id' AS column_name,
+        event_subscriptions.workflow_id AS missing
+    FROM event_subscriptions
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE workflows.id = event_subscriptions.workflow_id
+        )
+    UNION ALL
+    SELECT
+        'execution_errors' AS table_name, cast(execution_errors.id AS TEXT) AS row_id, 'workflow_id' AS column_name,
+        execution_errors.workflow_id AS missing
+    FROM execution_errors
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE workflows.id = execution_errors.workflow_id
+        )
+    UNION ALL
+    SELECT
+        'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id, 'data' AS column_name,
+        scheduled_commands.data AS missing
+    FROM scheduled_commands
+    WHERE
+        scheduled_commands.command_name = 'ProcessWorkflow'
+        AND NOT EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE workflows.id = scheduled_commands.data
+        )
+    UNION ALL
+    SELECT
+        'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id, 'data' AS column_name,
+        scheduled_commands.data AS missing
+    FROM scheduled_commands
+    WHERE
+        scheduled_commands.command_name = 'ProcessEvent'
+        AND NOT EXISTS (
+            SELECT 1
+            FROM events
+            WHERE events.id = scheduled_commands.data
+        )
+) AS orphan
+ORDER BY table_name, row_id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: check_integrity(row_limit)
+-- What PostgreSQL knows to be wrong with the store: indexes that it does not use, since making them failed.
+-- https://www.postgresql.org/docs/current/catalog-pg-index.html
+-- used by: check
+-- scan: the catalog, a few rows
+SELECT 'index ' || pg_class.relname || ' is invalid; REINDEX it' AS problem
+FROM pg_index
+INNER JOIN pg_class ON pg_index.indexrelid = pg_class.oid
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+WHERE pg_namespace.nspname = current_schema() AND NOT pg_index.indisvalid
+ORDER BY pg_class.relname
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: check_foreign_keys(row_limit)
+-- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to. There are
+-- some only where somebody wrote with the check off (session_replication_role).
+-- used by: check
+-- scan: every row is looked at
+SELECT
+    'execution_pointers' AS table_name,
+    execution_pointers.position AS row_number,
+    'workflows' AS parent_table
+FROM execution_pointers
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_pointers.workflow_id
+    )
+ORDER BY row_number
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: list_indexes()
+-- The names of all indexes.
+-- used by: check
+-- scan: the catalog, a few rows
+SELECT indexname
+FROM pg_indexes
+WHERE schemaname = current_schema()
+ORDER BY indexname;
+
+-- name: has_statistics()$
+-- 1 when the planner has ever been given statistics of one of the tables; else 0.
+-- used by: check
+-- scan: the catalog, a few rows
+SELECT cast(count(*) > 0 AS INT) AS has_statistics
+FROM pg_class
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r' AND pg_class.reltuples >= 0;
+
+-- name: list_statistics()
+-- How many rows the planner thinks each table has.
+-- https://www.postgresql.org/docs/current/catalog-pg-class.html
+-- used by: check
+-- scan: the catalog, a few rows
+SELECT
+    pg_class.relname AS table_name,
+    cast(pg_class.reltuples AS BIGINT) AS row_count
+FROM pg_class
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r' AND pg_class.reltuples >= 0
+ORDER BY pg_class.relname;
+
+-- name: update_statistics()#
+-- Has the planner learn how the rows are spread, from a sample.
+-- https://www.postgresql.org/docs/current/sql-analyze.html
+-- used by: update_statistics
+-- scan: a sample of each table
+ANALYZE workflows;
+ANALYZE execution_pointers;
+ANALYZE definition_sequences;
+ANALYZE events;
+ANALYZE event_subscriptions;
+ANALYZE scheduled_commands;
+ANALYZE execution_errors;

@@ -1,0 +1,86 @@
+-- Pages for people. The next page begins after the last row of the one before (keyset), so that no page costs more than
+-- the first. https://use-the-index-luke.com/no-offset
+-- A null :after_... is the first page. Times come as text, in the form of JSON, and JSON as text.
+
+-- name: list_workflows(status, definition_id, since, after_time, after_id, row_limit)
+-- Workflows without their data, the newest first: of one status or definition where these are given, and made at :since
+-- or later. Rows that a filter leaves out are walked over, so a filter that few rows pass may walk them all.
+-- used by: list_workflows
+-- index: idx_workflows_create_time
+SELECT
+    id, name, definition_id, version, status, next_execution,
+    to_json(create_time) #>> '{}' AS create_time,
+    to_json(complete_time) #>> '{}' AS complete_time,
+    claim_worker_id,
+    to_json(claim_expires_at) #>> '{}' AS claim_expires_at
+FROM workflows
+WHERE
+    workflows.create_time >= coalesce(cast(:since AS TIMESTAMPTZ), '-infinity')
+    AND (workflows.create_time, id COLLATE "C")
+    < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
+    AND (cast(:status AS TEXT) IS NULL OR status = :status)
+    AND (cast(:definition_id AS TEXT) IS NULL OR definition_id = :definition_id)
+ORDER BY workflows.create_time DESC, id COLLATE "C" DESC
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: list_events(is_processed, after_time, after_id, row_limit)
+-- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given.
+-- used by: list_events
+-- scan: the reference's idx_events_event_time has no id, so events of one time are sorted
+SELECT
+    id, event_name, event_key,
+    cast(event_data AS TEXT) AS event_data,
+    to_json(event_time) #>> '{}' AS event_time,
+    cast(is_processed AS INT) AS is_processed
+FROM events
+WHERE
+    events.event_time <= coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity')
+    AND (events.event_time, id COLLATE "C")
+    < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
+    AND (cast(:is_processed AS INT) IS NULL OR cast(events.is_processed AS INT) = cast(:is_processed AS INT))
+ORDER BY events.event_time DESC, id COLLATE "C" DESC
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: list_scheduled_commands(after_time, after_id, row_limit)
+-- Commands in the order in which they are due.
+-- used by: list_scheduled_commands
+-- index: idx_scheduled_commands_due
+SELECT
+    id, command_name, data, execute_time, claim_worker_id,
+    to_json(claim_expires_at) #>> '{}' AS claim_expires_at,
+    rescheduled_time
+FROM scheduled_commands
+WHERE
+    (execute_time, id)
+    > (coalesce(cast(:after_time AS BIGINT), -9223372036854775808), coalesce(cast(:after_id AS BIGINT), 0))
+ORDER BY execute_time, id
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: list_execution_errors(workflow_id, after_id, row_limit)
+-- Errors, of one workflow where it is given, the last stored first. Errors of other workflows are walked over.
+-- used by: list_execution_errors
+-- index: execution_errors_pkey
+SELECT id, to_json(error_time) #>> '{}' AS error_time, workflow_id, execution_pointer_id, message
+FROM execution_errors
+WHERE
+    id < coalesce(cast(:after_id AS BIGINT), 9223372036854775807)
+    AND (cast(:workflow_id AS TEXT) IS NULL OR workflow_id = :workflow_id)
+ORDER BY id DESC
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: list_event_subscriptions(workflow_id, row_limit)
+-- The subscriptions of one workflow, terminated or not, the oldest first.
+-- used by: list_event_subscriptions
+-- scan: those of the workflow come from the reference's idx_subscriptions_workflow, and are sorted
+SELECT
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key,
+    to_json(subscribe_as_of) #>> '{}' AS subscribe_as_of,
+    cast(subscription_data AS TEXT) AS subscription_data,
+    nullif(external_token, 'wfe-sql:terminated') AS external_token,
+    external_worker_id,
+    to_json(external_token_expiry) #>> '{}' AS external_token_expiry,
+    cast(terminated AS INT) AS terminated
+FROM event_subscriptions
+WHERE workflow_id = :workflow_id
+ORDER BY event_subscriptions.subscribe_as_of, id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);

@@ -1,0 +1,149 @@
+-- Deleting what is finished, in batches. The ids of a batch are looked up first; the deletion then asks again whether
+-- each is still finished, since a host may have changed it in between.
+-- A workflow's age counts from its complete_time, or where it has none (terminated by a reference's host) its
+-- create_time. The reference's foreign key does not delete pointers with their workflow, so the deletions do; it is
+-- checked at the end of the statement, and refuses one whose pointers were changed while the statement waited.
+
+-- name: find_finished_workflows(status, older_than, row_limit)
+-- Ids of workflows of a status, Complete or Terminated, that ended before :older_than, the oldest first.
+-- used by: purge_workflows
+-- index: idx_workflows_finished
+SELECT id
+FROM workflows
+WHERE
+    status IN ('Complete', 'Terminated') AND status = :status
+    AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
+ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: count_finished_workflows(status, older_than)$
+-- How many workflows find_finished_workflows would find without a limit.
+-- used by: purge_workflows
+-- index: idx_workflows_finished
+SELECT count(*)
+FROM workflows
+WHERE
+    status IN ('Complete', 'Terminated') AND status = :status
+    AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ);
+
+-- name: delete_finished_workflows(ids, status, older_than)!
+-- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
+-- used by: purge_workflows
+-- index: workflows_pkey, idx_execution_pointers_workflow_id
+WITH finished AS (
+    SELECT id
+    FROM workflows
+    WHERE
+        id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id))
+        AND status = :status AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
+    ORDER BY id
+    FOR UPDATE
+),
+
+deleted AS (
+    DELETE FROM execution_pointers
+    USING finished
+    WHERE execution_pointers.workflow_id = finished.id
+)
+
+DELETE FROM workflows
+USING finished
+WHERE workflows.id = finished.id;
+
+-- name: delete_workflow(id)!
+-- Deletes a workflow with its pointers, whatever its status.
+-- used by: delete_workflow
+-- index: workflows_pkey, idx_execution_pointers_workflow_id
+WITH deleted AS (
+    DELETE FROM execution_pointers
+    WHERE workflow_id = :id
+)
+
+DELETE FROM workflows
+WHERE id = :id;
+
+-- name: delete_event_subscriptions_of_deleted(workflow_ids)!
+-- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
+-- used by: delete_workflow, purge_workflows
+-- index: idx_subscriptions_workflow, workflows_pkey
+DELETE FROM event_subscriptions
+WHERE
+    workflow_id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = event_subscriptions.workflow_id
+    );
+
+-- name: delete_execution_errors_of_deleted(workflow_ids)!
+-- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
+-- used by: delete_workflow, purge_workflows
+-- index: idx_execution_errors_workflow_id, workflows_pkey
+DELETE FROM execution_errors
+WHERE
+    workflow_id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );
+
+-- name: delete_scheduled_commands_of_deleted_workflows(workflow_ids)!
+-- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
+-- used by: delete_workflow, purge_workflows
+-- index: scheduled_commands_command_name_data_key, workflows_pkey
+DELETE FROM scheduled_commands
+WHERE
+    command_name = 'ProcessWorkflow'
+    AND data IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = scheduled_commands.data
+    );
+
+-- name: find_processed_events(older_than, after_time, row_limit)
+-- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given.
+-- used by: purge_events
+-- index: idx_events_event_time
+SELECT
+    id,
+    to_json(event_time) #>> '{}' AS event_time
+FROM events
+WHERE
+    is_processed
+    AND events.event_time >= coalesce(cast(:after_time AS TIMESTAMPTZ), '-infinity')
+    AND events.event_time < cast(:older_than AS TIMESTAMPTZ)
+ORDER BY events.event_time
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: count_processed_events(older_than)$
+-- How many events find_processed_events would find without a limit.
+-- used by: purge_events
+-- index: idx_events_event_time
+SELECT count(*)
+FROM events
+WHERE is_processed AND event_time < cast(:older_than AS TIMESTAMPTZ);
+
+-- name: delete_processed_events(ids)!
+-- Deletes those of :ids, a JSON array, that are still processed.
+-- used by: purge_events
+-- index: events_pkey
+DELETE FROM events
+WHERE
+    id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id))
+    AND is_processed;
+
+-- name: delete_scheduled_commands_of_deleted_events(event_ids)!
+-- Deletes the commands for those of :event_ids, a JSON array, that are gone.
+-- used by: purge_events
+-- index: scheduled_commands_command_name_data_key, events_pkey
+DELETE FROM scheduled_commands
+WHERE
+    command_name = 'ProcessEvent'
+    AND data IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:event_ids AS JSONB)) AS wanted (id))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM events
+        WHERE events.id = scheduled_commands.data
+    );
