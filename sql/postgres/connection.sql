@@ -9,7 +9,7 @@
 -- used by: open_connection
 -- index: none
 SELECT
-    set_config('search_path', quote_ident(:schema) || ', pg_temp', FALSE) AS search_path,
+    set_config('search_path', quote_ident(:schema), FALSE) AS search_path,
     set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,
     set_config('TimeZone', 'UTC', FALSE) AS time_zone,
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,

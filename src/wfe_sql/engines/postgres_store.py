@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres_errors import is_missing_right, store_error, text_of
+from wfe_sql.engines.postgres_errors import hides, store_error, text_of
 from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
 from wfe_sql.errors import StoreError, StoreVersionError
 from wfe_sql.queries import QuerySet
@@ -90,6 +90,9 @@ class PostgresStore:
         try:
             if await self._is_complete(run):
                 return
+        except psycopg.Error as error:
+            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+        try:
             await run("begin_write")
             try:
                 await run("hold_making_lock")
@@ -100,7 +103,7 @@ class PostgresStore:
                     await run("rollback")
                 raise
         except psycopg.Error as error:
-            if is_missing_right(error):
+            if hides(error):
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
             raise store_error(self, error) from error
 
