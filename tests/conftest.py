@@ -19,6 +19,8 @@ from wfe_sql.provider import SqlPersistenceProvider
 
 pytest.register_assert_rewrite("wfe_sql.testing")
 
+CATALOG = Path(__file__).parent / "data" / "postgres_catalog.sql"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reference", action="store_true", help="also run the tests against the Rust crate; needs cargo")
@@ -129,6 +131,18 @@ def by_hand(store: Path | str, request: pytest.FixtureRequest) -> Callable[[str]
             return cursor.fetchall() if cursor.description else []
 
     return run_on_file if isinstance(store, Path) else run_on_server
+
+
+@pytest.fixture
+def catalog(postgres_url: str) -> Callable[[str], set[tuple[str, ...]]]:
+    """A function that returns all that a schema consists of: what, of which table, its name and its definition."""
+
+    def catalog(schema: str) -> set[tuple[str, ...]]:
+        with psycopg.connect(postgres_url) as connection:
+            connection.execute(f"SET search_path TO {schema}")
+            return set(connection.execute(CATALOG.read_bytes()).fetchall())
+
+    return catalog
 
 
 class Relay:
