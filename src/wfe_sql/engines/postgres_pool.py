@@ -82,19 +82,24 @@ class ConnectionPool:
     """
 
     def __init__(self, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta) -> None:
-        failures = self._failures = set[asyncio.Future[None]]()
+        waiting = self._waiting = set[asyncio.Future[None]]()
 
         class OpenedConnection(psycopg.AsyncConnection[Any]):
             """How the pool connects."""
 
             @classmethod
             async def connect(cls, *args: Any, **options: Any) -> Any:
+                from_the_start = set(waiting)
                 try:
                     return await open_connection()
                 except Exception as error:
-                    for failure in failures:
-                        if not failure.done():
+                    for failure in waiting:
+                        if failure.done():
+                            continue
+                        if failure in from_the_start:
                             failure.set_exception(error)
+                        else:
+                            failure.set_result(None)  # it deserves an attempt of its own
                     raise
 
         self._size = size
@@ -140,23 +145,25 @@ class ConnectionPool:
             raise StoreBusyError(f"all {self._size} connections were in use for {self._timeout}") from error
 
     async def _get(self) -> Connection:
-        """Get a connection, or what the attempt to make one failed with."""
-        if self._pool.get_stats()["pool_available"]:
-            return await self._pool.getconn()
-        failure = asyncio.get_running_loop().create_future()
-        getting = asyncio.create_task(self._pool.getconn())
-        self._failures.add(failure)
-        try:
-            await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
+        """Get a connection, or what the attempt to make one for this call failed with."""
+        while True:
+            if self._pool.get_stats()["pool_available"]:
+                return await self._pool.getconn()
+            failure = asyncio.get_running_loop().create_future()
+            getting = asyncio.create_task(self._pool.getconn())
+            self._waiting.add(failure)
+            try:
+                await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
+                if getting.done():
+                    return getting.result()
                 failure.result()
-            return getting.result()
-        except BaseException:
-            await self._give_back(getting)
-            raise
-        finally:
-            self._failures.discard(failure)
-            failure.cancel()
+                await self._give_back(getting)
+            except BaseException:
+                await self._give_back(getting)
+                raise
+            finally:
+                self._waiting.discard(failure)
+                failure.cancel()
 
     async def _give_back(self, getting: "asyncio.Task[Connection]") -> None:
         """See that a connection which comes after its caller has gone is lent to others."""
