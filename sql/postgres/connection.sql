@@ -5,7 +5,8 @@
 -- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). The
 -- queries lock what must not change meanwhile, and go on with what others have committed by then: read committed. Scans
 -- and hash joins are off since plans are kept: one made while a table was small would go on scanning when it has grown,
--- and every query here has an index. wfe_sql.schema is what create_schema and hold_making_lock go by.
+-- and every query here has an index. A plan serves all values, so it is the one that explain_query shows, and tests look
+-- at. wfe_sql.schema is what create_schema and hold_making_lock go by.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
 -- index: none
@@ -18,6 +19,7 @@ SELECT
     set_config('enable_seqscan', 'off', FALSE) AS seqscan,
     set_config('enable_hashjoin', 'off', FALSE) AS hashjoin,
     set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,
+    set_config('plan_cache_mode', 'force_generic_plan', FALSE) AS plan_cache_mode,
     set_config('jit', 'off', FALSE) AS jit;
 
 -- name: begin_write()!
@@ -43,3 +45,12 @@ COMMIT;
 -- used by: run_alone, ensure_store_exists
 -- index: none
 ROLLBACK;
+
+-- name: explain_query(query)!
+-- The plan of a query, the one that serves all values, without costs, which change with each row. GENERIC_PLAN would say
+-- the same, but not before PostgreSQL 16; so the query is prepared first. What is explained cannot be bound: the name
+-- that it was prepared under comes here in place of :query, with a null for each parameter, and only then does this run.
+-- https://www.postgresql.org/docs/current/sql-explain.html
+-- used by: explain
+-- index: none
+EXPLAIN (COSTS OFF) EXECUTE :query;

@@ -72,6 +72,9 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
 def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
     """Return the queries of PostgreSQL, with those in `sql_dir` in place of their namesakes.
 
+    What only a server can tell of those, whether it takes them and which columns they return, is checked when a store
+    is opened.
+
     Raises:
         QueryFileError: A `.sql` file breaks a rule of the house.
         StoreError: The driver is not installed.
@@ -79,12 +82,13 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
     try:
         from wfe_sql.engines.postgres import PostgresEngine
         from wfe_sql.engines.postgres_driver import PostgresAdapter
+        from wfe_sql.engines.postgres_plans import PostgresPlanner
         from wfe_sql.engines.postgres_store import PostgresStore
     except ImportError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
         ) from error
-    users = (SqlPersistenceProvider, PostgresEngine, PostgresStore)
+    users = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner)
     adapter: Any = PostgresAdapter()  # its methods return awaitables, which aiosql passes on but has no type for
     return load("postgres", adapter, users, overlay=None if sql_dir is None else Path(sql_dir))
 

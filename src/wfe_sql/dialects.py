@@ -1,13 +1,15 @@
 """What can be done with the SQL of each dialect without a provider: load it, explain it, print its tables."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
-from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.sqlite_plans import open_sqlite_planner
 from wfe_sql.engines.sqlite_store import VERSION
-from wfe_sql.plans import Planner
+from wfe_sql.plans import Explain, Planner
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import parse_sqlite_url, scheme_of
 
@@ -35,13 +37,28 @@ def dialect_of(url: str) -> Dialect:
     Raises:
         StoreError: No backend has the URL's scheme.
     """
-    return DIALECTS[scheme_of(url)]
+    return _BY_SCHEME[scheme_of(url)]
 
 
 def _sqlite_schema(queries: QuerySet) -> str:
     version = queries["record_store_version"]
     recorded = version.text.replace(version.sql, version.filled_in("version", str(VERSION)))
     return "\n".join([*(query.text for query in queries.ddl()), recorded])
+
+
+def _postgres_schema(queries: QuerySet) -> str:
+    from wfe_sql.engines.postgres_store import schema_script
+
+    return schema_script(queries)
+
+
+@contextmanager
+def _open_postgres_planner(url: str, queries: QuerySet) -> Iterator[Explain]:
+    from wfe_sql.engines.postgres_plans import open_postgres_planner
+    from wfe_sql.engines.postgres_pool import PostgresTarget
+
+    with open_postgres_planner(PostgresTarget(url, timedelta(seconds=10)), queries) as explain:
+        yield explain
 
 
 DIALECTS = {
@@ -51,4 +68,12 @@ DIALECTS = {
         open_planner=lambda url, queries: open_sqlite_planner(parse_sqlite_url(url), queries),
         schema=_sqlite_schema,
     ),
+    "postgres": Dialect(
+        name="postgres",
+        load=load_postgres_queries,
+        open_planner=_open_postgres_planner,
+        schema=_postgres_schema,
+    ),
 }
+
+_BY_SCHEME = {"sqlite": DIALECTS["sqlite"], "postgresql": DIALECTS["postgres"]}

@@ -92,10 +92,14 @@ class Query:
 class QuerySet(Mapping[str, Query]):
     """The queries of a dialect, by name, ready to be run through aiosql."""
 
-    def __init__(self, queries: Iterable[Query], adapter: DriverAdapterProtocol, *, tuned: Iterable[str] = ()) -> None:
+    def __init__(
+        self, queries: Iterable[Query], adapter: DriverAdapterProtocol, *, replaced: Iterable[Query] = ()
+    ) -> None:
         self._queries = {query.name: query for query in queries}
-        self.tuned = frozenset(tuned)
-        """Names of the queries that differ from the library's own, which they replace."""
+        self.replaced = {query.name: query for query in replaced}
+        """The library's own queries in whose place there are others, which differ."""
+        self.tuned = frozenset(self.replaced)
+        """The names of those others."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
         self._sql: dict[str, str] = {name: getattr(runnable, name).sql for name in self._queries}
         self._run = {query.name: _runner(query, self._sql[query.name], adapter) for query in self._queries.values()}
@@ -155,15 +159,15 @@ def load(
         QueryFileError: A file breaks a rule of the house; the message names file, line and query.
     """
     queries = _read_folder((find_sql() if sql is None else sql) / dialect)
-    tuned: list[str] = []
+    replaced: list[Query] = []
     for name, replacement in ({} if overlay is None else _read_folder(overlay)).items():
         _check_replacement(replacement, queries)
         if replacement.text != queries[name].text:
-            tuned.append(name)
+            replaced.append(queries[name])
         queries[name] = replacement
     for query in queries.values():
         check_users(query, users)
-    return QuerySet(queries.values(), adapter, tuned=tuned)
+    return QuerySet(queries.values(), adapter, replaced=replaced)
 
 
 def _read_folder(folder: Traversable | Path) -> dict[str, Query]:

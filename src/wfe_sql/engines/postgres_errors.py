@@ -48,6 +48,8 @@ _DATA_CLASS = "22"
 _SIZE_CLASS = "54"
 _VALUE_CLASSES = {"21", _DATA_CLASS, "23", _SIZE_CLASS}
 """A row that is written twice, data, constraints, and sizes."""
+_STATEMENT_CLASSES = {"0A", "42"}
+"""What the server cannot do, and syntax, names and types."""
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _INT_LIMIT = 2**31
@@ -83,6 +85,11 @@ def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> b
 def is_about_values(error: psycopg.Error) -> bool:
     """Tell whether an error comes from what is to be written, and not from the state of the server."""
     return (error.sqlstate or "")[:2] in _VALUE_CLASSES or isinstance(error, psycopg.DataError)
+
+
+def is_about_statement(error: psycopg.Error) -> bool:
+    """Tell whether an error comes from how a statement is written, and not from values or the state of the server."""
+    return (error.sqlstate or "")[:2] in _STATEMENT_CLASSES and not is_missing_right(error)
 
 
 def is_missing_right(error: psycopg.Error) -> bool:

@@ -2,18 +2,23 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres_errors import hides, store_error, text_of
+from wfe_sql.engines.postgres_errors import hides, is_about_statement, store_error, text_of
 from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
-from wfe_sql.errors import StoreError, StoreVersionError
+from wfe_sql.engines.postgres_tuning import check_tuned_postgres, refusal
+from wfe_sql.errors import QueryFileError, StoreError, StoreVersionError
 from wfe_sql.queries import QuerySet
 
 VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
+
+DEFAULT_SCHEMA = "wfc"
+"""The reference's."""
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
@@ -71,8 +76,9 @@ class PostgresStore:
         """Open a connection on which names mean this store's tables."""
         connection = await self.target.connect()
         try:
-            params = {"schema": self._schema, "statement_timeout": self._statement_timeout}
-            await self._queries.run(connection, "set_up_connection", params)
+            await self._runner(connection)(
+                "set_up_connection", schema=self._schema, statement_timeout=self._statement_timeout
+            )
         except BaseException as error:
             await connection.close()
             if isinstance(error, psycopg.Error):
@@ -80,32 +86,50 @@ class PostgresStore:
             raise
         return connection
 
+    async def check(self, connection: Connection) -> None:
+        """Check that there is a store, and that it takes tuned queries, for those who would not make one.
+
+        Raises:
+            StoreError: There is none.
+            QueryFileError: A tuned query does not do for the one it replaces.
+        """
+        try:
+            if not await self._columns(self._runner(connection)):
+                raise StoreError(f"{self} does not exist")
+            await check_tuned_postgres(self._queries, connection)
+        except psycopg.Error as error:
+            raise store_error(self, error) from error
+
     async def ensure_store_exists(self, connection: Connection) -> None:
         """Make the schema, tables, columns and indexes that are missing, in one transaction.
 
-        A store that lacks nothing is left alone, so a role that may only use it can open it. Tables of another
-        application with our names are refused before anything is changed.
+        A store that lacks nothing is left alone, so a role that may only use it can open it, unless a script is tuned:
+        then it may make more. Tables of another application with our names are refused before anything is changed.
         """
-        run = self._runner(connection)
         try:
-            if await self._is_complete(run):
-                return
+            is_complete = await self._is_complete(self._runner(connection))
         except psycopg.Error as error:
             raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
         try:
-            await run("begin_write")
-            try:
-                await run("hold_making_lock")
-                await self._bring_up_to_date(run)
-                await run("commit")
-            except BaseException:
-                if not connection.closed:
-                    await run("rollback")
-                raise
+            if not is_complete or self._queries.tuned.intersection(_scripts()):
+                await self._make(connection)
+            await check_tuned_postgres(self._queries, connection)
         except psycopg.Error as error:
             if hides(error):
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
             raise store_error(self, error) from error
+
+    async def _make(self, connection: Connection) -> None:
+        run = self._runner(connection)
+        await run("begin_write")
+        try:
+            await run("hold_making_lock")
+            await self._bring_up_to_date(run)
+            await run("commit")
+        except BaseException:
+            if not connection.closed:
+                await run("rollback")
+            raise
 
     def missing_right(self, error: psycopg.Error, connection: Connection) -> StoreError:
         """Return the error of a statement that the role may not run; it says what to grant."""
@@ -126,7 +150,17 @@ class PostgresStore:
         )
 
     def _runner(self, connection: Connection) -> Callable[..., Awaitable[Any]]:
-        return lambda query, **params: self._queries.run(connection, query, params)
+        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place."""
+
+        async def run(query: str, **params: Any) -> Any:
+            try:
+                return await self._queries.run(connection, query, params)
+            except psycopg.Error as error:
+                if query in self._queries.tuned and is_about_statement(error):
+                    raise refusal(self._queries[query], error) from error
+                raise
+
+        return run
 
     async def _is_complete(self, run: Callable[..., Awaitable[Any]]) -> bool:
         columns = await self._columns(run)
@@ -136,20 +170,15 @@ class PostgresStore:
     async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
         columns = await self._columns(run)
         await self._check(columns, run)
-        for query in (
-            "create_schema",
-            "create_wfe_sql_store_table",
-            "create_workflows_table",
-            "name_workflows_without_name",
-            "create_workflows_revision_trigger",
-            "create_execution_pointers_table",
-            "create_definition_sequences_table",
-            "create_events_table",
-            "create_event_subscriptions_table",
-            "create_scheduled_commands_table",
-            "create_execution_errors_table",
-        ):
+        for query in _scripts():
             await run(query)
+        columns = await self._columns(run)
+        for table in _REFERENCE:
+            if missing := _expected(table) - columns.get(table, set()):
+                script = self._queries[f"create_{table}_table"]
+                raise QueryFileError(
+                    f"{script.place}: must make the columns that its original makes, it lacks {table}.{min(missing)}"
+                )
         await run("record_store_version", version=VERSION)
 
     async def _check(self, columns: Columns, run: Callable[..., Awaitable[Any]]) -> None:
@@ -174,6 +203,37 @@ class PostgresStore:
         for table, column in await run("list_columns"):
             columns.setdefault(table, set()).add(column)
         return columns
+
+
+def schema_script(queries: QuerySet) -> str:
+    """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
+    settings, version = queries["set_up_connection"], queries["record_store_version"]
+    schema = replace(settings, sql=settings.filled_in("schema", f"'{DEFAULT_SCHEMA}'"))
+    return "\n".join(
+        [
+            settings.text.replace(settings.sql, schema.filled_in("statement_timeout", "'0'")),
+            *(queries[name].text for name in ("begin_write", "hold_making_lock", *_scripts())),
+            version.text.replace(version.sql, version.filled_in("version", str(VERSION))),
+            queries["commit"].text,
+        ]
+    )
+
+
+def _scripts() -> tuple[str, ...]:
+    """Return what makes a store, and brings an old one up to date, in their order."""
+    return (
+        "create_schema",
+        "create_wfe_sql_store_table",
+        "create_workflows_table",
+        "name_workflows_without_name",
+        "create_workflows_revision_trigger",
+        "create_execution_pointers_table",
+        "create_definition_sequences_table",
+        "create_events_table",
+        "create_event_subscriptions_table",
+        "create_scheduled_commands_table",
+        "create_execution_errors_table",
+    )
 
 
 def _expected(table: str) -> set[str]:

@@ -1,0 +1,146 @@
+"""Takes the plans of queries from PostgreSQL.
+
+https://www.postgresql.org/docs/current/using-explain.html
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+import psycopg
+
+from wfe_sql.engines.postgres_errors import is_lost, store_error, text_of
+from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres_store import DEFAULT_SCHEMA, PostgresStore
+from wfe_sql.engines.postgres_tuning import describe
+from wfe_sql.errors import StoreError
+from wfe_sql.plans import Explain, Plan
+from wfe_sql.queries import Query, QuerySet
+
+_INDEX = re.compile(r"(?:Index (?:Only )?Scan(?: Backward)? using|Bitmap Index Scan on) (\w+)")
+_READS_A_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample|Tid|Tid Range|Index|Index Only|Bitmap Heap) Scan\b")
+_READS_A_WHOLE_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample) Scan\b")
+_READS_AN_INDEX = re.compile(r"(?:Parallel )?(?:Index|Index Only|Bitmap Index) Scan\b")
+_SORTS = re.compile(r"(?:Incremental )?Sort\b")
+_ARROW = "->  "
+_ASIDE = re.compile(r"(?:CTE|InitPlan|SubPlan) ")
+"""How the line begins above a step that does not feed the step that it belongs to row by row."""
+
+
+class PostgresPlanner:
+    """Explains queries on an open connection, whose event loop the runner has."""
+
+    def __init__(
+        self, store: PostgresStore, queries: QuerySet, connection: Connection, runner: asyncio.Runner
+    ) -> None:
+        """Take a connection; whoever opened it closes it."""
+        self._store = store
+        self._queries = queries
+        self._connection = connection
+        self._runner = runner
+        self._numbers = count(1)
+
+    def explain(self, query: Query) -> Plan:
+        """Return the plan of a query, which is not run: the plan that serves all values of its parameters.
+
+        Raises:
+            StoreError: PostgreSQL cannot plan it, such as for a table that is missing.
+        """
+        return self._runner.run(self._explain(query))
+
+    async def _explain(self, query: Query) -> Plan:
+        name = f"wfe_sql_explained_{next(self._numbers)}"
+        try:
+            described = await describe(query, self._connection, name=name)
+            nulls = ", ".join(["null"] * described.parameters)
+            executed = f"{name}({nulls})" if nulls else name
+            cursor = await self._connection.execute(
+                self._queries["explain_query"].filled_in("query", executed).encode(), prepare=False
+            )
+            return _read_plan([line for (line,) in await cursor.fetchall()])
+        except psycopg.Error as error:
+            if is_lost(error, self._connection):
+                raise store_error(self._store, error) from error
+            raise StoreError(text_of(error)) from error
+
+
+@contextmanager
+def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: str = DEFAULT_SCHEMA) -> Iterator[Explain]:
+    """Connect to a store, to explain queries on it; nothing is made or written.
+
+    Raises:
+        StoreError: There is none, or it cannot be reached.
+    """
+    store = PostgresStore(target, queries, schema=schema, statement_timeout=None)
+    with asyncio.Runner() as runner:
+        connection = runner.run(store.open_connection())
+        try:
+            runner.run(store.check(connection))
+            yield PostgresPlanner(store, queries, connection, runner).explain
+        finally:
+            runner.run(connection.close())
+
+
+@dataclass(slots=True)
+class _Node:
+    """One step of a plan: its line, how it is indented, what it says of itself, and the steps that feed it."""
+
+    line: str
+    depth: int
+    details: list[str] = field(default_factory=list)
+    inputs: list["_Node"] = field(default_factory=list)
+
+    @property
+    def what(self) -> str:
+        return self.line.strip().removeprefix(_ARROW)
+
+    @property
+    def begins_with_a_table(self) -> bool:
+        """Tell whether the rows that are looked up first, those of the outermost loop, come from a table."""
+        if self.inputs and not _READS_A_TABLE.match(self.what):
+            return self.inputs[0].begins_with_a_table
+        return bool(_READS_A_TABLE.match(self.what))
+
+    @property
+    def scans(self) -> bool:
+        """Tell whether the step reads a whole table, or sorts what it finds in one.
+
+        To read an index without a condition is to read all of it. What is looked up for the rows of a JSON array, or of
+        a step before, is a batch of the caller's: to sort it is no scan.
+        """
+        if _READS_A_WHOLE_TABLE.match(self.what):
+            return True
+        if _READS_AN_INDEX.match(self.what):
+            return not any(detail.startswith("Index Cond:") for detail in self.details)
+        return bool(_SORTS.match(self.what)) and self.begins_with_a_table
+
+
+def _read_plan(lines: Sequence[str]) -> Plan:
+    nodes = list(_read_nodes(lines))
+    return Plan(
+        lines=tuple(lines),
+        indexes=frozenset(index for node in nodes for index in _INDEX.findall(node.what)),
+        scans=tuple(node.line for node in nodes if node.scans),
+    )
+
+
+def _read_nodes(lines: Iterable[str]) -> Iterator[_Node]:
+    """Read the steps of a plan; those that feed another come below it, farther to the right, after what it says."""
+    above: list[_Node] = []
+    previous = ""
+    for line in lines:
+        text = line.lstrip()
+        is_aside, previous = bool(_ASIDE.match(previous)), text
+        if above and not text.startswith(_ARROW):
+            above[-1].details.append(text)
+            continue
+        node = _Node(line, len(line) - len(text))
+        while above and above[-1].depth >= node.depth:
+            above.pop()
+        if above and not is_aside:
+            above[-1].inputs.append(node)
+        above.append(node)
+        yield node

@@ -1,0 +1,85 @@
+"""Holds tuned queries of PostgreSQL to what they replace.
+
+The server says what it makes of a query without running it: what is wrong with it, and which columns it returns. So each
+tuned query and its original are prepared when a store is opened. Scripts cannot be prepared; they are run then.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+
+from wfe_sql.engines.postgres_driver import number_parameters
+from wfe_sql.engines.postgres_errors import is_about_statement
+from wfe_sql.engines.postgres_pool import Connection
+from wfe_sql.errors import QueryFileError
+from wfe_sql.queries import Query, QuerySet, check_columns
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the server says of a query that it has prepared."""
+
+    parameters: int
+    columns: tuple[str, ...]
+
+
+async def describe(query: Query, connection: Connection, *, name: str = "") -> Description:
+    """Prepare a query, under a name if it is to be used by it, and return what the server says of it.
+
+    Raises:
+        psycopg.Error: The server does not take it.
+    """
+    sql, _ = number_parameters(query.sql)
+    server = connection.pgconn
+
+    def ask() -> Description:
+        for result in (server.prepare(name.encode(), sql.encode()), server.describe_prepared(name.encode())):
+            if result.status != ExecStatus.COMMAND_OK:
+                raise error_from_result(result)
+        columns = ((result.fname(number) or b"").decode() for number in range(result.nfields))
+        return Description(parameters=result.nparams, columns=tuple(columns))
+
+    return await asyncio.to_thread(ask)
+
+
+async def check_tuned_postgres(queries: QuerySet, connection: Connection) -> None:
+    """Check that PostgreSQL takes each tuned query, and that each returns the columns of its original.
+
+    Raises:
+        QueryFileError: One does not; the message names file, line and query.
+        psycopg.Error: The server is lost.
+    """
+    for name, original in queries.replaced.items():
+        if original.operation != "#":
+            await _check_query(queries[name], original, connection)
+
+
+def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
+    """Return the error of a tuned query that PostgreSQL does not take."""
+    reason = error.diag.message_primary or str(error)
+    return QueryFileError(f"{tuned.place}: PostgreSQL refuses it: {reason}")
+
+
+async def _check_query(tuned: Query, original: Query, connection: Connection) -> None:
+    try:
+        found = await describe(tuned, connection)
+    except psycopg.Error as error:
+        if not is_about_statement(error):
+            raise
+        if await _is_refused_too(original, error, connection):
+            return
+        raise refusal(tuned, error) from error
+    expected = await describe(original, connection)
+    check_columns(tuned, expected=expected.columns, found=found.columns)
+
+
+async def _is_refused_too(original: Query, error: psycopg.Error, connection: Connection) -> bool:
+    """Tell whether the server says the same of the original, which is then no query until it is filled in."""
+    try:
+        await describe(original, connection)
+    except psycopg.Error as known:
+        return known.sqlstate == error.sqlstate and known.diag.message_primary == error.diag.message_primary
+    return False
