@@ -17,6 +17,8 @@ SELECT
     set_config('TimeZone', 'UTC', FALSE) AS time_zone,
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
     set_config('enable_seqscan', 'off', FALSE) AS seqscan,
+    set_config('enable_bitmapscan', 'off', FALSE) AS bitmapscan,
+    set_config('enable_incremental_sort', 'off', FALSE) AS incremental_sort,
     set_config('enable_hashjoin', 'off', FALSE) AS hashjoin,
     set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,
     set_config('plan_cache_mode', 'force_generic_plan', FALSE) AS plan_cache_mode,

@@ -182,7 +182,7 @@ WITH units AS (
 locked AS (
     SELECT id
     FROM event_subscriptions
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )

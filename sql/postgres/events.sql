@@ -135,7 +135,7 @@ WITH units AS (
 locked AS (
     SELECT id, claim_token
     FROM events
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )
@@ -159,7 +159,7 @@ WITH units AS (
 locked AS (
     SELECT id, claim_token
     FROM events
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )
@@ -195,7 +195,7 @@ WITH units AS (
 locked AS (
     SELECT id, claim_token
     FROM events
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )
@@ -219,7 +219,7 @@ WITH units AS (
 locked AS (
     SELECT id
     FROM events
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )

@@ -23,7 +23,7 @@ VALUES (cast(:error_time AS TIMESTAMPTZ), :workflow_id, :execution_pointer_id, :
 -- name: get_execution_errors(row_limit)
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
--- index: execution_errors_pkey
+-- scan: all rows are asked for, in the order of execution_errors_pkey
 SELECT
     cast(json_build_object(
         'error_time', error_time,

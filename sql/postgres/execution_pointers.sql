@@ -63,7 +63,7 @@ SELECT
         'extension_attributes', extension_attributes
     ) AS TEXT) AS document
 FROM execution_pointers
-WHERE workflow_id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id))
+WHERE workflow_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
 ORDER BY workflow_id, position;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
@@ -73,7 +73,7 @@ ORDER BY workflow_id, position;
 SELECT id, workflow_id
 FROM execution_pointers
 WHERE
-    id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id))
+    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
     AND workflow_id <> :workflow_id
 ORDER BY id
 LIMIT 1;

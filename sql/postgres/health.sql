@@ -87,14 +87,19 @@ FROM events
 WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ);
 
 -- name: count_due_commands(as_of)^
--- How many commands are due at :as_of (epoch ms), and since when the longest of them.
+-- How many commands are due at :as_of (epoch ms), and since when the longest of them. They are counted in the order of
+-- their claim, so that the reference's idx_scheduled_commands_execute_time is not needed.
 -- used by: stats, check
 -- index: idx_scheduled_commands_execute_time
 SELECT
     count(*) AS due,
     min(execute_time) AS since
-FROM scheduled_commands
-WHERE execute_time <= cast(:as_of AS BIGINT);
+FROM (
+    SELECT execute_time
+    FROM scheduled_commands
+    WHERE execute_time <= cast(:as_of AS BIGINT)
+    ORDER BY execute_time, id
+) AS due_commands;
 
 -- name: find_expired_claims(now, row_limit)
 -- Work to do whose claim, or token, ended at :now or before and that nobody else took: table, id, who had it, until when.

@@ -26,19 +26,24 @@ LIMIT cast(:row_limit AS BIGINT);
 -- name: list_events(is_processed, after_time, after_id, row_limit)
 -- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given.
 -- used by: list_events
--- scan: the reference's idx_events_event_time has no id, so events of one time are sorted
+-- scan: the reference's idx_events_event_time has no id, so a page, with all events of its last time, is sorted
 SELECT
     id, event_name, event_key,
     cast(event_data AS TEXT) AS event_data,
     to_json(event_time) #>> '{}' AS event_time,
     cast(is_processed AS INT) AS is_processed
-FROM events
-WHERE
-    events.event_time <= coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity')
-    AND (events.event_time, id COLLATE "C")
-    < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
-    AND (cast(:is_processed AS INT) IS NULL OR cast(events.is_processed AS INT) = cast(:is_processed AS INT))
-ORDER BY events.event_time DESC, id COLLATE "C" DESC
+FROM (
+    SELECT *
+    FROM events
+    WHERE
+        event_time <= coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity')
+        AND (event_time, id COLLATE "C")
+        < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
+        AND (cast(:is_processed AS INT) IS NULL OR cast(is_processed AS INT) = cast(:is_processed AS INT))
+    ORDER BY event_time DESC
+    FETCH FIRST (cast(:row_limit AS BIGINT)) ROWS WITH TIES
+) AS page
+ORDER BY page.event_time DESC, id COLLATE "C" DESC
 LIMIT cast(:row_limit AS BIGINT);
 
 -- name: list_scheduled_commands(after_time, after_id, row_limit)

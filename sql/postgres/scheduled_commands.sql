@@ -71,7 +71,7 @@ RETURNING
 UPDATE scheduled_commands
 SET claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
 WHERE
-    id IN (SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id))
+    id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id)))
     AND claim_token = :token;
 
 -- name: reschedule_command(id, token)!

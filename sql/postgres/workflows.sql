@@ -174,7 +174,7 @@ seen AS (
 locked AS (
     SELECT id, revision, claim_token
     FROM workflows
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 ),
@@ -333,7 +333,7 @@ INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
 -- index: workflows_pkey
 SELECT id
 FROM workflows
-WHERE id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id))
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
 ORDER BY id
 FOR UPDATE;
 
@@ -409,7 +409,7 @@ WITH units AS (
 locked AS (
     SELECT id, claim_token
     FROM workflows
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )
@@ -433,7 +433,7 @@ WITH units AS (
 locked AS (
     SELECT id, claim_token
     FROM workflows
-    WHERE id IN (SELECT units.id FROM units)
+    WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
     FOR UPDATE
 )
@@ -571,4 +571,4 @@ SELECT
     ) AS TEXT) AS document,
     workflows.revision
 FROM workflows
-WHERE workflows.id IN (SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id));
+WHERE workflows.id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));

@@ -20,9 +20,10 @@ from wfe_sql.errors import StoreError
 from wfe_sql.plans import Explain, Plan
 from wfe_sql.queries import Query, QuerySet
 
-_INDEX = re.compile(r"(?:Index (?:Only )?Scan(?: Backward)? using|Bitmap Index Scan on) (\w+)")
+_INDEX = re.compile(r"(?:Index (?:Only )?Scan(?: Backward)? using|Bitmap Index Scan on) (?!pg_)(\w+)")
 _READS_A_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample|Tid|Tid Range|Index|Index Only|Bitmap Heap) Scan\b")
-_READS_A_WHOLE_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample) Scan\b")
+_READS_A_WHOLE_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample) Scan\b|.* on pg_")
+"""Or the server's catalog, which is small; by which of its indexes is the server's business."""
 _READS_AN_INDEX = re.compile(r"(?:Parallel )?(?:Index|Index Only|Bitmap Index) Scan\b")
 _SORTS = re.compile(r"(?:Incremental )?Sort\b")
 _ARROW = "->  "
