@@ -58,6 +58,18 @@ def own_server() -> Iterator[OwnServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def dialects(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The dialects of `tests/dialects` can be used."""
+    from dialects import CASES  # not before the asserts of wfe_sql.testing are to be rewritten
+
+    for case in CASES:
+        case.start(request.getfixturevalue)
+    yield
+    for case in CASES:
+        case.stop()
+
+
 @pytest.fixture
 def new_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
     """Names of schemas that do not exist; what is made of them is dropped after the test."""

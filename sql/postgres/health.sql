@@ -1,5 +1,7 @@
 -- What is in the store, and what is wrong with it. None of these is run by a host at work.
 -- Times come as text, in the form of JSON: to_json gives it, and #>> takes off its quotes.
+-- What is due is counted in the order of its claim, up to a limit that is none, but that the planner does not see through:
+-- else it might take one of the reference's indexes, and look at each row of a status.
 
 -- name: get_store_size()^
 -- Bytes of the store's tables with their indexes. How many of them are free for rows to come PostgreSQL does not say
@@ -73,8 +75,13 @@ FROM definition_sequences;
 SELECT
     count(*) AS due,
     min(next_execution) AS since
-FROM workflows
-WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT);
+FROM (
+    SELECT next_execution
+    FROM workflows
+    WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
+    ORDER BY next_execution, id COLLATE "C"
+    LIMIT (SELECT 9223372036854775807)
+) AS due_workflows;
 
 -- name: count_due_events(as_at)^
 -- How many events up to :as_at are not processed, and the time of the oldest.
@@ -83,12 +90,16 @@ WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT);
 SELECT
     count(*) AS due,
     to_json(min(event_time)) #>> '{}' AS since
-FROM events
-WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ);
+FROM (
+    SELECT event_time
+    FROM events
+    WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
+    ORDER BY event_time, id COLLATE "C"
+    LIMIT (SELECT 9223372036854775807)
+) AS due_events;
 
 -- name: count_due_commands(as_of)^
--- How many commands are due at :as_of (epoch ms), and since when the longest of them. They are counted in the order of
--- their claim, so that the reference's idx_scheduled_commands_execute_time is not needed.
+-- How many commands are due at :as_of (epoch ms), and since when the longest of them.
 -- used by: stats, check
 -- index: idx_scheduled_commands_execute_time
 SELECT
@@ -99,6 +110,7 @@ FROM (
     FROM scheduled_commands
     WHERE execute_time <= cast(:as_of AS BIGINT)
     ORDER BY execute_time, id
+    LIMIT (SELECT 9223372036854775807)
 ) AS due_commands;
 
 -- name: find_expired_claims(now, row_limit)

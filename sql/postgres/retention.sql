@@ -3,6 +3,8 @@
 -- A workflow's age counts from its complete_time, or where it has none (terminated by a reference's host) its
 -- create_time. The reference's foreign key does not delete pointers with their workflow, so the deletions do; it is
 -- checked at the end of the statement, and refuses one whose pointers were changed while the statement waited.
+-- What is counted is counted in the order of an index, up to a limit that is none, but that the planner does not see
+-- through: else it might take one of the reference's indexes, and look at each row of a status.
 
 -- name: find_finished_workflows(status, older_than, row_limit)
 -- Ids of workflows of a status, Complete or Terminated, that ended before :older_than, the oldest first.
@@ -17,9 +19,7 @@ ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
 
 -- name: count_finished_workflows(status, older_than)$
--- How many workflows find_finished_workflows would find without a limit. They are counted in its order, and up to a
--- limit that is none but that the planner does not see through: else it would look at each row of the status, by the
--- reference's idx_workflows_status.
+-- How many workflows find_finished_workflows would find without a limit.
 -- used by: purge_workflows
 -- index: idx_workflows_finished
 SELECT count(*)
@@ -131,8 +131,13 @@ LIMIT cast(:row_limit AS BIGINT);
 -- used by: purge_events
 -- index: idx_events_event_time
 SELECT count(*)
-FROM events
-WHERE is_processed AND event_time < cast(:older_than AS TIMESTAMPTZ);
+FROM (
+    SELECT id
+    FROM events
+    WHERE is_processed AND event_time < cast(:older_than AS TIMESTAMPTZ)
+    ORDER BY event_time
+    LIMIT (SELECT 9223372036854775807)
+) AS processed;
 
 -- name: delete_processed_events(ids)!
 -- Deletes those of :ids, a JSON array, that are still processed.

@@ -4,8 +4,9 @@ A dialect is one entry in `CASES`; what it must be able to do is `Case` and `Sto
 """
 
 from dialects.case import Case, Store
+from dialects.postgres import PostgresCase
 from dialects.sqlite import SqliteCase
 
-CASES: tuple[Case, ...] = (SqliteCase(),)
+CASES: tuple[Case, ...] = (SqliteCase(), PostgresCase())
 
 __all__ = ["CASES", "Case", "Store"]

@@ -1,6 +1,6 @@
 """What the tests of `.sql` files need from a dialect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,10 +52,10 @@ class Case(Protocol):
     queries: QuerySet
     planned_by: str
     """The version whose plans are the snapshots; others word them otherwise."""
-    version: str
-    """The version that runs."""
     works_without_statistics: bool
     """Whether plans must keep to the headers in a store without statistics too."""
+    large: int
+    """How many workflows the store for plans has; its planner must have reason to take an index rather than another."""
     reference_indexes: frozenset[str]
     """Indexes of the reference, which may be there for it alone."""
     indexes_of_keys: frozenset[str]
@@ -68,6 +68,19 @@ class Case(Protocol):
     """For each script, the file to run it on ("" is an empty one), and the scripts to run before it."""
     probes: Sequence[tuple[str, set[str], int]]
     """Queries with the indexes that their plan uses, and how often the plan scans or sorts."""
+
+    @property
+    def version(self) -> str:
+        """The version that runs."""
+        ...
+
+    def start(self, fixture: Callable[[str], Any]) -> None:
+        """Take what else it needs from the fixtures, by their names, before anything below is called."""
+        ...
+
+    def stop(self) -> None:
+        """Remove what is not in a folder."""
+        ...
 
     def provider(self, folder: Path, clock: ManualClock) -> SqlPersistenceProvider:
         """Return a provider of a store that is new and empty, which `open` then opens again."""

@@ -20,10 +20,10 @@ LIVE = 12
 """One workflow, event and subscription in so many is not done yet."""
 
 
-async def fill_large(provider: SqlPersistenceProvider) -> None:
+async def fill_large(provider: SqlPersistenceProvider, workflows: int) -> None:
     """Store what a host has after a while: most of it is done."""
     async with provider:
-        await asyncio.gather(*(_run_workflow(provider, number) for number in range(400)))
+        await asyncio.gather(*(_run_workflow(provider, number) for number in range(workflows)))
 
 
 async def _run_workflow(provider: SqlPersistenceProvider, number: int) -> None:

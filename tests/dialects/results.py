@@ -4,11 +4,15 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from dialects.case import Case, Params, Store
 from dialects.filling import START
 from wfe_sql import ExecutionError
+from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.engines import Statement
+from wfe_sql.engines.grouping import encode_units
 from wfe_sql.queries import Query
 from wfe_sql.rows import EVENT_SUBSCRIPTIONS, EVENTS, EXECUTION_ERRORS, EXECUTION_POINTERS, WORKFLOWS, encode_bound
 from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription
@@ -121,6 +125,7 @@ FIND_NOTHING = {"check_integrity", "check_foreign_keys"}
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
     "list_statistics": ["update_statistics"],
+    "empty_workflows": ["empty_execution_pointers"],
     "renew_workflow_claim": ["claim_runnable_instances"],
     "release_workflow_claim": ["claim_runnable_instances"],
     "renew_event_claim": ["claim_runnable_events"],
@@ -129,12 +134,84 @@ RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "complete_command": ["claim_commands"],
     "release_command": ["claim_commands"],
     "reschedule_command": ["claim_commands", "schedule_command"],
+    "renew_workflow_claim_group": ["claim_runnable_instances_group"],
+    "release_workflow_claim_group": ["claim_runnable_instances_group"],
+    "renew_event_claim_group": ["claim_runnable_events_group"],
+    "release_event_claim_group": ["claim_runnable_events_group"],
 }
 """Queries without which another would have nothing to do."""
 
 
+LEADS = load_sqlite_queries()
+"""The queries that groups run many of, with the parameters that their units have."""
+
+PARTS: Mapping[str, Mapping[str, Params]] = {
+    "create_new_workflow": {
+        "insert_execution_pointers": [
+            {**_pointer(f"pointer-new-{number}"), "workflow_id": "workflow-new"} for number in (1, 2)
+        ],
+    },
+    "persist_workflow": {
+        "delete_gone_execution_pointers": PARAMS_OF_QUERY["delete_gone_execution_pointers"],
+        "upsert_execution_pointers": PARAMS_OF_QUERY["upsert_execution_pointers"],
+        "create_event_subscription": PARAMS_OF_QUERY["create_event_subscription"],
+    },
+    "get_workflow_instance": {"get_execution_pointers": {"workflow_id": "workflow-1"}},
+    "get_workflow_instance_by_name": {"get_execution_pointers_by_name": {"name": "order-full"}},
+}
+"""The other queries of a unit that begins with a query."""
+
+OTHERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Params]]] = {
+    "create_new_workflow": ({"id": "workflow-new-2", "name": "other"}, {}),
+    "persist_workflow": (
+        {"id": "workflow-2"},
+        {
+            "delete_execution_pointers": {"workflow_id": "workflow-2"},
+            "insert_execution_pointers": [{**_pointer("pointer-new-3"), "workflow_id": "workflow-2"}],
+        },
+    ),
+    "get_workflow_instance_by_name": ({"name": "nobody"}, {}),
+    "next_definition_sequence": ({"definition_id": "new"}, {}),
+    "create_event": ({"id": "event-new-2"}, {}),
+    "create_event_subscription": ({"id": "subscription-new-2"}, {}),
+    "get_subscriptions": ({"event_key": "gone"}, {}),
+    "claim_runnable_instances": ({"token": "other"}, {}),
+    "claim_runnable_events": ({"token": "other"}, {}),
+}
+"""What a second unit has otherwise, and its other queries; else it is about a row that is not there."""
+
+
+TOGETHER: Mapping[str, Mapping[str, Any]] = {
+    "claim_runnable_instances": {"row_limit": 1},
+    "claim_runnable_events": {"row_limit": 1},
+}
+"""What units have otherwise when there are two, so that there is something for each."""
+
+
+def unit_of(lead: str, case: Case, **otherwise: Any) -> list[Statement]:
+    """Return a unit of work that begins with a query of SQLite's."""
+    params = params_of(LEADS[lead], case)
+    assert isinstance(params, Mapping)
+    return [Statement(lead, {**params, "now": NOW, **otherwise}), *_statements(PARTS.get(lead, {}))]
+
+
+def _other_unit_of(lead: str, unit: Sequence[Statement]) -> list[Statement]:
+    others, parts = OTHERS.get(lead, ({"id": "nobody"}, {}))
+    params = unit[0].params
+    assert isinstance(params, Mapping)
+    return [Statement(lead, {**params, **others}), *_statements(parts)]
+
+
+def _statements(parts: Mapping[str, Params]) -> list[Statement]:
+    return [Statement(name, params) for name, params in parts.items()]
+
+
 def params_of(query: Query, case: Case) -> Params:
     """Return the parameters with which a query finds or changes something in the small store."""
+    if query.params == ("units",):
+        lead = query.name.removesuffix("_group")
+        unit = unit_of(lead, case, **TOGETHER.get(lead, {}))
+        return {"units": encode_units([unit, _other_unit_of(lead, unit)])}
     own = case.own_part.get(query.name, PARAMS_OF_QUERY.get(query.name, {}))
     if not isinstance(own, Mapping):
         return own
@@ -152,8 +229,8 @@ def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]
         before = store.dump()
         result = store.run(query.name, params_of(query, case))
         changes = changed_lines(before, store.dump())
-    if isinstance(result, list) and "in no order" in query.summary:
-        result = sorted(result, key=repr)
+    if isinstance(result, list):
+        result = in_order(result, query)
     rows = result if isinstance(result, list) else [result]
     text = [f"returns {len(rows)} rows" if isinstance(result, list) else "returns", *map(_describe_row, rows)]
     return "\n".join([*text, *(["changes", *changes] if changes else [])]), result not in (
@@ -161,6 +238,13 @@ def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]
         [],
         0,
     ) or query.name in FIND_NOTHING
+
+
+def in_order(rows: list[Any], query: Query) -> list[Any]:
+    """Sort rows that come in no order; those of units have one only within each unit."""
+    if "in no order" in query.summary:
+        return sorted(rows, key=repr)
+    return sorted(rows, key=itemgetter(0)) if query.params == ("units",) else rows
 
 
 def changed_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -171,7 +255,11 @@ def changed_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
 
 def _describe_row(row: Any) -> str:
     """Write each column on a line of its own, a JSON document on several."""
-    columns = row if isinstance(row, tuple) else (row,)
+    columns = [
+        part
+        for column in (row if isinstance(row, tuple) else (row,))
+        for part in (column if isinstance(column, list) else [column])
+    ]
     lines = "\n".join(
         json.dumps(json.loads(column), indent=2, ensure_ascii=False)
         if isinstance(column, str) and column.startswith("{")

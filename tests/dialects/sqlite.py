@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -74,6 +74,7 @@ class SqliteCase:
     name = "sqlite"
     planned_by = "3.40"
     version = sqlite3.sqlite_version.rpartition(".")[0]
+    large = 400
     works_without_statistics = True
     indexes_of_keys: frozenset[str] = frozenset()
     own_part: Mapping[str, Params] = {}
@@ -123,6 +124,12 @@ class SqliteCase:
         self.queries = load_sqlite_queries()
         with closing(sqlite3.connect(f"{(DATA / REFERENCE).as_uri()}?mode=ro&immutable=1", uri=True)) as reference:
             self.reference_indexes = frozenset(name for (name,) in HELPERS.list_indexes(reference))
+
+    def start(self, fixture: Callable[[str], Any]) -> None:
+        """Need nothing: there is no server."""
+
+    def stop(self) -> None:
+        """Leave all to the folders' end."""
 
     def provider(self, folder: Path, clock: ManualClock) -> SqlitePersistenceProvider:
         return SqlitePersistenceProvider(folder / "store.db", clock=clock)

@@ -38,7 +38,7 @@ UNPLANNED = [
 
 
 @pytest.fixture(scope="module")
-def open_filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenFilled]:
+def open_filled(tmp_path_factory: pytest.TempPathFactory, dialects: None) -> Iterator[OpenFilled]:
     """Open the large store of a dialect, with or without statistics; each is made once."""
     stores: dict[tuple[str, bool], Store] = {}
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def open_filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenFilled
         def open_filled(case: Case, statistics: bool) -> Store:
             if (case.name, statistics) not in stores:
                 folder = tmp_path_factory.mktemp("plans")
-                asyncio.run(fill_large(case.provider(folder, ManualClock())))
+                asyncio.run(fill_large(case.provider(folder, ManualClock()), case.large))
                 store = stores[case.name, statistics] = stack.enter_context(case.open(folder))
                 if statistics:
                     store.update_statistics()
@@ -64,7 +64,7 @@ def _named_indexes(case: Case) -> list[str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_there_are_plans_to_look_at(case: Case) -> None:
     planned = {query.name for query in case.queries.values() if query.has_plan}
-    assert {"get_runnable_instances", "claim_commands", "get_workflow_instance"} <= planned
+    assert {"get_runnable_instances", "claim_commands", "get_workflow_instances"} <= planned
     assert "idx_workflows_runnable" in _named_indexes(case)
 
 

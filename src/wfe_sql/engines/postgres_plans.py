@@ -34,9 +34,7 @@ _ASIDE = re.compile(r"(?:CTE|InitPlan|SubPlan) ")
 class PostgresPlanner:
     """Explains queries on an open connection, whose event loop the runner has."""
 
-    def __init__(
-        self, store: PostgresStore, queries: QuerySet, connection: Connection, runner: asyncio.Runner
-    ) -> None:
+    def __init__(self, store: PostgresStore, queries: QuerySet, connection: Connection, runner: asyncio.Runner) -> None:
         """Take a connection; whoever opened it closes it."""
         self._store = store
         self._queries = queries
@@ -69,7 +67,9 @@ class PostgresPlanner:
 
 
 @contextmanager
-def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: str = DEFAULT_SCHEMA) -> Iterator[Explain]:
+def open_postgres_planner(
+    target: PostgresTarget, queries: QuerySet, *, schema: str = DEFAULT_SCHEMA
+) -> Iterator[Explain]:
     """Connect to a store, to explain queries on it; nothing is made or written.
 
     Raises:

@@ -1,7 +1,7 @@
 """Holds tuned queries of PostgreSQL to what they replace.
 
-The server says what it makes of a query without running it: what is wrong with it, and which columns it returns. So each
-tuned query and its original are prepared when a store is opened. Scripts cannot be prepared; they are run then.
+The server says what it makes of a query without running it: what is wrong with it, and which columns it returns. So
+each tuned query and its original are prepared when a store is opened. Scripts cannot be prepared; they are run then.
 """
 
 import asyncio
