@@ -48,8 +48,8 @@ _DATA_CLASS = "22"
 _SIZE_CLASS = "54"
 _VALUE_CLASSES = {"21", _DATA_CLASS, "23", _SIZE_CLASS}
 """A row that is written twice, data, constraints, and sizes."""
-_STATEMENT_CLASSES = {"0A", "42"}
-"""What the server cannot do, and syntax, names and types."""
+_STATEMENT_CLASSES = {"0A", _DATA_CLASS, "42"}
+"""What the server cannot do, data that stand in a statement, and syntax, names and types."""
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _INT_LIMIT = 2**31
@@ -88,7 +88,7 @@ def is_about_values(error: psycopg.Error) -> bool:
 
 
 def is_about_statement(error: psycopg.Error) -> bool:
-    """Tell whether an error comes from how a statement is written, and not from values or the state of the server."""
+    """Tell whether an error of a statement whose parameters are sound comes from how it is written."""
     return (error.sqlstate or "")[:2] in _STATEMENT_CLASSES and not is_missing_right(error)
 
 
