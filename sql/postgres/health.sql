@@ -89,7 +89,7 @@ WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TI
 -- name: count_due_commands(as_of)^
 -- How many commands are due at :as_of (epoch ms), and since when the longest of them.
 -- used by: stats, check
--- index: idx_scheduled_commands_due
+-- index: idx_scheduled_commands_execute_time
 SELECT
     count(*) AS due,
     min(execute_time) AS since

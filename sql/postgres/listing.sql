@@ -52,7 +52,10 @@ SELECT
 FROM scheduled_commands
 WHERE
     (execute_time, id)
-    > (coalesce(cast(:after_time AS BIGINT), -9223372036854775808), coalesce(cast(:after_id AS BIGINT), 0))
+    > (
+        coalesce(cast(:after_time AS BIGINT), cast('-9223372036854775808' AS BIGINT)),
+        coalesce(cast(:after_id AS BIGINT), 0)
+    )
 ORDER BY execute_time, id
 LIMIT cast(:row_limit AS BIGINT);
 

@@ -295,41 +295,41 @@ VALUES (
 -- name: empty_execution_pointers()!
 -- Deletes every row of execution_pointers, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM execution_pointers;
 
 -- name: empty_workflows()!
 -- Deletes every row of workflows, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM workflows;
 
 -- name: empty_definition_sequences()!
 -- Deletes every row of definition_sequences, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM definition_sequences;
 
 -- name: empty_events()!
 -- Deletes every row of events, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM events;
 
 -- name: empty_event_subscriptions()!
 -- Deletes every row of event_subscriptions, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM event_subscriptions;
 
 -- name: empty_scheduled_commands()!
 -- Deletes every row of scheduled_commands, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM scheduled_commands;
 
 -- name: empty_execution_errors()!
 -- Deletes every row of execution_errors, after a copy into an empty store has failed half way.
 -- used by: copy_to
--- index: none
+-- scan: every row is deleted
 DELETE FROM execution_errors;
