@@ -1,10 +1,11 @@
 -- What a connection is set to, and how a unit of several statements begins and ends.
 -- sqlfluff:ignore:parsing
 
--- name: set_up_connection(schema, statement_timeout)^
--- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). Scans and
--- hash joins are off since plans are kept: one made while a table was small would go on scanning when it has grown, and
--- every query here has an index. wfe_sql.schema is what create_schema and hold_making_lock go by.
+-- name: set_up_connection(schema, statement_timeout, read_only)^
+-- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). A null
+-- :read_only leaves it to the role whether it may write. Scans and hash joins are off since plans are kept: one made while
+-- a table was small would go on scanning when it has grown, and every query here has an index. wfe_sql.schema is what
+-- create_schema and hold_making_lock go by.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
 -- index: none
@@ -13,6 +14,11 @@ SELECT
     set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,
     set_config('TimeZone', 'UTC', FALSE) AS time_zone,
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
+    set_config(
+        'default_transaction_read_only',
+        coalesce(cast(:read_only AS TEXT), current_setting('default_transaction_read_only')),
+        FALSE
+    ) AS read_only,
     set_config('enable_seqscan', 'off', FALSE) AS seqscan,
     set_config('enable_hashjoin', 'off', FALSE) AS hashjoin,
     set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,

@@ -13,7 +13,7 @@
 -- for holds only finished workflows, so that no running one is ever written to it. Listing needs the third; create_time
 -- never changes, so only creation writes it.
 -- Ids are kept in the order of their bytes, here and in the other tables: it is the order in which pages of a dump come,
--- whatever the database's own order of text is. A table that the reference made has that one, and sorts for a dump.
+-- whatever the database's own order of text is (order_ids_by_bytes).
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS workflows (

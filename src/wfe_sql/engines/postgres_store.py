@@ -9,7 +9,7 @@ import psycopg
 
 from wfe_sql.engines.postgres_errors import is_missing_right, store_error, text_of
 from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
-from wfe_sql.errors import StoreError, StoreVersionError
+from wfe_sql.errors import StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
 
 VERSION = 1
@@ -18,6 +18,9 @@ VERSION = 1
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+_INDEX_NAME = re.compile(r"\bidx_\w+")
+"""What all indexes of the store are called, but for those of keys."""
 
 _CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
 _REFERENCE = {
@@ -50,7 +53,13 @@ class PostgresStore:
     """Opens connections to the store in one schema, and makes it where it does not exist."""
 
     def __init__(
-        self, target: PostgresTarget, queries: QuerySet, *, schema: str, statement_timeout: timedelta | None
+        self,
+        target: PostgresTarget,
+        queries: QuerySet,
+        *,
+        schema: str,
+        statement_timeout: timedelta | None,
+        mode: str = "rwc",
     ) -> None:
         """Set up without connecting; see `PostgresPersistenceProvider` for the options."""
         if not _SCHEMA_NAME.fullmatch(schema):
@@ -62,16 +71,26 @@ class PostgresStore:
         self.target = target
         self._queries = queries
         self._schema = schema
+        self._mode = mode
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
 
     def __str__(self) -> str:
         return f"{self.target} (schema {self._schema})"
 
+    @property
+    def schema(self) -> str:
+        """Where the tables are."""
+        return self._schema
+
     async def open_connection(self) -> Connection:
         """Open a connection on which names mean this store's tables."""
         connection = await self.target.connect()
         try:
-            params = {"schema": self._schema, "statement_timeout": self._statement_timeout}
+            params = {
+                "schema": self._schema,
+                "statement_timeout": self._statement_timeout,
+                "read_only": "on" if self._mode == "ro" else None,
+            }
             await self._queries.run(connection, "set_up_connection", params)
         except BaseException as error:
             await connection.close()
@@ -83,13 +102,21 @@ class PostgresStore:
     async def ensure_store_exists(self, connection: Connection) -> None:
         """Make the schema, tables, columns and indexes that are missing, in one transaction.
 
-        A store that lacks nothing is left alone, so a role that may only use it can open it. Tables of another
-        application with our names are refused before anything is changed.
+        A store that lacks nothing is left alone, so a role that may only use it can open it; so can it one that lacks
+        only indexes, which make queries faster. Tables of another application with our names are refused before
+        anything is changed.
         """
         run = self._runner(connection)
+        works = False
         try:
-            if await self._is_complete(run):
+            works = await self._is_complete(run)
+            if works and (self._mode != "rwc" or not await self._lacks_indexes(run)):
                 return
+            if self._mode != "rwc":
+                raise StoreUnavailableError(
+                    f"{self} cannot be opened: it does not exist, or is not complete (with mode={self._mode} nothing "
+                    "is made)"
+                )
             await run("begin_write")
             try:
                 await run("hold_making_lock")
@@ -101,6 +128,8 @@ class PostgresStore:
                 raise
         except psycopg.Error as error:
             if is_missing_right(error):
+                if works:
+                    return
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
             raise store_error(self, error) from error
 
@@ -130,11 +159,16 @@ class PostgresStore:
         lacking = any(_expected(table) - columns.get(table, set()) for table in _REFERENCE)
         return not lacking and await run("get_store_version") == VERSION
 
+    async def _lacks_indexes(self, run: Callable[..., Awaitable[Any]]) -> bool:
+        made = {index for script in self._queries.ddl() for index in _INDEX_NAME.findall(script.sql)}
+        return not made <= {index for (index,) in await run("list_indexes")}
+
     async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
         columns = await self._columns(run)
         await self._check(columns, run)
         for query in (
             "create_schema",
+            "order_ids_by_bytes",
             "create_wfe_sql_store_table",
             "create_workflows_table",
             "name_workflows_without_name",
