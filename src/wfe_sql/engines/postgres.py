@@ -158,8 +158,8 @@ class PostgresEngine:
         self._check_open()
         command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
         raise StoreError(
-            f"{path} was not made: a store on PostgreSQL is backed up with PostgreSQL's own tools, while hosts work: "
-            f"{command} {self._store.target}"
+            f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
+            "--dbname=URL, the URL without schema= and mode="
         )
 
     async def _run(self, unit: Unit, alone: AloneQueue) -> Results:
