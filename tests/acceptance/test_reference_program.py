@@ -1,10 +1,11 @@
-"""Files shared with the published Rust crate, which a small Rust program drives (tests/reference)."""
+"""Stores shared with the published Rust crates, which a small Rust program drives (tests/reference)."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from wfe_sql import (
     ExecutionPointer,
     PersistenceProvider,
     PointerStatus,
+    PostgresPersistenceProvider,
     ScheduledCommand,
+    SubscriptionNotFoundError,
     WorkflowInstance,
     WorkflowStatus,
-    connect,
 )
+from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import full_event, full_instance, full_pointer, full_subscription, sample_instance
 
 pytestmark = pytest.mark.reference
@@ -31,48 +34,74 @@ pytestmark = pytest.mark.reference
 TESTS = Path(__file__).parent.parent
 FAR_FUTURE = datetime(9999, 12, 31, tzinfo=UTC)
 Document = dict[str, Any]
+Connect = Callable[[], SqlPersistenceProvider]
+Catalog = Callable[[str], set[tuple[str, ...]]]
+
+ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"])
+ON_POSTGRES = pytest.mark.parametrize("backend", ["postgres"])
 
 
 class Reference:
-    """The Rust program."""
+    """The Rust program on the test's store.
 
-    def __init__(self, program: Path) -> None:
+    Attributes:
+        program: The executable.
+        address: The store, as the program takes it.
+        on_sqlite: The crates differ. That of PostgreSQL returns a workflow's pointers in no order, takes a subscription
+            that has a token for closed, and deletes one that it terminates.
+    """
+
+    def __init__(self, program: Path, address: str, *, on_sqlite: bool) -> None:
         self.program = program
+        self.address = address
+        self.on_sqlite = on_sqlite
 
-    def write(self, file: Path, **document: Any) -> Document:
-        return self._run(("write", file), json.dumps(msgspec.to_builtins(document)))
+    def write(self, **document: Any) -> Document:
+        return self._run("write", json.dumps(msgspec.to_builtins(document)))
 
-    def dump(self, file: Path) -> Document:
-        return self._run(("dump", file), "")
+    def dump(self) -> Document:
+        read = self._run("dump", "")
+        self._arrange(read["workflows"])
+        return read
 
-    def _run(self, arguments: tuple[str | Path, ...], stdin: str) -> Document:
-        ended = subprocess.run([self.program, *arguments], input=stdin, capture_output=True, text=True, check=False)
+    def plain(self, value: Any) -> Any:
+        """A model, or many, as `dump` returns it."""
+        built = msgspec.to_builtins(value)
+        models = built if isinstance(built, list) else [built]
+        for model in models:
+            if model.get("root_workflow_id", "") is None:
+                del model["root_workflow_id"]
+        self._arrange(models)
+        return built
+
+    def _arrange(self, models: list[Document]) -> None:
+        for model in models:
+            if not self.on_sqlite and "execution_pointers" in model:
+                model["execution_pointers"].sort(key=lambda pointer: str(pointer["id"]))
+
+    def _run(self, command: str, stdin: str) -> Document:
+        arguments: list[str | Path] = [self.program, command, self.address]
+        ended = subprocess.run(arguments, input=stdin, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         document: Document = json.loads(ended.stdout)
         return document
 
 
 @pytest.fixture(scope="session")
-def reference() -> Reference:
+def program() -> Path:
     """Build the program; minutes on a new machine, nothing the next time."""
     folder = TESTS / "reference"
     subprocess.run(["cargo", "build", "--quiet"], cwd=folder, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", folder / "target"))
-    return Reference(target / "debug" / "wfe-sql-reference")
+    return target / "debug" / "wfe-sql-reference"
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
-
-
-def plain(value: Any) -> Any:
-    """A model, or many, as the reference prints it."""
-    built = msgspec.to_builtins(value)
-    for workflow in built if isinstance(built, list) else [built]:
-        if workflow.get("root_workflow_id", "") is None:
-            del workflow["root_workflow_id"]
-    return built
+def reference(program: Path, store: Path | str, request: pytest.FixtureRequest) -> Reference:
+    """The program on the test's store."""
+    is_file = isinstance(store, Path)
+    address = str(store) if is_file else f"{request.getfixturevalue('postgres_url')}#{store}"
+    return Reference(program, address, on_sqlite=is_file)
 
 
 WORKFLOWS = [
@@ -80,7 +109,7 @@ WORKFLOWS = [
         id="w0",
         name="full",
         status=WorkflowStatus.Runnable,
-        data={"text": "żółć ✓ \0 😀", "big": 2**63, "small": -(2**63), "float": 1.5, "deep": [[{"": None}]]},
+        data={"text": "żółć ✓ 😀", "big": 2**63, "small": -(2**63), "float": 1.5, "deep": [[{"": None}]]},
         execution_pointers=[
             full_pointer(id=f"p{number}", step_id=number, status=status, event_data={"n": number})
             for number, status in enumerate(PointerStatus)
@@ -138,24 +167,24 @@ async def assert_is_there(provider: PersistenceProvider) -> None:
     assert handled == COMMANDS[::-1]
 
 
-async def test_what_python_writes_the_reference_reads(reference: Reference, file: Path) -> None:
-    async with connect(file) as provider:
+async def test_what_python_writes_the_reference_reads(reference: Reference, connect_store: Connect) -> None:
+    async with connect_store() as provider:
         await write(provider)
-    read = reference.dump(file)
-    assert read["workflows"] == plain(WORKFLOWS)
+    read = reference.dump()
+    assert read["workflows"] == reference.plain(WORKFLOWS)
     assert read["by_name"] == {workflow.name: workflow.id for workflow in WORKFLOWS}
-    assert read["events"] == plain(EVENTS)
-    assert read["subscriptions"] == plain(SUBSCRIPTIONS)
-    assert read["open_subscriptions"] == ["s0", "s1"]
-    assert read["errors"] == plain(ERRORS)
-    assert read["commands"] == plain(COMMANDS)
+    assert read["events"] == reference.plain(EVENTS)
+    assert read["subscriptions"] == reference.plain(SUBSCRIPTIONS)
+    assert read["open_subscriptions"] == (["s0", "s1"] if reference.on_sqlite else ["s1"])
+    assert read["errors"] == reference.plain(ERRORS)
+    assert read["commands"] == reference.plain(COMMANDS)
     assert read["sequences"] == {"order": 3}
     assert (read["runnable"], read["runnable_events"]) == (["w0"], ["e1"])
 
 
-async def test_what_python_changes_the_reference_reads(reference: Reference, file: Path) -> None:
+async def test_what_python_changes_the_reference_reads(reference: Reference, connect_store: Connect) -> None:
     changed = full_instance(id="w0")
-    async with connect(file) as provider:
+    async with connect_store() as provider:
         await write(provider)
         first = changed.execution_pointers
         await provider.persist_workflow(changed)
@@ -167,16 +196,15 @@ async def test_what_python_changes_the_reference_reads(reference: Reference, fil
         await provider.mark_event_processed("e1")
         await provider.terminate_subscription("s0")
         assert await provider.set_subscription_token("s1", "token", "worker", FAR_FUTURE)
-    read = reference.dump(file)
-    assert read["workflows"][0] == plain(changed)
+    read = reference.dump()
+    assert read["workflows"][0] == reference.plain(changed)
     assert read["runnable_events"] == []
-    assert read["open_subscriptions"] == ["s1", "s2"]
+    assert read["open_subscriptions"] == (["s1", "s2"] if reference.on_sqlite else [])
     assert [subscription["external_token"] for subscription in read["subscriptions"]] == ["token", "token", "token"]
 
 
-async def test_what_the_reference_writes_python_reads(reference: Reference, file: Path) -> None:
+async def test_what_the_reference_writes_python_reads(reference: Reference, connect_store: Connect) -> None:
     drawn = reference.write(
-        file,
         workflows=WORKFLOWS,
         events=EVENTS,
         subscriptions=SUBSCRIPTIONS,
@@ -185,28 +213,86 @@ async def test_what_the_reference_writes_python_reads(reference: Reference, file
         sequences={"order": 3},
     )
     assert drawn == {"order": [1, 2, 3]}
-    async with connect(file) as provider:
+    async with connect_store() as provider:
         await assert_is_there(provider)
         assert await provider.next_definition_sequence("order") == 4
 
 
-async def test_nanoseconds_are_cut(reference: Reference, file: Path) -> None:
-    event = plain(full_event(id="e0", is_processed=False)) | {"event_time": "2026-05-28T20:26:40.123456999Z"}
-    reference.write(file, events=[event])
-    async with connect(file) as provider:
+async def test_pointers_stay_in_the_order_in_which_either_wrote_them(
+    reference: Reference, connect_store: Connect
+) -> None:
+    pointers = [ExecutionPointer(id=f"p{number}", step_id=number) for number in (3, 1, 4, 0, 2)]
+    workflow = sample_instance(id="w0", execution_pointers=pointers)
+    reference.write(workflows=[workflow])
+    async with connect_store() as provider:
+        ours = await provider.get_workflow_instance("w0")
+        assert ours == workflow
+        ours.execution_pointers = [*pointers[3:], ExecutionPointer(id="p5", step_id=5), *pointers[:2]]
+        await provider.persist_workflow(ours)
+        assert await provider.get_workflow_instance("w0") == ours
+        workflow.execution_pointers = pointers[::-1]
+        reference.write(persist=[{"workflow": workflow}])
+        assert await provider.get_workflow_instance("w0") == workflow
+
+
+async def test_a_free_subscription_that_python_terminated_is_closed_in_the_reference(
+    reference: Reference, connect_store: Connect
+) -> None:
+    subscription = full_subscription(id="s0", external_token=None, external_worker_id=None, external_token_expiry=None)
+    token = {"id": "s0", "token": "theirs", "worker_id": "theirs", "expiry": FAR_FUTURE}
+    async with connect_store() as provider:
+        await provider.create_event_subscription(subscription)
+        assert reference.dump()["open_subscriptions"] == ["s0"]
+        await provider.terminate_subscription("s0")
+        assert reference.dump()["open_subscriptions"] == []
+        if not reference.on_sqlite:
+            reference.write(tokens=[token])
+        assert await provider.get_subscription("s0") == subscription
+
+
+async def test_a_subscription_that_the_reference_terminated_is_closed(
+    reference: Reference, connect_store: Connect
+) -> None:
+    """And it is gone, on PostgreSQL."""
+    reference.write(subscriptions=SUBSCRIPTIONS, terminate=["s1"])
+    async with connect_store() as provider:
+        assert await provider.get_subscriptions("e", "", FAR_FUTURE) == []
+        if reference.on_sqlite:
+            assert await provider.get_subscription("s1") == SUBSCRIPTIONS[1]
+        else:
+            with pytest.raises(SubscriptionNotFoundError):
+                await provider.get_subscription("s1")
+
+
+@ON_SQLITE
+async def test_the_character_nul_goes_both_ways(reference: Reference, connect_store: Connect) -> None:
+    """PostgreSQL has no such character."""
+    ours, theirs = (sample_instance(id=id_, data={"text": "a\0b"}) for id_ in ("ours", "theirs"))
+    reference.write(workflows=[theirs])
+    async with connect_store() as provider:
+        await provider.create_new_workflow(ours)
+        assert await provider.get_workflow_instance("theirs") == theirs
+    assert reference.dump()["workflows"] == reference.plain([ours, theirs])
+
+
+@ON_SQLITE
+async def test_nanoseconds_are_cut(reference: Reference, connect_store: Connect) -> None:
+    event = reference.plain(full_event(id="e0", is_processed=False)) | {"event_time": "2026-05-28T20:26:40.123456999Z"}
+    reference.write(events=[event])
+    async with connect_store() as provider:
         time = (await provider.get_event("e0")).event_time
         assert time == datetime(2026, 5, 28, 20, 26, 40, 123456, UTC)
         assert await provider.get_runnable_events(time) == ["e0"]
         assert await provider.get_runnable_events(time - timedelta(microseconds=1)) == []
-    assert reference.dump(file)["events"] == [event]
+    assert reference.dump()["events"] == [event]
 
 
-async def test_what_the_reference_changes_in_between(reference: Reference, file: Path) -> None:
-    async with connect(file) as provider:
+async def test_what_the_reference_changes_in_between(reference: Reference, connect_store: Connect) -> None:
+    async with connect_store() as provider:
         await write(provider)
         ours = await provider.get_workflow_instance("w0")
         theirs = full_instance(id="w0", name="theirs", execution_pointers=[full_pointer(), ExecutionPointer(step_id=1)])
-        reference.write(file, persist=[{"workflow": theirs}], processed_events=["e1"], terminate=["s0"])
+        reference.write(persist=[{"workflow": theirs}], processed_events=["e1"], terminate=["s0"])
         theirs.create_time = ours.create_time
         assert await provider.get_workflow_instance("w0") == theirs
         assert await provider.get_workflow_instance_by_name("theirs") == theirs
@@ -214,31 +300,43 @@ async def test_what_the_reference_changes_in_between(reference: Reference, file:
         ours.name = "ours again"
         await provider.persist_workflow(ours)
         assert await provider.get_workflow_instance("w0") == ours
-    assert reference.dump(file)["workflows"][0] == plain(ours)
+    assert reference.dump()["workflows"][0] == reference.plain(ours)
 
 
-@pytest.mark.parametrize("version", ["1.0.0", "1.11.4"])
-async def test_a_file_that_python_brought_up_to_date_opens_in_the_reference(
-    reference: Reference, file: Path, version: str
+@pytest.mark.parametrize(
+    ("backend", "data"),
+    [("sqlite", "wfe-sqlite-1.0.0.db"), ("sqlite", "wfe-sqlite-1.11.4.db"), ("postgres", "wfe-postgres-1.0.0.sql")],
+)
+async def test_a_store_that_python_brought_up_to_date_opens_in_the_reference(
+    reference: Reference,
+    connect_store: Connect,
+    store: Path | str,
+    data: str,
+    by_hand: Callable[[str], object],
 ) -> None:
-    shutil.copy(TESTS / "data" / f"wfe-sqlite-{version}.db", file)
-    async with connect(file) as provider:
+    if isinstance(store, Path):
+        shutil.copy(TESTS / "data" / data, store)
+    else:
+        by_hand(f"CREATE SCHEMA {store}")
+        by_hand((TESTS / "data" / data).read_text())
+    async with connect_store() as provider:
         stored = await provider.get_workflow_instances(await provider.get_runnable_instances(FAR_FUTURE))
         added = full_instance(id="added")
         await provider.create_new_workflow(added)
-    read = {
-        workflow["id"]: msgspec.convert(workflow, WorkflowInstance) for workflow in reference.dump(file)["workflows"]
-    }
-    assert [read[instance.id] for instance in [*stored, added]] == [*stored, added]
-    reference.write(file, workflows=[sample_instance(id="theirs")], sequences={"order": 1})
-    async with connect(file) as provider:
+    assert stored
+    read = {workflow["id"]: workflow for workflow in reference.dump()["workflows"]}
+    expected = [*stored, added]
+    in_its_order = msgspec.convert(reference.plain(expected), list[WorkflowInstance])
+    assert msgspec.convert([read[instance.id] for instance in expected], list[WorkflowInstance]) == in_its_order
+    reference.write(workflows=[sample_instance(id="theirs")], sequences={"order": 1})
+    async with connect_store() as provider:
         assert (await provider.get_workflow_instance("theirs")).id == "theirs"
         assert await provider.get_workflow_instance("added") == added
 
 
-async def test_three_processes_in_two_languages_on_one_file(reference: Reference, file: Path) -> None:
+async def test_three_processes_in_two_languages_on_one_store(reference: Reference, connect_store: Connect) -> None:
     shared = [f"shared-{number}" for number in range(5)]
-    async with connect(file) as provider:
+    async with connect_store() as provider:
         for id_ in shared:
             await provider.create_event_subscription(
                 EventSubscription(
@@ -252,19 +350,10 @@ async def test_three_processes_in_two_languages_on_one_file(reference: Reference
                 )
             )
     ids = ",".join(shared)
-    rust: list[str | Path] = [
-        reference.program,
-        "load",
-        file,
-        "--worker",
-        "rust",
-        "--operations",
-        "150",
-        "--shared",
-        ids,
-    ]
+    options = ["--worker", "rust", "--operations", "150", "--shared", ids]
+    rust: list[str | Path] = [reference.program, "load", reference.address, *options]
     load = TESTS / "reference" / "load.py"
-    python: list[list[str | Path]] = [[sys.executable, load, file, worker, "300", ids] for worker in ("one", "two")]
+    python = [[sys.executable, load, reference.address, worker, "300", ids] for worker in ("one", "two")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in (rust, *python)]
     lines = [json.loads(line) for process in processes for line in process.communicate()[0].splitlines()]
     assert [process.returncode for process in processes] == [0, 0, 0]
@@ -272,7 +361,7 @@ async def test_three_processes_in_two_languages_on_one_file(reference: Reference
     assert len(rounds) == 750
     assert sorted(line["sequence"] for line in rounds) == list(range(1, 751))
 
-    async with connect(file) as provider:
+    async with connect_store() as provider:
         for line in rounds:
             workflow = await provider.get_workflow_instance(line["workflow_id"])
             assert workflow.name == f"load-{line['sequence']}"
@@ -287,3 +376,41 @@ async def test_three_processes_in_two_languages_on_one_file(reference: Reference
         assert sum(len(line["tokens"]) for line in rounds) == len(winners) == len(shared)
         for id_ in shared:
             assert (await provider.get_subscription(id_)).external_token == winners[id_]
+
+
+# schemas
+
+
+def without_migrations(catalog: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """All but the table in which the reference notes that it made the others."""
+    return {entry for entry in catalog if entry[1] != "_sqlx_migrations"}
+
+
+@ON_POSTGRES
+async def test_a_schema_of_the_reference_becomes_that_of_a_fresh_store(
+    reference: Reference,
+    connect_store: Connect,
+    store: str,
+    postgres_url: str,
+    new_schema: Callable[[], str],
+    catalog: Catalog,
+) -> None:
+    reference.dump()
+    theirs = without_migrations(catalog(store))
+    async with connect_store():
+        ours = without_migrations(catalog(store))
+    assert {entry for entry in theirs if entry[0] != "collation"} < ours
+    fresh = new_schema()
+    async with PostgresPersistenceProvider(postgres_url, schema=fresh):
+        pass
+    assert ours == catalog(fresh)
+
+
+@ON_POSTGRES
+async def test_the_reference_changes_nothing_in_a_schema_of_ours(
+    reference: Reference, connect_store: Connect, store: str, catalog: Catalog
+) -> None:
+    async with connect_store():
+        ours = catalog(store)
+    reference.dump()
+    assert without_migrations(catalog(store)) == ours

@@ -1,8 +1,9 @@
-"""What the reference program's `load` does, by this library: a write load beside other programs on one file.
+"""What the reference program's `load` does, by this library: a write load beside other programs on one store.
 
-    python load.py FILE WORKER OPERATIONS SHARED[,SHARED...]
+    python load.py STORE WORKER OPERATIONS SHARED[,SHARED...]
 
-Several rounds run at once, so that they share commits. Each prints one JSON line when it is done.
+A store is a file, or URL#SCHEMA. Several rounds run at once, so that they share commits. Each prints one JSON line when
+it is done.
 """
 
 import asyncio
@@ -68,14 +69,16 @@ async def run_round(provider: PersistenceProvider, worker: str, number: int, sha
     print(json.dumps(done | {"event_id": event.id, "subscription_id": subscription.id, "tokens": tokens}), flush=True)
 
 
-async def main(file: str, worker: str, operations: str, shared: str) -> None:
+async def main(store: str, worker: str, operations: str, shared: str) -> None:
     numbers = iter(range(int(operations)))
 
     async def rounds() -> None:
         for number in numbers:
             await run_round(provider, worker, number, shared.split(","))
 
-    async with connect(file) as provider:
+    url, _, schema = store.partition("#")
+    options = {"schema": schema} if schema else {}
+    async with connect(url, **options) as provider:
         await asyncio.gather(*(rounds() for _ in range(8)))
 
 

@@ -28,6 +28,7 @@ deletion can meet, while somebody else changes its pointers."""
 _UNIQUE_VIOLATION = "23505"
 _NOT_NULL_VIOLATION = "23502"
 _INSUFFICIENT_PRIVILEGE = "42501"
+_NOT_FOUND = {"3F000", "42P01"}
 
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "25006": (StoreReadOnlyError, "may not be written"),
@@ -89,6 +90,15 @@ def is_about_values(error: psycopg.Error) -> bool:
 def is_missing_right(error: psycopg.Error) -> bool:
     """Tell whether the role lacks a right."""
     return error.sqlstate == _INSUFFICIENT_PRIVILEGE
+
+
+def hides(error: psycopg.Error) -> bool:
+    """Tell whether the role lacks a right, when it looks for tables that may be there: those that it may not use.
+
+    A schema that a role may not use is passed over, so that its tables seem not to exist.
+    https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PRIV
+    """
+    return is_missing_right(error) or error.sqlstate in _NOT_FOUND
 
 
 def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:

@@ -1,12 +1,12 @@
 """Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
+import re
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 import psycopg_pool
@@ -30,15 +30,12 @@ class PostgresTarget:
         try:
             self._parameters: dict[str, Any] = dict(conninfo_to_dict(url))
         except psycopg.Error:
-            # The driver's message quotes the URL, and with it the password.
-            raise StoreError(
-                "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with "
-                "percent-encoding for other characters than letters and digits"
-            ) from None
+            raise _unreadable() from None  # the driver's message quotes the URL, and with it the password
         self._connect_timeout = connect_timeout
-        found = self._parameters
-        place = ":".join(str(found[key]) for key in ("host", "port") if found.get(key))
-        self._name = f"postgresql://{place}/{found.get('dbname') or ''}"
+        host, port, database = (str(self._parameters.get(key) or "") for key in ("host", "port", "dbname"))
+        if "@" in f"{host}{database}" or not re.fullmatch(r"[0-9,]*", port):
+            raise _unreadable()  # libpq takes a part of the password for one of these
+        self._name = f"postgresql://{host}{':' if port else ''}{port}/{database}"
 
     def __str__(self) -> str:
         return self._name
@@ -62,14 +59,14 @@ class PostgresTarget:
                 f"{self} cannot be reached: no connection within {self._connect_timeout}"
             ) from error
         except psycopg.Error as error:
-            mapped = store_error(self, error)
-            if self._shows_password(str(error)):
-                raise type(mapped)(f"{self} cannot be reached") from None
-            raise mapped from error
+            raise store_error(self, error) from error
 
-    def _shows_password(self, text: str) -> bool:
-        password = str(self._parameters.get("password") or "")
-        return bool(password) and (password in text or quote(password, safe="") in text)
+
+def _unreadable() -> StoreError:
+    return StoreError(
+        "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, "
+        "with percent-encoding for other characters than letters and digits (%40 for @, %2F for /)"
+    )
 
 
 class ConnectionPool:

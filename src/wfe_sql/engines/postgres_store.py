@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres_errors import is_missing_right, store_error, text_of
+from wfe_sql.engines.postgres_errors import hides, store_error, text_of
 from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
 from wfe_sql.errors import StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
@@ -117,6 +117,9 @@ class PostgresStore:
                     f"{self} cannot be opened: it does not exist, or is not complete (with mode={self._mode} nothing "
                     "is made)"
                 )
+        except psycopg.Error as error:
+            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+        try:
             await run("begin_write")
             try:
                 await run("hold_making_lock")
@@ -127,7 +130,7 @@ class PostgresStore:
                     await run("rollback")
                 raise
         except psycopg.Error as error:
-            if is_missing_right(error):
+            if hides(error):
                 if works:
                     return
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error

@@ -1,6 +1,5 @@
-//! `bench FILE`: measures the provider, as the baseline for what is written in another language.
+//! `bench STORE`: measures the provider, as the baseline for what is written in another language.
 
-use std::fs;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,11 +12,10 @@ use wfe_core::WfeError;
 use wfe_core::models::{
     Event, EventSubscription, ExecutionPointer, WorkflowInstance, WorkflowStatus,
 };
-use wfe_core::traits::{EventRepository, SubscriptionRepository, WorkflowRepository};
-use wfe_sqlite::SqlitePersistenceProvider;
 
 use crate::retrier::Retrier;
-use crate::{FAR_FUTURE, Result, USAGE, open, print_line};
+use crate::store::{Provider, Store};
+use crate::{FAR_FUTURE, Result, USAGE, print_line};
 
 /// Of the definition whose sequence is drawn, of the events and of the workflows' names.
 const NAME: &str = "bench";
@@ -60,15 +58,15 @@ enum Workload {
     BigGet,
 }
 
-pub async fn run(file: &str, options: &Options) -> Result<()> {
+pub async fn run(store: &Store, options: &Options) -> Result<()> {
     let (callers, operations) = (options.callers.get(), options.operations.get());
-    if fs::exists(file)? {
-        return Err(format!("{file} exists already").into());
+    if store.exists().await? {
+        return Err("the store exists already".into());
     }
-    let provider = Arc::new(open(file).await?);
+    let provider = store.open().await?;
     let mut jobs = Vec::new();
     for _ in 0..callers {
-        jobs.push(Job::prepare(&provider, options.workload).await?);
+        jobs.push(Job::prepare(&*provider, options.workload).await?);
     }
 
     let start = Instant::now();
@@ -85,12 +83,12 @@ pub async fn run(file: &str, options: &Options) -> Result<()> {
 
     let mut busy_retries = 0;
     for (job, retrier) in &ended {
-        job.check(&provider).await?;
+        job.check(&*provider).await?;
         busy_retries += retrier.busy_retries;
     }
     match options.workload {
-        Workload::Lifecycle => check_lifecycles(&provider, operations).await?,
-        Workload::Sequence => check_sequence(&provider, operations).await?,
+        Workload::Lifecycle => check_lifecycles(&*provider, operations).await?,
+        Workload::Sequence => check_sequence(&*provider, operations).await?,
         Workload::Persist | Workload::Get | Workload::BigPersist | Workload::BigGet => (),
     }
     print_line(&json!({
@@ -111,7 +109,7 @@ enum Job {
 }
 
 impl Job {
-    async fn prepare(provider: &SqlitePersistenceProvider, workload: Workload) -> Result<Self> {
+    async fn prepare(provider: &Provider, workload: Workload) -> Result<Self> {
         Ok(match workload {
             Workload::Lifecycle => Self::Lifecycle,
             Workload::Sequence => Self::Sequence,
@@ -122,7 +120,7 @@ impl Job {
         })
     }
 
-    async fn check(&self, provider: &SqlitePersistenceProvider) -> Result<()> {
+    async fn check(&self, provider: &Provider) -> Result<()> {
         if let Self::Persist(workflow) | Self::Get(workflow) = self {
             let read = provider.get_workflow_instance(&workflow.id).await?;
             if json!(read) != json!(workflow) {
@@ -133,10 +131,7 @@ impl Job {
     }
 }
 
-async fn stored(
-    provider: &SqlitePersistenceProvider,
-    pointers: usize,
-) -> Result<Box<WorkflowInstance>> {
+async fn stored(provider: &Provider, pointers: usize) -> Result<Box<WorkflowInstance>> {
     let mut workflow = WorkflowInstance::new(NAME, 1, data(0));
     workflow.name = format!("{NAME}-{}", workflow.id);
     workflow.execution_pointers = fresh_pointers(pointers);
@@ -162,14 +157,14 @@ fn fresh_pointers(count: usize) -> Vec<ExecutionPointer> {
 
 /// A task, whose errors have to be fit to be sent to another thread: [`crate::Result`]'s are not.
 async fn call(
-    provider: Arc<SqlitePersistenceProvider>,
+    provider: Arc<Provider>,
     mut job: Job,
     operations: usize,
 ) -> wfe_core::Result<(Job, Retrier)> {
     let mut retrier = Retrier::default();
     for round in 1..=operations {
         match &mut job {
-            Job::Lifecycle => run_lifecycle(&provider, &mut retrier).await?,
+            Job::Lifecycle => run_lifecycle(&*provider, &mut retrier).await?,
             Job::Sequence => {
                 retrier
                     .run(|| provider.next_definition_sequence(NAME))
@@ -194,10 +189,7 @@ async fn call(
     Ok((job, retrier))
 }
 
-async fn run_lifecycle(
-    provider: &SqlitePersistenceProvider,
-    retrier: &mut Retrier,
-) -> wfe_core::Result<()> {
+async fn run_lifecycle(provider: &Provider, retrier: &mut Retrier) -> wfe_core::Result<()> {
     let sequence = retrier
         .run(|| provider.next_definition_sequence(NAME))
         .await?;
@@ -249,7 +241,7 @@ async fn run_lifecycle(
         .await
 }
 
-async fn check_lifecycles(provider: &SqlitePersistenceProvider, operations: usize) -> Result<()> {
+async fn check_lifecycles(provider: &Provider, operations: usize) -> Result<()> {
     for number in 1..=operations {
         let name = format!("{NAME}-{number}");
         let workflow = provider.get_workflow_instance_by_name(&name).await?;
@@ -272,7 +264,7 @@ async fn check_lifecycles(provider: &SqlitePersistenceProvider, operations: usiz
     check_sequence(provider, operations).await
 }
 
-async fn check_sequence(provider: &SqlitePersistenceProvider, operations: usize) -> Result<()> {
+async fn check_sequence(provider: &Provider, operations: usize) -> Result<()> {
     let next = provider.next_definition_sequence(NAME).await?;
     if next != operations as u64 + 1 {
         return Err(format!("{next} is the next number after {operations} operations").into());

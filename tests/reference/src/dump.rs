@@ -1,24 +1,17 @@
-//! `dump FILE`: prints all that the provider reads from the file, as one JSON document.
+//! `dump STORE`: prints all that the provider reads from the store, as one JSON document.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, SqliteConnection, query_as, query_scalar};
+use sqlx::{AnyConnection, query_as, query_scalar};
 use wfe_core::models::{ExecutionError, ScheduledCommand};
-use wfe_core::traits::{EventRepository, SubscriptionRepository, WorkflowRepository};
-use wfe_sqlite::SqlitePersistenceProvider;
 
-use crate::{FAR_FUTURE, Result, open, print_line};
+use crate::store::{Provider, Store};
+use crate::{FAR_FUTURE, Result, print_line};
 
-pub async fn run(file: &str) -> Result<()> {
-    let provider = open(file).await?;
-    // Lists the keys and reads the tables for which the provider has no method.
-    let mut tables = SqliteConnectOptions::new()
-        .filename(file)
-        .read_only(true)
-        .connect()
-        .await?;
+pub async fn run(store: &Store) -> Result<()> {
+    let provider = store.open().await?;
+    let mut tables = store.tables().await?;
 
     let ids: Vec<String> = query_scalar("SELECT id FROM workflows ORDER BY id")
         .fetch_all(&mut tables)
@@ -47,19 +40,16 @@ pub async fn run(file: &str) -> Result<()> {
         "by_name": by_name,
         "runnable": runnable,
         "runnable_events": runnable_events,
-        "events": events(&provider, &mut tables).await?,
-        "subscriptions": subscriptions(&provider, &mut tables).await?,
-        "open_subscriptions": open_subscriptions(&provider, &mut tables).await?,
-        "errors": errors(&mut tables).await?,
+        "events": events(&*provider, &mut tables).await?,
+        "subscriptions": subscriptions(&*provider, &mut tables).await?,
+        "open_subscriptions": open_subscriptions(&*provider, &mut tables).await?,
+        "errors": errors(store, &mut tables).await?,
         "commands": commands(&mut tables).await?,
         "sequences": sequences,
     }))
 }
 
-async fn events(
-    provider: &SqlitePersistenceProvider,
-    tables: &mut SqliteConnection,
-) -> Result<Value> {
+async fn events(provider: &Provider, tables: &mut AnyConnection) -> Result<Value> {
     let ids: Vec<String> = query_scalar("SELECT id FROM events ORDER BY id")
         .fetch_all(tables)
         .await?;
@@ -70,10 +60,7 @@ async fn events(
     Ok(json!(events))
 }
 
-async fn subscriptions(
-    provider: &SqlitePersistenceProvider,
-    tables: &mut SqliteConnection,
-) -> Result<Value> {
+async fn subscriptions(provider: &Provider, tables: &mut AnyConnection) -> Result<Value> {
     let ids: Vec<String> = query_scalar("SELECT id FROM event_subscriptions ORDER BY id")
         .fetch_all(tables)
         .await?;
@@ -84,10 +71,7 @@ async fn subscriptions(
     Ok(json!(subscriptions))
 }
 
-async fn open_subscriptions(
-    provider: &SqlitePersistenceProvider,
-    tables: &mut SqliteConnection,
-) -> Result<Value> {
+async fn open_subscriptions(provider: &Provider, tables: &mut AnyConnection) -> Result<Value> {
     let pairs: Vec<(String, String)> =
         query_as("SELECT DISTINCT event_name, event_key FROM event_subscriptions")
             .fetch_all(tables)
@@ -101,13 +85,13 @@ async fn open_subscriptions(
     Ok(json!(ids))
 }
 
-async fn errors(tables: &mut SqliteConnection) -> Result<Value> {
-    let rows: Vec<(String, String, String, String)> = query_as(
-        "SELECT error_time, workflow_id, execution_pointer_id, message
-         FROM execution_errors ORDER BY id",
-    )
-    .fetch_all(tables)
-    .await?;
+async fn errors(store: &Store, tables: &mut AnyConnection) -> Result<Value> {
+    let columns = format!(
+        "{}, workflow_id, execution_pointer_id, message",
+        store.time_as_text("error_time")
+    );
+    let select = format!("SELECT {columns} FROM execution_errors ORDER BY id");
+    let rows: Vec<(String, String, String, String)> = query_as(&select).fetch_all(tables).await?;
     let mut errors = Vec::new();
     for (error_time, workflow_id, execution_pointer_id, message) in rows {
         errors.push(ExecutionError {
@@ -120,7 +104,7 @@ async fn errors(tables: &mut SqliteConnection) -> Result<Value> {
     Ok(json!(errors))
 }
 
-async fn commands(tables: &mut SqliteConnection) -> Result<Value> {
+async fn commands(tables: &mut AnyConnection) -> Result<Value> {
     let rows: Vec<(String, String, i64)> =
         query_as("SELECT command_name, data, execute_time FROM scheduled_commands ORDER BY id")
             .fetch_all(tables)

@@ -1,13 +1,12 @@
-//! `load FILE`: a write load, to be run beside other programs that write to the same file.
+//! `load STORE`: a write load, to be run beside other programs that write to the same store.
 
 use chrono::Utc;
 use serde_json::json;
 use wfe_core::models::{Event, EventSubscription, ExecutionPointer, WorkflowInstance};
-use wfe_core::traits::{EventRepository, SubscriptionRepository, WorkflowRepository};
-use wfe_sqlite::SqlitePersistenceProvider;
 
 use crate::retrier::Retrier;
-use crate::{FAR_FUTURE, Result, USAGE, open, print_line};
+use crate::store::{Provider, Store};
+use crate::{FAR_FUTURE, Result, USAGE, print_line};
 
 /// Of the definition whose sequence is drawn, of the events and of the workflows' names.
 const NAME: &str = "load";
@@ -37,11 +36,11 @@ impl Options {
     }
 }
 
-pub async fn run(file: &str, options: &Options) -> Result<()> {
+pub async fn run(store: &Store, options: &Options) -> Result<()> {
     let mut retrier = Retrier::default();
-    let provider = retrier.run(|| open(file)).await?;
+    let provider = retrier.run(|| store.open()).await?;
     for round in 0..options.operations {
-        run_round(&provider, &mut retrier, options, round).await?;
+        run_round(&*provider, &mut retrier, options, round).await?;
     }
     print_line(&json!({
         "worker": options.worker,
@@ -51,7 +50,7 @@ pub async fn run(file: &str, options: &Options) -> Result<()> {
 }
 
 async fn run_round(
-    provider: &SqlitePersistenceProvider,
+    provider: &Provider,
     retrier: &mut Retrier,
     options: &Options,
     round: u64,

@@ -1,10 +1,11 @@
-//! Drives the published `wfe-sqlite` crate from the command line, so that tests written in
-//! another language can check that they read and write the same files.
+//! Drives the published `wfe-sqlite` and `wfe-postgres` crates from the command line, so that tests
+//! written in another language can check that they read and write the same stores.
 
 mod bench;
 mod dump;
 mod load;
 mod retrier;
+mod store;
 mod write;
 
 use std::env;
@@ -14,15 +15,17 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use wfe_sqlite::SqlitePersistenceProvider;
 
-const USAGE: &str = "usage: wfe-sql-reference write FILE < DOCUMENT
-       wfe-sql-reference dump FILE
-       wfe-sql-reference load FILE --worker NAME --operations N [--shared ID[,ID...]]
-       wfe-sql-reference bench FILE --workload lifecycle|persist|get|sequence|big_persist|big_get
-                               --callers N --operations N";
+use crate::store::Store;
 
-/// 9999-12-31T23:59:59.999999999Z. The provider compares times as text, in which any later
+const USAGE: &str = "usage: wfe-sql-reference write STORE < DOCUMENT
+       wfe-sql-reference dump STORE
+       wfe-sql-reference load STORE --worker NAME --operations N [--shared ID[,ID...]]
+       wfe-sql-reference bench STORE --workload lifecycle|persist|get|sequence|big_persist|big_get
+                                --callers N --operations N
+a store is a file, or postgresql://...#SCHEMA";
+
+/// 9999-12-31T23:59:59.999999999Z. The provider of SQLite compares times as text, in which any later
 /// time would be the smaller one, as its year would start with a `+`.
 const FAR_FUTURE: DateTime<Utc> = DateTime::from_timestamp(253_402_300_799, 999_999_999).unwrap();
 
@@ -43,19 +46,17 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &[String]) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments.as_slice() {
-        ["write", file] => write::run(file).await,
-        ["dump", file] => dump::run(file).await,
-        ["load", file, options @ ..] => load::run(file, &load::Options::parse(options)?).await,
-        ["bench", file, options @ ..] => bench::run(file, &bench::Options::parse(options)?).await,
+    let [command, store, options @ ..] = arguments.as_slice() else {
+        return Err(USAGE.into());
+    };
+    let store = Store::parse(store)?;
+    match (*command, options) {
+        ("write", []) => write::run(&store).await,
+        ("dump", []) => dump::run(&store).await,
+        ("load", options) => load::run(&store, &load::Options::parse(options)?).await,
+        ("bench", options) => bench::run(&store, &bench::Options::parse(options)?).await,
         _ => Err(USAGE.into()),
     }
-}
-
-/// Opens the file with the provider, which takes a URL: what has a meaning there is escaped.
-async fn open(file: &str) -> Result<SqlitePersistenceProvider> {
-    let path = file.replace('%', "%25").replace('?', "%3F");
-    SqlitePersistenceProvider::new(&format!("sqlite://{path}")).await
 }
 
 /// Flushes, as the reader may follow a run that is still going on.

@@ -1,4 +1,4 @@
-//! `write FILE`: puts what a JSON document on stdin describes into the file.
+//! `write STORE`: puts what a JSON document on stdin describes into the store.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,12 +9,9 @@ use serde_json::json;
 use wfe_core::models::{
     Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance,
 };
-use wfe_core::traits::{
-    EventRepository, PersistenceProvider, ScheduledCommandRepository, SubscriptionRepository,
-    WorkflowRepository,
-};
 
-use crate::{Result, open, print_line};
+use crate::store::Store;
+use crate::{Result, print_line};
 
 /// Fields are in the order in which they are applied. Unknown keys are refused, so that a
 /// misspelt one cannot make a test pass by writing nothing.
@@ -50,9 +47,9 @@ struct Token {
     expiry: DateTime<Utc>,
 }
 
-pub async fn run(file: &str) -> Result<()> {
+pub async fn run(store: &Store) -> Result<()> {
     let document: Document = serde_json::from_reader(io::stdin().lock())?;
-    let provider = open(file).await?;
+    let provider = store.open().await?;
 
     for workflow in &document.workflows {
         provider.create_new_workflow(workflow).await?;
