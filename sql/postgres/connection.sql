@@ -1,12 +1,13 @@
 -- What a connection is set to, and how a unit of several statements begins and ends.
 -- sqlfluff:ignore:parsing
 
--- name: set_up_connection(schema, statement_timeout)^
--- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). The
--- queries lock what must not change meanwhile, and go on with what others have committed by then: read committed. Scans
--- and hash joins are off since plans are kept: one made while a table was small would go on scanning when it has grown,
--- and every query here has an index. A plan serves all values, so it is the one that explain_query shows, and tests look
--- at. wfe_sql.schema is what create_schema and hold_making_lock go by.
+-- name: set_up_connection(schema, statement_timeout, read_only)^
+-- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). A null
+-- :read_only leaves it to the role whether it may write. The queries lock what must not change meanwhile, and go on with
+-- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
+-- table was small would go on scanning when it has grown, and every query here has an index. A plan serves all values, so
+-- it is the one that explain_query shows, and tests look at. wfe_sql.schema is what create_schema and hold_making_lock go
+-- by.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
 -- index: none
@@ -16,6 +17,11 @@ SELECT
     set_config('default_transaction_isolation', 'read committed', FALSE) AS isolation,
     set_config('TimeZone', 'UTC', FALSE) AS time_zone,
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
+    set_config(
+        'default_transaction_read_only',
+        coalesce(cast(:read_only AS TEXT), current_setting('default_transaction_read_only')),
+        FALSE
+    ) AS read_only,
     set_config('enable_seqscan', 'off', FALSE) AS seqscan,
     set_config('enable_bitmapscan', 'off', FALSE) AS bitmapscan,
     set_config('enable_incremental_sort', 'off', FALSE) AS incremental_sort,

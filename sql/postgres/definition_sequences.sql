@@ -8,7 +8,6 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
     definition_id TEXT COLLATE "C" PRIMARY KEY,
     next_num BIGINT NOT NULL
 );
-ALTER TABLE definition_sequences ALTER COLUMN definition_id TYPE TEXT COLLATE "C";
 
 -- name: next_definition_sequence_group(units)
 -- Raises the number of each definition by as many as the units that ask for it, from nothing to 1, and hands the numbers

@@ -24,7 +24,6 @@ CREATE TABLE IF NOT EXISTS event_subscriptions (
     external_worker_id TEXT,
     external_token_expiry TIMESTAMPTZ
 );
-ALTER TABLE event_subscriptions ALTER COLUMN id TYPE TEXT COLLATE "C";
 ALTER TABLE event_subscriptions ADD COLUMN IF NOT EXISTS terminated BOOLEAN NOT NULL DEFAULT FALSE;
 CREATE INDEX IF NOT EXISTS idx_subscriptions_name_key ON event_subscriptions (event_name, event_key);
 CREATE INDEX IF NOT EXISTS idx_subscriptions_workflow ON event_subscriptions (workflow_id);

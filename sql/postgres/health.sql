@@ -5,12 +5,12 @@
 
 -- name: get_store_size()^
 -- Bytes of the store's tables with their indexes. How many of them are free for rows to come PostgreSQL does not say
--- without an extension, so none are.
+-- without an extension (pgstattuple).
 -- used by: stats
 -- scan: the catalog, a few rows
 SELECT
     cast(coalesce(sum(pg_total_relation_size(pg_class.oid)), 0) AS BIGINT) AS size_bytes,
-    0 AS free_bytes
+    cast(NULL AS BIGINT) AS free_bytes
 FROM pg_class
 INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
 WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r';
@@ -101,7 +101,7 @@ FROM (
 -- name: count_due_commands(as_of)^
 -- How many commands are due at :as_of (epoch ms), and since when the longest of them.
 -- used by: stats, check
--- index: idx_scheduled_commands_execute_time
+-- index: idx_scheduled_commands_due
 SELECT
     count(*) AS due,
     min(execute_time) AS since
@@ -236,9 +236,9 @@ LIMIT cast(:row_limit AS BIGINT);
 
 -- name: list_indexes()
 -- The names of all indexes.
--- used by: check
+-- used by: check, ensure_store_exists
 -- scan: the catalog, a few rows
-SELECT indexname
+SELECT indexname AS name
 FROM pg_indexes
 WHERE schemaname = current_schema()
 ORDER BY indexname;

@@ -49,7 +49,7 @@ LIMIT cast(:row_limit AS BIGINT);
 -- name: list_scheduled_commands(after_time, after_id, row_limit)
 -- Commands in the order in which they are due.
 -- used by: list_scheduled_commands
--- index: idx_scheduled_commands_execute_time
+-- index: idx_scheduled_commands_due
 SELECT
     id, command_name, data, execute_time, claim_worker_id,
     to_json(claim_expires_at) #>> '{}' AS claim_expires_at,
@@ -57,7 +57,10 @@ SELECT
 FROM scheduled_commands
 WHERE
     (execute_time, id)
-    > (coalesce(cast(:after_time AS BIGINT), -9223372036854775808), coalesce(cast(:after_id AS BIGINT), 0))
+    > (
+        coalesce(cast(:after_time AS BIGINT), cast('-9223372036854775808' AS BIGINT)),
+        coalesce(cast(:after_id AS BIGINT), 0)
+    )
 ORDER BY execute_time, id
 LIMIT cast(:row_limit AS BIGINT);
 

@@ -2,7 +2,8 @@
 -- each is still finished, since a host may have changed it in between.
 -- A workflow's age counts from its complete_time, or where it has none (terminated by a reference's host) its
 -- create_time. The reference's foreign key does not delete pointers with their workflow, so the deletions do; it is
--- checked at the end of the statement, and refuses one whose pointers were changed while the statement waited.
+-- checked at the end of the statement, and refuses one that got more pointers while the statement waited for it; the
+-- engine then runs the unit again. A workflow is locked before its pointers, as hosts do it.
 -- What is counted is counted in the order of an index, up to a limit that is none, but that the planner does not see
 -- through: else it might take one of the reference's indexes, and look at each row of a status.
 
@@ -61,13 +62,22 @@ WHERE workflows.id = finished.id;
 -- Deletes a workflow with its pointers, whatever its status.
 -- used by: delete_workflow
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
-WITH deleted AS (
+WITH locked AS (
+    SELECT id
+    FROM workflows
+    WHERE id = :id
+    FOR UPDATE
+),
+
+deleted AS (
     DELETE FROM execution_pointers
-    WHERE workflow_id = :id
+    USING locked
+    WHERE execution_pointers.workflow_id = locked.id
 )
 
 DELETE FROM workflows
-WHERE id = :id;
+USING locked
+WHERE workflows.id = locked.id;
 
 -- name: delete_event_subscriptions_of_deleted(workflow_ids)!
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
@@ -112,7 +122,8 @@ WHERE
     );
 
 -- name: find_processed_events(older_than, after_time, row_limit)
--- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given.
+-- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given. The cast
+-- keeps PostgreSQL from idx_events_is_processed, after which it would have to sort all of them.
 -- used by: purge_events
 -- index: idx_events_event_time
 SELECT
@@ -120,7 +131,7 @@ SELECT
     to_json(event_time) #>> '{}' AS event_time
 FROM events
 WHERE
-    is_processed
+    cast(is_processed AS INT) = 1
     AND events.event_time >= coalesce(cast(:after_time AS TIMESTAMPTZ), '-infinity')
     AND events.event_time < cast(:older_than AS TIMESTAMPTZ)
 ORDER BY events.event_time

@@ -3,7 +3,8 @@
 -- claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's table.
 
 -- name: create_scheduled_commands_table()#
--- The table and index of the reference (wfe-postgres 1.11.4), and the columns that it lacks.
+-- The table and index of the reference (wfe-postgres 1.11.4), the columns that it lacks, and an index that returns rows
+-- in the order of claim_commands.
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS scheduled_commands (
@@ -18,6 +19,7 @@ ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS claim_worker_id TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS claim_expires_at TIMESTAMPTZ;
 ALTER TABLE scheduled_commands ADD COLUMN IF NOT EXISTS rescheduled_time BIGINT;
 CREATE INDEX IF NOT EXISTS idx_scheduled_commands_execute_time ON scheduled_commands (execute_time);
+CREATE INDEX IF NOT EXISTS idx_scheduled_commands_due ON scheduled_commands (execute_time, id);
 
 -- name: schedule_command(command_name, data, execute_time)!
 -- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
@@ -40,7 +42,7 @@ ON CONFLICT (command_name, data) DO UPDATE SET
 -- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
 -- Rows that another host is writing are left for the next call.
 -- used by: process_commands
--- index: idx_scheduled_commands_execute_time, scheduled_commands_pkey
+-- index: idx_scheduled_commands_due, scheduled_commands_pkey
 UPDATE scheduled_commands
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
 WHERE

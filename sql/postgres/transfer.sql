@@ -2,7 +2,9 @@
 -- differ between equal stores (a row's number is only the page's key, and comes last); `import_` queries insert what
 -- they return. A page begins after the last row of the one before, so that memory holds one page.
 -- Times come and go as text, in the form of JSON, JSON as text, and booleans as 0 and 1, so that copies may go to and come
--- from SQLite. Ids come in the order of their bytes, which is SQLite's.
+-- from SQLite. Ids come in the order of their bytes, which is SQLite's. A time of the reference's may come from SQLite with
+-- nine decimals; timestamptz would round it, and reading it anywhere cuts it to six, so it is cut here.
+-- last_heartbeat_at, which only PostgreSQL has, is left out: it says when a host wrote to this store.
 
 -- name: page_workflows(after_id, row_limit)
 -- Rows of workflows after a row, by id.
@@ -167,11 +169,11 @@ VALUES (
     :status,
     cast(:data AS JSONB),
     cast(:next_execution AS BIGINT),
-    cast(:create_time AS TIMESTAMPTZ),
-    cast(:complete_time AS TIMESTAMPTZ),
+    cast(regexp_replace(:create_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
+    cast(regexp_replace(:complete_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     :claim_token,
     :claim_worker_id,
-    cast(:claim_expires_at AS TIMESTAMPTZ),
+    cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(:revision AS BIGINT)
 );
 
@@ -190,10 +192,10 @@ VALUES (
     cast(:step_id AS INT),
     cast(:active AS BOOLEAN),
     :status,
-    cast(:sleep_until AS TIMESTAMPTZ),
+    cast(regexp_replace(:sleep_until, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(:persistence_data AS JSONB),
-    cast(:start_time AS TIMESTAMPTZ),
-    cast(:end_time AS TIMESTAMPTZ),
+    cast(regexp_replace(:start_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
+    cast(regexp_replace(:end_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     :event_name,
     :event_key,
     cast(:event_published AS BOOLEAN),
@@ -230,11 +232,11 @@ VALUES (
     :event_name,
     :event_key,
     cast(:event_data AS JSONB),
-    cast(:event_time AS TIMESTAMPTZ),
+    cast(regexp_replace(:event_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(:is_processed AS BOOLEAN),
     :claim_token,
     :claim_worker_id,
-    cast(:claim_expires_at AS TIMESTAMPTZ)
+    cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ)
 );
 
 -- name: import_event_subscriptions(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry, terminated)*!
@@ -252,14 +254,14 @@ VALUES (
     :execution_pointer_id,
     :event_name,
     :event_key,
-    cast(:subscribe_as_of AS TIMESTAMPTZ),
+    cast(regexp_replace(:subscribe_as_of, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(:subscription_data AS JSONB),
     CASE
         WHEN cast(:terminated AS BOOLEAN) THEN coalesce(:external_token, 'wfe-sql:terminated')
         ELSE :external_token
     END,
     :external_worker_id,
-    cast(:external_token_expiry AS TIMESTAMPTZ),
+    cast(regexp_replace(:external_token_expiry, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(:terminated AS BOOLEAN)
 );
 
@@ -276,7 +278,7 @@ VALUES (
     cast(:execute_time AS BIGINT),
     :claim_token,
     :claim_worker_id,
-    cast(:claim_expires_at AS TIMESTAMPTZ),
+    cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(:rescheduled_time AS BIGINT)
 );
 
@@ -286,7 +288,7 @@ VALUES (
 -- index: none
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
 VALUES (
-    cast(:error_time AS TIMESTAMPTZ),
+    cast(regexp_replace(:error_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     :workflow_id,
     :execution_pointer_id,
     :message

@@ -13,7 +13,7 @@
 -- for holds only finished workflows, so that no running one is ever written to it. Listing needs the third; create_time
 -- never changes, so only creation writes it.
 -- Ids are kept in the order of their bytes, here and in the other tables: it is the order in which pages of a dump come,
--- whatever the database's own order of text is. A table that the reference made has that one until it is opened here.
+-- whatever the database's own order of text is (order_ids_by_bytes).
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS workflows (
@@ -31,7 +31,6 @@ CREATE TABLE IF NOT EXISTS workflows (
     complete_time TIMESTAMPTZ,
     last_heartbeat_at TIMESTAMPTZ
 );
-ALTER TABLE workflows ALTER COLUMN id TYPE TEXT COLLATE "C";
 ALTER TABLE workflows ADD COLUMN IF NOT EXISTS root_workflow_id TEXT;
 ALTER TABLE workflows ADD COLUMN IF NOT EXISTS last_heartbeat_at TIMESTAMPTZ;
 ALTER TABLE workflows ADD COLUMN IF NOT EXISTS claim_token TEXT;

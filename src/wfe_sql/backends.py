@@ -14,7 +14,7 @@ from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
-from wfe_sql.urls import parse_sqlite_url, scheme_of
+from wfe_sql.urls import parse_postgres_url, parse_sqlite_url, scheme_of
 
 
 def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
@@ -100,7 +100,9 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
     mode.
 
     Args:
-        url: `postgresql://user:password@host:port/database?options`, as libpq reads it.
+        url: `postgresql://user:password@host:port/database?options`, as libpq reads it, and two more options:
+            `schema=name` wins over the argument; `mode=ro` opens for reading only, and `mode=rw` only a store that
+            exists.
         schema: Where the tables are: a plain name. It is made when it does not exist.
         max_connections: How many connections there are at most; they are made when they are needed.
         clock: Returns the current time, aware; everything about expiry uses it.
@@ -134,8 +136,14 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         from wfe_sql.engines.postgres_pool import PostgresTarget
         from wfe_sql.engines.postgres_store import PostgresStore
 
-        target = PostgresTarget(url, connect_timeout)
-        store = PostgresStore(target, queries, schema=schema, statement_timeout=statement_timeout)
+        location = parse_postgres_url(url)
+        store = PostgresStore(
+            PostgresTarget(location.url, connect_timeout),
+            queries,
+            schema=schema if location.schema is None else location.schema,
+            statement_timeout=statement_timeout,
+            mode=location.mode,
+        )
         engine = PostgresEngine(
             store,
             queries,

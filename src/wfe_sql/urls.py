@@ -45,6 +45,42 @@ def scheme_of(url: str | os.PathLike[str]) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class PostgresLocation:
+    """Which PostgreSQL store, and how it is opened.
+
+    Attributes:
+        url: What the driver connects to.
+        schema: Where the tables are; None where the URL does not say.
+        mode: "rwc" makes the store when it is missing, "rw" does not, "ro" only reads.
+    """
+
+    url: str
+    schema: str | None = None
+    mode: str = "rwc"
+
+
+def parse_postgres_url(url: str) -> PostgresLocation:
+    """Return what a URL of PostgreSQL means: `schema` and `mode` among its options are ours, the others the driver's.
+
+    Raises:
+        StoreError: The mode is none, or a character is not percent-encoded where it must be; no password is shown.
+    """
+    location, question_mark, query = url.partition("?")
+    if not _SCHEME.match(url):
+        return PostgresLocation(url)  # key=value pairs, which the driver reads as well
+    if "@" in location.partition("://")[2].partition("/")[2]:
+        # The driver would take the part of the password before the slash for a port, and show it.
+        raise StoreError("the URL has an @ after a /: percent-encode a / in the password as %2F")
+    options = query.split("&") if question_mark else []
+    ours = dict(option.split("=", 1) for option in options if option.startswith(("schema=", "mode=")))
+    theirs = "&".join(option for option in options if not option.startswith(("schema=", "mode=")))
+    mode = ours.get("mode", _MODES[0])
+    if mode not in _MODES:
+        raise StoreError(f"mode={mode} is unknown; use one of {', '.join(_MODES)}")
+    return PostgresLocation(f"{location}?{theirs}" if theirs else location, ours.get("schema"), mode)
+
+
 def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
     """Return what a URL or path of SQLite means, as the reference (sqlx) reads it.
 

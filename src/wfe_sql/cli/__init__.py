@@ -1,5 +1,6 @@
 """The `wfe-sql` command."""
 
+import logging
 import sys
 
 from wfe_sql.errors import WfeError
@@ -13,6 +14,7 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] not in ("typer", "click", "rich"):
             raise
         sys.exit("wfe-sql needs its command-line packages: pip install 'wfe-sql[cli]'")
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it would warn of is in our own line
     try:
         app(prog_name="wfe-sql")
     except WfeError as error:

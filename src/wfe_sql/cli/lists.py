@@ -71,7 +71,8 @@ async def _stats(url: str, sql_dir: Path | None, *, watch: bool, as_json: bool) 
 def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     now = found.taken_at
     output.line(shown(url))
-    output.line(f"{size(found.size_bytes)}, {size(found.free_bytes)} of it free, at {moment(now)} UTC")
+    free = "" if found.free_bytes is None else f", {size(found.free_bytes)} of it free"
+    output.line(f"{size(found.size_bytes)}{free}, at {moment(now)} UTC")
     output.line()
     by_definition: dict[str, dict[str, int]] = defaultdict(dict)
     for each in found.workflows:

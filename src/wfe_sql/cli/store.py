@@ -17,7 +17,7 @@ from wfe_sql.models import WorkflowInstance, utc_now
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.urls import parse_sqlite_url, scheme_of
 
-Url = Annotated[str, typer.Argument(help="The store, such as sqlite:///var/lib/app/wfe.db or wfe.db.")]
+Url = Annotated[str, typer.Argument(help="The store, such as wfe.db or postgresql://wfe@db/wfe?schema=wfc.")]
 SqlDir = Annotated[
     Path | None,
     typer.Option(envvar="WFE_SQL_DIR", show_default=False, help="A folder with your versions of single queries."),
@@ -45,17 +45,24 @@ def run(command: Coroutine[Any, Any, _T]) -> _T:
 async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[SqlPersistenceProvider]:
     """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to make it where it does not.
 
-    A mode that the URL gives wins.
+    A mode that the URL gives wins. On PostgreSQL no statement is ended for taking long: whole tables are read here, and
+    indexes made.
     """
-    if scheme_of(url) == "sqlite" and "?" not in url and parse_sqlite_url(url).path is not None:
+    options: dict[str, Any] = {}
+    if scheme_of(url) == "postgresql":
+        options["statement_timeout"] = None
+        if not re.search(r"[?&]mode=", url):
+            url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
+    elif "?" not in url and parse_sqlite_url(url).path is not None:
         url = f"{url}?mode={mode}"
-    async with connect(url, on_conflict="raise", sql_dir=sql_dir) as provider:
+    async with connect(url, on_conflict="raise", sql_dir=sql_dir, **options) as provider:
         yield provider
 
 
 def shown(url: str) -> str:
     """Return a URL as it may be printed: without a password."""
-    return re.sub(r"(?<=[?&]password=)[^&]*", "***", re.sub(r"(?<=://)([^/:@]*):[^/]*@", r"\1:***@", url))
+    without = re.sub(r"(?<=://)([^/:@]*):[^/]*@", r"\1:***@", url)
+    return re.sub(r"(?<=[?&])((?:ssl)?password=)[^&]*", r"\1***", without)
 
 
 def confirm(question: str, *, yes: bool) -> None:

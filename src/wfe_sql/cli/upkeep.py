@@ -140,7 +140,8 @@ async def _purge(
 def backup(url: Url, file: Path, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Copy a SQLite store into a new file, as it is at one moment, while hosts write.
 
-    The file is there only when it is whole; it is a store like any other.
+    The file is there only when it is whole; it is a store like any other. A store on PostgreSQL is backed up with its
+    own pg_dump.
 
     Example: wfe-sql backup wfe.db /var/backups/wfe-2026-05-28.db
     """

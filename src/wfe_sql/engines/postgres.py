@@ -6,6 +6,7 @@ by itself.
 """
 
 import asyncio
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -130,26 +131,36 @@ class PostgresEngine:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
-        """Have all units that are read within see one moment, on a connection that nobody else uses meanwhile."""
+        """Have all units that are read within see one moment, on a connection of its own, which holds up nobody."""
         self._check_open()
-        async with self._pool.connection() as connection:
+        connection = await self._store.open_connection()
 
-            async def read(unit: Unit) -> Results:
-                try:
-                    return [await self._run_statement(statement, connection) for statement in unit]
-                except psycopg.Error as error:
-                    raise unit_error(self._store, error, unit) from error
+        async def read(unit: Unit) -> Results:
+            async def work(connection: Connection, _: Attempt) -> Results:
+                return [await self._run_statement(statement, connection) for statement in unit]
 
-            await read([Statement("begin_read", {})])
             try:
-                yield read
-            finally:
-                if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-                    await self._queries.run(connection, "rollback", {})
+                return await self._try(work, connection, Attempt())
+            except psycopg.Error as error:
+                # After an error the transaction takes no more statements; whoever goes on sees a later moment.
+                await self._queries.run(connection, "rollback", {})
+                await self._queries.run(connection, "begin_read", {})
+                raise unit_error(self._store, error, unit) from error
+
+        try:
+            await read([Statement("begin_read", {})])
+            yield read
+        finally:
+            await connection.close()
 
     async def backup(self, path: Path) -> None:
-        """Refuse: PostgreSQL has tools for this, which this library does not stand in for."""
-        raise StoreError(f"PostgreSQL has tools of its own for backups: pg_dump, pg_basebackup; {path} was not made")
+        """Refuse: PostgreSQL has tools of its own for this, which this library does not stand in for."""
+        self._check_open()
+        command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
+        raise StoreError(
+            f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
+            "--dbname=URL, the URL without schema= and mode="
+        )
 
     async def _run(self, unit: Unit, alone: AloneQueue) -> Results:
         self._check_open()

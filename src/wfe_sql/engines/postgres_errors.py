@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from wfe_sql.engines import Statement, UniqueViolationError, Unit
+from wfe_sql.engines import UniqueViolationError, Unit
 from wfe_sql.errors import (
     SerializationError,
     StoreBusyError,
@@ -53,6 +53,8 @@ _STATEMENT_CLASSES = {"0A", _DATA_CLASS, "42"}
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _INT_LIMIT = 2**31
+_INT_COLUMNS = {"version", "step_id", "retry_count"}
+"""Columns of 32 bits, as the reference has them; all other integers have 64."""
 
 
 def store_error(target: object, error: psycopg.Error) -> StoreError:
@@ -146,18 +148,20 @@ def _unique_column(error: psycopg.Error) -> str:
 
 def _refused(unit: Unit) -> str | None:
     """Say which column has a value that this library can encode and PostgreSQL cannot store."""
-    for statement, column, value in _values(unit):
+    for place, _, value in _values(unit):
         if isinstance(value, str) and ("\0" in value or _NUL_IN_JSON.search(value)):
-            return f"{column} (in {statement.query}) has a NUL character, which PostgreSQL stores nowhere"
-    for statement, column, value in _values(unit):
-        if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
-            return f"{column} (in {statement.query}) is {value}, which is beyond the column's 32 bits"
+            return f"{place} has a NUL character, which PostgreSQL stores nowhere"
+    for place, column, value in _values(unit):
+        if column in _INT_COLUMNS and isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
+            return f"{place} is {value}, which is beyond the column's 32 bits"
     return None
 
 
-def _values(unit: Unit) -> Iterator[tuple[Statement, str, Any]]:
+def _values(unit: Unit) -> Iterator[tuple[str, str, Any]]:
+    """Yield each value with where it belongs, in words, and its column."""
     for statement in unit:
         params = statement.params
         for row in params if isinstance(params, Sequence) else [params]:
+            which = f" of id {row['id']!r}" if isinstance(params, Sequence) and "id" in row else ""
             for column, value in row.items():
-                yield statement, column, value
+                yield f"{column}{which} (in {statement.query})", column, value

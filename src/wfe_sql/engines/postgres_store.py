@@ -11,7 +11,7 @@ import psycopg
 from wfe_sql.engines.postgres_errors import hides, is_about_statement, store_error, text_of
 from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres_tuning import check_tuned_postgres, refusal
-from wfe_sql.errors import QueryFileError, StoreError, StoreVersionError
+from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
 
 VERSION = 1
@@ -23,6 +23,9 @@ DEFAULT_SCHEMA = "wfc"
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+_INDEX_NAME = re.compile(r"\bidx_\w+")
+"""What all indexes of the store are called, but for those of keys."""
 
 _CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
 _REFERENCE = {
@@ -55,7 +58,13 @@ class PostgresStore:
     """Opens connections to the store in one schema, and makes it where it does not exist."""
 
     def __init__(
-        self, target: PostgresTarget, queries: QuerySet, *, schema: str, statement_timeout: timedelta | None
+        self,
+        target: PostgresTarget,
+        queries: QuerySet,
+        *,
+        schema: str,
+        statement_timeout: timedelta | None,
+        mode: str = "rwc",
     ) -> None:
         """Set up without connecting; see `PostgresPersistenceProvider` for the options."""
         if not _SCHEMA_NAME.fullmatch(schema):
@@ -67,17 +76,26 @@ class PostgresStore:
         self.target = target
         self._queries = queries
         self._schema = schema
+        self._mode = mode
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
 
     def __str__(self) -> str:
         return f"{self.target} (schema {self._schema})"
+
+    @property
+    def schema(self) -> str:
+        """Where the tables are."""
+        return self._schema
 
     async def open_connection(self) -> Connection:
         """Open a connection on which names mean this store's tables."""
         connection = await self.target.connect()
         try:
             await self._runner(connection)(
-                "set_up_connection", schema=self._schema, statement_timeout=self._statement_timeout
+                "set_up_connection",
+                schema=self._schema,
+                statement_timeout=self._statement_timeout,
+                read_only="on" if self._mode == "ro" else None,
             )
         except BaseException as error:
             await connection.close()
@@ -103,19 +121,30 @@ class PostgresStore:
     async def ensure_store_exists(self, connection: Connection) -> None:
         """Make the schema, tables, columns and indexes that are missing, in one transaction.
 
-        A store that lacks nothing is left alone, so a role that may only use it can open it, unless a script is tuned:
-        then it may make more. Tables of another application with our names are refused before anything is changed.
+        A store that lacks nothing is left alone, so a role that may only use it can open it; so can it one that lacks
+        only indexes, which make queries faster. Where a script is tuned it is run, as it may make more. Tables of
+        another application with our names are refused before anything is changed.
         """
+        run = self._runner(connection)
+        works = False
         try:
-            is_complete = await self._is_complete(self._runner(connection))
+            works = await self._is_complete(run)
+            lacks = not works or await self._lacks_indexes(run) or bool(self._queries.tuned.intersection(_scripts()))
+            if not works and self._mode != "rwc":
+                raise StoreUnavailableError(
+                    f"{self} cannot be opened: it does not exist, or is not complete (with mode={self._mode} nothing "
+                    "is made)"
+                )
         except psycopg.Error as error:
             raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
         try:
-            if not is_complete or self._queries.tuned.intersection(_scripts()):
+            if lacks and self._mode == "rwc":
                 await self._make(connection)
             await check_tuned_postgres(self._queries, connection)
         except psycopg.Error as error:
             if hides(error):
+                if works:
+                    return
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
             raise store_error(self, error) from error
 
@@ -167,6 +196,10 @@ class PostgresStore:
         lacking = any(_expected(table) - columns.get(table, set()) for table in _REFERENCE)
         return not lacking and await run("get_store_version") == VERSION
 
+    async def _lacks_indexes(self, run: Callable[..., Awaitable[Any]]) -> bool:
+        made = {index for script in self._queries.ddl() for index in _INDEX_NAME.findall(script.sql)}
+        return not made <= {index for (index,) in await run("list_indexes")}
+
     async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
         columns = await self._columns(run)
         await self._check(columns, run)
@@ -208,10 +241,12 @@ class PostgresStore:
 def schema_script(queries: QuerySet) -> str:
     """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
     settings, version = queries["set_up_connection"], queries["record_store_version"]
-    schema = replace(settings, sql=settings.filled_in("schema", f"'{DEFAULT_SCHEMA}'"))
+    filled = settings
+    for param, value in {"schema": f"'{DEFAULT_SCHEMA}'", "statement_timeout": "'0'", "read_only": "NULL"}.items():
+        filled = replace(filled, sql=filled.filled_in(param, value))
     return "\n".join(
         [
-            settings.text.replace(settings.sql, schema.filled_in("statement_timeout", "'0'")),
+            settings.text.replace(settings.sql, filled.sql),
             *(queries[name].text for name in ("begin_write", "hold_making_lock", *_scripts())),
             version.text.replace(version.sql, version.filled_in("version", str(VERSION))),
             queries["commit"].text,
@@ -223,6 +258,7 @@ def _scripts() -> tuple[str, ...]:
     """Return what makes a store, and brings an old one up to date, in their order."""
     return (
         "create_schema",
+        "order_ids_by_bytes",
         "create_wfe_sql_store_table",
         "create_workflows_table",
         "name_workflows_without_name",

@@ -109,7 +109,7 @@ class StoreStats:
     Attributes:
         taken_at: When this was read, by the provider's clock.
         size_bytes: The size of the database.
-        free_bytes: How much of that is free for rows to come.
+        free_bytes: How much of that is free for rows to come; None where the database does not say (PostgreSQL).
         workflows: By definition and status.
         rows: How many rows each table has, by its name.
         due_workflows: Runnable workflows.
@@ -119,7 +119,7 @@ class StoreStats:
 
     taken_at: datetime
     size_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     workflows: list[WorkflowCount]
     rows: dict[str, int]
     due_workflows: Backlog

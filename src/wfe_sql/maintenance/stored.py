@@ -4,6 +4,7 @@ A row here is what a `page_` query returns: text and integers, with times and JS
 with care, column by column, it becomes a document: plain JSON, in which equal values are equal text.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -13,18 +14,26 @@ import msgspec
 
 from wfe_sql.errors import CorruptRowError
 from wfe_sql.models import CommandName, PointerStatus, WorkflowStatus
-from wfe_sql.rows import TIME
+from wfe_sql.rows import JSON, TIME
 
 Document = dict[str, Any]
 """A row's values by column, as plain JSON."""
 
 
 class Column(NamedTuple):
-    """One column, and how its value is read; `read` raises when it cannot be."""
+    """One column.
+
+    Attributes:
+        name: Its name.
+        read: Returns its value as plain JSON, or raises.
+        optional: Whether NULL is a value.
+        portable: Turns a value that can be read into what every backend stores as this value.
+    """
 
     name: str
     read: Callable[[Any], Any]
     optional: bool = False
+    portable: Callable[[Any], Any] | None = None
 
 
 def read_text(value: Any) -> str:
@@ -46,6 +55,14 @@ def read_time(value: Any) -> str:
     return str(TIME.encode(datetime.fromisoformat(read_text(value))))
 
 
+_ODD_DECIMALS = re.compile(r"\.(?!(?:\d{3}){1,3}\D)")
+
+
+def _portable_time(value: str) -> str:
+    """Return a time with 0, 3, 6 or 9 decimals, so that it sorts as text; PostgreSQL leaves out zeros at the end."""
+    return read_time(value) if _ODD_DECIMALS.search(value) else value
+
+
 def _read_boolean(value: Any) -> bool:
     if value != 0 and value != 1:
         raise ValueError(f"is neither 0 nor 1: {value!r}")
@@ -54,7 +71,32 @@ def _read_boolean(value: Any) -> bool:
 
 def _json_of(shape: Any) -> Callable[[Any], Any]:
     decoder = msgspec.json.Decoder(shape)
-    return lambda value: decoder.decode(read_text(value))
+
+    def read(value: Any) -> Any:
+        decoded = decoder.decode(read_text(value))
+        return _without_negative_zeros(decoded) if _NEGATIVE_ZERO.search(value) else decoded
+
+    return read
+
+
+_NEGATIVE_ZERO = re.compile(r"-0(?:\.0|[eE])")
+
+
+def _without_negative_zeros(value: Any) -> Any:
+    """Return JSON with 0.0 for -0.0, which equals it, and which PostgreSQL does not keep apart."""
+    if isinstance(value, dict):
+        return {key: _without_negative_zeros(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_negative_zeros(inner) for inner in value]
+    return 0.0 if isinstance(value, float) and value == 0 else value
+
+
+_EXPONENT = re.compile(r"[0-9][eE]")
+
+
+def _portable_json(value: str) -> str:
+    """Return JSON without exponents, as the reference writes them: PostgreSQL would read 1e16 as an integer."""
+    return str(JSON.encode(msgspec.json.decode(value))) if _EXPONENT.search(value) else value
 
 
 def _word_of(kind: type[StrEnum]) -> Callable[[Any], str]:
@@ -94,6 +136,13 @@ class StoredTable:
                 problems[column.name] = str(error)
         return document, problems
 
+    def parameters(self, row: Sequence[Any]) -> dict[str, Any]:
+        """Return a row that can be read as the parameters of the table's `import_` query, of any backend."""
+        return {
+            column.name: value if value is None or column.portable is None else column.portable(value)
+            for column, value in zip(self.columns, row, strict=False)
+        }
+
     def document(self, row: Sequence[Any]) -> Document:
         """Return the row as a document.
 
@@ -119,14 +168,14 @@ def _boolean(name: str) -> Column:
 
 
 def _time(name: str, *, optional: bool = False) -> Column:
-    return Column(name, read_time, optional)
+    return Column(name, read_time, optional, _portable_time)
 
 
 _read_json = _json_of(Any)
 
 
 def _json(name: str, *, optional: bool = False) -> Column:
-    return Column(name, _read_json, optional)
+    return Column(name, _read_json, optional, _portable_json)
 
 
 _CLAIM = [
@@ -179,7 +228,7 @@ EXECUTION_POINTERS = StoredTable(
         _text("predecessor_id", optional=True),
         _json("outcome", optional=True),
         Column("scope", _json_of(list[str])),
-        Column("extension_attributes", _json_of(dict[str, Any])),
+        Column("extension_attributes", _json_of(dict[str, Any]), portable=_portable_json),
     ],
     id_column="id",
 )

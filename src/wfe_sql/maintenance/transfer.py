@@ -125,4 +125,4 @@ def _import_rows(table: StoredTable, rows: Rows) -> Statement:
         "scheduled_commands": "import_scheduled_commands",
         "execution_errors": "import_execution_errors",
     }
-    return Statement(queries[table.name], [dict(zip(table.column_names, row, strict=False)) for row in rows])
+    return Statement(queries[table.name], [table.parameters(row) for row in rows])

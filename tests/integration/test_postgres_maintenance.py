@@ -1,0 +1,343 @@
+"""Maintenance of PostgreSQL stores: what is found wrong, what a role may, and what hosts do meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from wfe_sql import (
+    CorruptRowError,
+    ExecutionError,
+    ExecutionPointer,
+    FindingKind,
+    PostgresPersistenceProvider,
+    ScheduledCommand,
+    SerializationError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    WorkflowNotFoundError,
+    WorkflowStatus,
+)
+from wfe_sql.backends import load_postgres_queries
+from wfe_sql.engines import Statement
+from wfe_sql.engines.postgres import PostgresEngine
+from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
+from wfe_sql.testing.samples import TIME
+
+DAY = timedelta(days=1)
+
+ByHand = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def by_hand(postgres_url: str, schema: str) -> ByHand:
+    """Run statements as a person at the psql prompt would, and return the rows of the last."""
+
+    def run(*statements: str) -> list[Any]:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"SET search_path TO {schema}")
+            for statement in statements:
+                cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    return run
+
+
+@pytest.fixture
+async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=ManualClock()) as opened:
+        yield opened
+
+
+async def _fill(provider: PostgresPersistenceProvider, ids: str = "ba") -> None:
+    for id_ in ids:
+        pointers = [full_pointer(id=f"{id_}-p{number}") for number in (2, 1)]
+        await provider.create_new_workflow(full_instance(id=id_, name=f"order-{id_}", execution_pointers=pointers))
+        await provider.create_event(full_event(id=f"e-{id_}"))
+        await provider.create_event_subscription(full_subscription(id=f"s-{id_}", workflow_id=id_))
+        await provider.schedule_command(ScheduledCommand.process_workflow(id_, 2**60))
+        error = ExecutionError(error_time=TIME, workflow_id=id_, execution_pointer_id=f"{id_}-p1", message="boom")
+        await provider.persist_errors([error])
+    await provider.next_definition_sequence("order")
+
+
+async def _dump(provider: PostgresPersistenceProvider) -> list[str]:
+    async with aclosing(provider.dump()) as lines:
+        return [line async for line in lines]
+
+
+async def _found(provider: PostgresPersistenceProvider, kind: FindingKind) -> list[str]:
+    return [finding.message for finding in await provider.check() if finding.kind is kind]
+
+
+def _option(url: str, option: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
+# checking
+
+
+@pytest.mark.parametrize(
+    ("edit", "where"),
+    [
+        ("workflows SET status = 'Finished' WHERE id = 'a'", "workflows.status of id 'a'"),
+        ("workflows SET create_time = 'infinity' WHERE id = 'a'", "workflows.create_time of id 'a'"),
+        ("workflows SET complete_time = '0044-03-15 BC' WHERE id = 'a'", "workflows.complete_time of id 'a'"),
+        ("execution_pointers SET event_published = NULL WHERE id = 'a-p1'", "execution_pointers.event_published of id"),
+        ("execution_pointers SET children = '{}' WHERE id = 'a-p1'", "execution_pointers.children of id 'a-p1'"),
+        ("event_subscriptions SET subscribe_as_of = '-infinity'", "event_subscriptions.subscribe_as_of of id 's-a'"),
+        ("scheduled_commands SET command_name = 'Dance' WHERE data = 'a'", "scheduled_commands.command_name of id 2"),
+    ],
+)
+async def test_rows_that_cannot_be_read(
+    by_hand: ByHand, provider: PostgresPersistenceProvider, edit: str, where: str
+) -> None:
+    await _fill(provider)
+    assert await _found(provider, FindingKind.Unreadable) == []
+    by_hand(f"UPDATE {edit}")
+    messages = await _found(provider, FindingKind.Unreadable)
+    assert messages[0].startswith(where)
+    with pytest.raises(CorruptRowError, match=where.rpartition(" of ")[0]):
+        await _dump(provider)
+
+
+async def test_a_broken_foreign_key(by_hand: ByHand, provider: PostgresPersistenceProvider) -> None:
+    await _fill(provider)
+    by_hand("SET session_replication_role = replica", "DELETE FROM workflows WHERE id = 'a'")
+    assert await _found(provider, FindingKind.ForeignKey) == [
+        f"row {row} of execution_pointers belongs to a row of workflows that is not there" for row in (3, 4)
+    ]
+
+
+async def test_an_index_that_could_not_be_made(by_hand: ByHand, provider: PostgresPersistenceProvider) -> None:
+    await _fill(provider)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        by_hand("CREATE UNIQUE INDEX CONCURRENTLY mine ON workflows (definition_id)")
+    assert await _found(provider, FindingKind.Integrity) == ["index mine is invalid; REINDEX it"]
+
+
+async def test_an_index_that_is_missing_is_found_and_made_again(
+    by_hand: ByHand, provider: PostgresPersistenceProvider, postgres_url: str, schema: str
+) -> None:
+    by_hand("DROP INDEX idx_workflows_finished")
+    (message,) = await _found(provider, FindingKind.MissingIndex)
+    assert "idx_workflows_finished" in message
+    async with PostgresPersistenceProvider(_option(postgres_url, "mode=rw"), schema=schema):
+        assert len(await _found(provider, FindingKind.MissingIndex)) == 1
+    async with PostgresPersistenceProvider(postgres_url, schema=schema):
+        assert await provider.check() == []
+
+
+async def test_statistics_that_are_missing_or_old(by_hand: ByHand, provider: PostgresPersistenceProvider) -> None:
+    by_hand("ALTER TABLE execution_errors SET (autovacuum_enabled = off)")
+
+    def store(count: int) -> None:
+        by_hand(
+            "INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)"
+            f" SELECT now(), 'w', 'p', 'boom' FROM generate_series(1, {count})"
+        )
+
+    store(9_999)
+    assert await _found(provider, FindingKind.Statistics) == []
+    store(1)
+    (message,) = await _found(provider, FindingKind.Statistics)
+    assert message == "execution_errors has 10,000 rows and no statistics; update them"
+    await provider.update_statistics()
+    assert await _found(provider, FindingKind.Statistics) == []
+    store(100_000)
+    (message,) = await _found(provider, FindingKind.Statistics)
+    assert message == "execution_errors has 110,000 rows and statistics from when it had about 10,000; update them"
+
+
+async def test_sizes(provider: PostgresPersistenceProvider) -> None:
+    before = await provider.stats()
+    await provider.create_event(full_event(event_data=[str(uuid4()) for _ in range(9_999)]))
+    after = await provider.stats()
+    assert after.size_bytes > before.size_bytes > 0
+    assert after.free_bytes is None  # no honest answer without an extension
+
+
+# one moment
+
+
+async def test_a_dump_is_of_one_moment(postgres_url: str, schema: str) -> None:
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, max_connections=1) as provider:
+        await _fill(provider)
+        whole = await _dump(provider)
+        async with aclosing(provider.dump()) as lines:
+            seen = [await anext(lines)]
+            await provider.delete_workflow("a")
+            seen += [line async for line in lines]
+        assert seen == whole
+        assert len(await _dump(provider)) < len(whole)
+
+
+async def test_a_snapshot_writes_nothing_and_goes_on_after_an_error(provider: PostgresPersistenceProvider) -> None:
+    await _fill(provider)
+    page = {"after_id": "", "row_limit": 9}
+    async with provider._engine.snapshot() as read:
+        with pytest.raises(StoreReadOnlyError):
+            await read([Statement("empty_execution_errors", {})])
+        with pytest.raises(SerializationError):
+            await read([Statement("page_workflows", {**page, "row_limit": "x"})])
+        (rows,) = await read([Statement("page_workflows", page)])
+    assert [row[0] for row in rows] == ["a", "b"]
+
+
+async def test_a_backup_is_left_to_pg_dump(provider: PostgresPersistenceProvider, tmp_path: Path, schema: str) -> None:
+    with pytest.raises(StoreError, match=f"pg_dump --format=custom --schema={schema} --file=.*backup"):
+        await provider.backup(tmp_path / "backup")
+    assert list(tmp_path.iterdir()) == []
+
+
+# while hosts work
+
+
+async def test_a_workflow_that_came_back_to_life_between_is_not_purged(
+    by_hand: ByHand, provider: PostgresPersistenceProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _fill(provider)
+    by_hand("UPDATE workflows SET status = 'Complete'")
+    write = PostgresEngine.write
+
+    async def revive_first(self: PostgresEngine, unit: Any) -> Any:
+        by_hand("UPDATE workflows SET status = 'Runnable' WHERE id = 'a'")
+        return await write(self, unit)
+
+    monkeypatch.setattr(PostgresEngine, "write", revive_first)
+    assert await provider.purge_workflows(WorkflowStatus.Complete, TIME + 9 * DAY) == 1
+    assert len((await provider.get_workflow_instance("a")).execution_pointers) == 2
+    assert [each.subscription.id for each in await provider.list_event_subscriptions("a")] == ["s-a"]
+    assert await provider.list_event_subscriptions("b") == []
+
+
+@pytest.mark.parametrize("status", [WorkflowStatus.Complete, WorkflowStatus.Runnable])
+async def test_a_purge_waits_for_a_host_that_writes(
+    provider: PostgresPersistenceProvider, postgres_url: str, schema: str, status: WorkflowStatus
+) -> None:
+    """It deletes the pointers too that the host adds, or leaves alone what the host brings back to life."""
+    await _fill(provider, "a")
+    async with await psycopg.AsyncConnection.connect(postgres_url) as host:
+        await host.execute(f"SET search_path TO {schema}")
+        await host.execute("UPDATE workflows SET status = 'Complete'")
+        await host.commit()
+        await host.execute("UPDATE workflows SET status = %s", [status])
+        await host.execute("INSERT INTO execution_pointers (id, workflow_id, step_id, status) VALUES ('n', 'a', 1, '')")
+        purge = asyncio.create_task(provider.purge_workflows(WorkflowStatus.Complete, TIME + 9 * DAY))
+        async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as watcher:
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+            while (await (await watcher.execute(waits, [host.info.backend_pid])).fetchone()) != (1,):
+                pass
+        await host.commit()
+        assert await purge == int(status is WorkflowStatus.Complete)
+    rows = (await provider.stats()).rows
+    left = 1 if status is WorkflowStatus.Runnable else 0
+    assert (rows["workflows"], rows["execution_pointers"]) == (left, 3 * left)
+
+
+async def test_hosts_that_persist_what_is_deleted(provider: PostgresPersistenceProvider) -> None:
+    async def persist(id_: str) -> None:
+        instance = sample_instance(id=id_)
+        await provider.create_new_workflow(instance)
+        with pytest.raises(WorkflowNotFoundError):
+            while True:
+                instance.execution_pointers.append(ExecutionPointer(step_id=1))
+                await provider.persist_workflow(instance)
+
+    async def delete(id_: str) -> None:
+        while True:
+            try:
+                return await provider.delete_workflow(id_)
+            except WorkflowNotFoundError:  # it is not made yet
+                await asyncio.sleep(0)
+
+    ids = [f"w{number}" for number in range(10)]
+    await asyncio.gather(*map(persist, ids), *map(delete, ids))
+    assert set((await provider.stats()).rows.values()) == {0}
+
+
+# what a role may, and what opening makes
+
+
+@pytest.fixture
+def role(postgres_url: str, schema: str) -> Iterator[str]:
+    """A role that may do nothing but connect."""
+    name = f"role_{uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 's3cret'")
+        yield name
+        connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        connection.execute(f"DROP OWNED BY {name}")
+        connection.execute(f"DROP ROLE {name}")
+
+
+async def test_a_role_that_may_only_read(
+    by_hand: ByHand, provider: PostgresPersistenceProvider, postgres_url: str, schema: str, role: str
+) -> None:
+    """It suffices for all that reads, even where the index that a later version adds is missing."""
+    await _fill(provider)
+    by_hand(f"GRANT USAGE ON SCHEMA {schema} TO {role}", f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}")
+    by_hand("DROP INDEX idx_workflows_finished")
+    url = make_conninfo(postgres_url, user=role, password="s3cret")
+    async with PostgresPersistenceProvider(url, schema=schema) as reader:
+        assert await _dump(reader) == await _dump(provider)
+        assert (await reader.stats()).rows == (await provider.stats()).rows
+        assert len((await reader.list_workflows()).items) == 2
+        assert len(await _found(reader, FindingKind.MissingIndex)) == 1
+        with pytest.raises(StoreError, match=f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES .* TO {role}"):
+            await reader.delete_workflow("a")
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+async def test_what_is_not_there_is_not_made(postgres_url: str, schema: str, by_hand: ByHand, mode: str) -> None:
+    with pytest.raises(StoreUnavailableError, match=rf"does not exist.* \(with mode={mode} nothing is made\)"):
+        await PostgresPersistenceProvider(_option(postgres_url, f"schema={schema}&mode={mode}")).open()
+    assert by_hand(f"SELECT nspname FROM pg_namespace WHERE nspname = '{schema}'") == []
+
+
+async def test_a_store_opened_for_reading(
+    provider: PostgresPersistenceProvider, postgres_url: str, schema: str
+) -> None:
+    await _fill(provider)
+    async with PostgresPersistenceProvider(_option(postgres_url, "mode=ro"), schema=schema) as reader:
+        assert await _dump(reader) == await _dump(provider)
+        for write in (reader.delete_workflow("a"), reader.create_event(full_event())):
+            with pytest.raises(StoreReadOnlyError):
+                await write
+        with pytest.raises(StoreReadOnlyError):
+            await reader.persist_workflow(await reader.get_workflow_instance("a"))
+
+
+async def test_ids_of_the_reference_s_tables_get_the_order_of_their_bytes(
+    by_hand: ByHand, postgres_url: str, schema: str
+) -> None:
+    queries = load_postgres_queries()
+    tables = [name for name in queries if name.startswith("create_") and name.endswith("_table")]
+    tables = sorted({*tables} - {"create_wfe_sql_store_table"}, key=lambda name: name != "create_workflows_table")
+    made = [queries[name].sql.partition(";")[0].replace(' COLLATE "C"', "") for name in tables]
+    by_hand(f"CREATE SCHEMA {schema}", *made)
+    by_hand(
+        "INSERT INTO workflows (id, name, definition_id, version, status, create_time)"
+        " SELECT id, id, 'd', 1, 'Complete', now() FROM unnest(ARRAY['b', 'A', 'a', 'B']) AS listed (id)",
+        "INSERT INTO execution_pointers (id, workflow_id, step_id, status) SELECT id, id, 1, 'Complete' FROM workflows",
+    )
+    async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
+        assert [line.count('"table":"workflows"') for line in await _dump(provider)] == [1] * 4 + [0] * 4
+        assert await provider.check() == []
+    columns = (
+        "SELECT attrelid::regclass::text, attname, collname FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid"
+        " JOIN pg_collation ON attcollation = pg_collation.oid"
+        " WHERE relnamespace = {}::regnamespace AND attnum > 0 ORDER BY relname, attname"
+    )
+    upgraded = by_hand(columns.format(f"'{schema}'"))
+    by_hand(f"DROP SCHEMA {schema} CASCADE")
+    async with PostgresPersistenceProvider(postgres_url, schema=schema):
+        assert by_hand(columns.format(f"'{schema}'")) == upgraded
