@@ -24,9 +24,10 @@ ORDER BY workflows.create_time DESC, id COLLATE "C" DESC
 LIMIT cast(:row_limit AS BIGINT);
 
 -- name: list_events(is_processed, after_time, after_id, row_limit)
--- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given.
+-- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given. The index is the
+-- reference's and has no id, so a page is taken with all events of its last time, and then sorted.
 -- used by: list_events
--- scan: the reference's idx_events_event_time has no id, so a page, with all events of its last time, is sorted
+-- index: idx_events_event_time
 SELECT
     id, event_name, event_key,
     cast(event_data AS TEXT) AS event_data,

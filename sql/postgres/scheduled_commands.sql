@@ -4,7 +4,7 @@
 
 -- name: create_scheduled_commands_table()#
 -- The table and index of the reference (wfe-postgres 1.11.4), the columns that it lacks, and an index that returns rows
--- in the order of claim_commands.
+-- in the order of claim_commands: with the reference's, what is due would be sorted for each claim.
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS scheduled_commands (

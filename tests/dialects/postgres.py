@@ -137,6 +137,11 @@ class PostgresCase:
             {"workflows_pkey"},
             0,
         ),
+        (
+            "SELECT 1 FROM (SELECT id, data FROM workflows WHERE id > 'x' LIMIT 1) AS one ORDER BY data",
+            {"workflows_pkey"},
+            0,
+        ),
         ("INSERT INTO definition_sequences VALUES ('x', 1)", set(), 0),
         ("SELECT count(data) FROM workflows", set(), 1),
         ("SELECT data FROM workflows AS w ORDER BY data", set(), 2),

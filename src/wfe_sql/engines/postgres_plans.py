@@ -26,6 +26,7 @@ _READS_A_WHOLE_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample) Scan\b|.* on pg
 """Or the server's catalog, which is small; by which of its indexes is the server's business."""
 _READS_AN_INDEX = re.compile(r"(?:Parallel )?(?:Index|Index Only|Bitmap Index) Scan\b")
 _SORTS = re.compile(r"(?:Incremental )?Sort\b")
+_LIMITS = re.compile(r"Limit\b")
 _ARROW = "->  "
 _ASIDE = re.compile(r"(?:CTE|InitPlan|SubPlan) ")
 """How the line begins above a step that does not feed the step that it belongs to row by row."""
@@ -100,7 +101,9 @@ class _Node:
 
     @property
     def begins_with_a_table(self) -> bool:
-        """Tell whether the rows that are looked up first, those of the outermost loop, come from a table."""
+        """Tell whether the rows that are looked up first come from a table, and are not limited in number."""
+        if _LIMITS.match(self.what):
+            return False
         if self.inputs and not _READS_A_TABLE.match(self.what):
             return self.inputs[0].begins_with_a_table
         return bool(_READS_A_TABLE.match(self.what))
