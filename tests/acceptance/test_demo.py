@@ -4,6 +4,7 @@ import ast
 import asyncio
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,9 +74,11 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
     assert sum(runs.values()) == journal.count("\n")
 
 
-def test_demo_leaves_a_file_that_its_two_commands_read(tmp_path: Path) -> None:
+def test_demo_leaves_a_file_that_its_commands_read(tmp_path: Path) -> None:
     result = run_command("demo", str(tmp_path / "with space.db"))
-    look, search = result.stdout.splitlines()[-2:]
+    show, look, search = (line.strip() for line in result.stdout.splitlines()[-3:])
+    shown = run_command(*shlex.split(show)[1:])
+    assert shown.stdout.startswith("order-1  Complete")
     rows = subprocess.run(look, shell=True, capture_output=True, text=True, check=True).stdout.splitlines()
     assert rows == [f"order-{number}|Complete" for number in range(1, 7)]
     assert subprocess.run(search, shell=True, capture_output=True, text=True, check=True).stdout.count("order-1") >= 8

@@ -126,6 +126,13 @@ def test_explain_with_a_tuned_query_that_postgres_refuses(database: str, tmp_pat
     assert result.stderr == f"wfe-sql: {file}:1: query {POLL}: {reason}\n"
 
 
+def test_explain_goes_by_the_schema_of_the_url(database: str) -> None:
+    _make_store(database)
+    there, other = (f"{database}{'&' if '?' in database else '?'}schema={name}" for name in ("wfc", "other"))
+    assert _run("explain", there, POLL).returncode == 0
+    assert "(schema other) does not exist" in _run("explain", other, POLL).stderr
+
+
 def test_explain_without_a_store(database: str) -> None:
     empty = _run("explain", database)
     assert (empty.returncode, empty.stdout) == (1, "")

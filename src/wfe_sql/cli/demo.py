@@ -91,6 +91,7 @@ def _summary(report: DemoReport) -> list[str]:
             f"of which were run again: {len(report.repeated)}",
         ]
     commands = [
+        ("wfe-sql", "show", shlex.quote(str(report.file)), "order-1"),
         ("sqlite3", shlex.quote(str(report.file)), '"select name, status from workflows"'),
         ("grep", "order-1", shlex.quote(str(report.journal))),
     ]

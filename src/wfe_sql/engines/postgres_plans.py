@@ -14,7 +14,7 @@ import psycopg
 
 from wfe_sql.engines.postgres_errors import is_lost, store_error, text_of
 from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
-from wfe_sql.engines.postgres_store import DEFAULT_SCHEMA, PostgresStore
+from wfe_sql.engines.postgres_store import PostgresStore
 from wfe_sql.engines.postgres_tuning import describe
 from wfe_sql.errors import StoreError
 from wfe_sql.plans import Explain, Plan
@@ -68,9 +68,7 @@ class PostgresPlanner:
 
 
 @contextmanager
-def open_postgres_planner(
-    target: PostgresTarget, queries: QuerySet, *, schema: str = DEFAULT_SCHEMA
-) -> Iterator[Explain]:
+def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: str) -> Iterator[Explain]:
     """Connect to a store, to explain queries on it; nothing is made or written.
 
     Raises:
