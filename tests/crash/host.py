@@ -1,7 +1,8 @@
-"""One of many hosts on a store, in a process of its own: `python host.py JOB FILE NAME`. Stops when it is killed.
+"""One of many hosts on a store, in a process of its own: `python host.py JOB URL NAME`. Stops when it is killed.
 
-Jobs: `work` finishes workflows, events and commands; `draw` waits for the end of stdin, so that all hosts start
-together, and draws numbers of a sequence; `race` races for the tokens of the subscriptions that stdin names.
+Jobs: `work` finishes workflows, events and commands; `draw` draws numbers of a sequence, and `open` opens the store and
+draws one, both when stdin ends, so that all hosts start together; `race` races for the tokens of the subscriptions that
+stdin names.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from wfe_sql import (
 )
 
 LEASE = timedelta(seconds=1)
-TASKS = {"work": 8, "draw": 16, "race": 1}
+TASKS = {"work": 8, "draw": 16, "open": 1, "race": 1}
 DRAWS = 2_500
 RACERS = 4
 
@@ -98,9 +99,13 @@ async def work(provider: PersistenceProvider, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def draw_one(provider: PersistenceProvider, name: str) -> None:
+    say(number=await retried(lambda: provider.next_definition_sequence("order")))
+
+
 async def draw(provider: PersistenceProvider, name: str) -> None:
     for _ in range(DRAWS // TASKS["draw"] + 1):
-        say(number=await retried(lambda: provider.next_definition_sequence("order")))
+        await draw_one(provider, name)
 
 
 async def race(provider: PersistenceProvider, name: str) -> None:
@@ -113,12 +118,19 @@ async def race(provider: PersistenceProvider, name: str) -> None:
         say(won=[token for token, mine in zip(tokens, won, strict=True) if mine])
 
 
-async def main(job: str, file: str, name: str) -> None:
-    jobs = {"work": work, "draw": draw, "race": race}
-    async with connect(file) as provider:
+def wait_for_others() -> None:
+    say(ready=True)
+    sys.stdin.read()
+
+
+async def main(job: str, url: str, name: str) -> None:
+    jobs = {"work": work, "draw": draw, "open": draw_one, "race": race}
+    provider = connect(url)
+    if job == "open":
+        wait_for_others()
+    async with provider:
         if job == "draw":
-            say(ready=True)
-            sys.stdin.read()
+            wait_for_others()
         await asyncio.gather(*(jobs[job](provider, name) for _ in range(TASKS[job])))
 
 

@@ -4,18 +4,15 @@ import asyncio
 import json
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from contextlib import closing
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from wfe_sql import Event, ScheduledCommand, connect
 from wfe_sql.testing import full_subscription, sample_instance
@@ -24,24 +21,21 @@ HOST = Path(__file__).with_name("host.py")
 LEASE = 1.0
 WORKFLOWS, EVENTS, COMMANDS = 5_000, 2_000, 2_000
 
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
+Ask = Callable[[str], list[Any]]
 
 
 class Hosts:
     """Host processes of one job, and all that they say."""
 
-    def __init__(self, job: str, file: Path) -> None:
-        self._job, self._file, self._names = job, file, count()
-        self._log = file.with_name("log")
+    def __init__(self, job: str, url: str, log: Path) -> None:
+        self._job, self._url, self._names = job, url, count()
+        self._log = log
         self._running: list[subprocess.Popen[str]] = []
 
     def start(self, number: int) -> None:
         for _ in range(number):
             with self._log.open("a") as log:
-                command: list[str | Path] = [sys.executable, HOST, self._job, self._file, f"host-{next(self._names)}"]
+                command: list[str | Path] = [sys.executable, HOST, self._job, self._url, f"host-{next(self._names)}"]
                 self._running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, text=True))
 
     def go(self) -> None:
@@ -76,22 +70,19 @@ class Hosts:
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
 
 
-def ask(file: Path, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(file)) as by_hand:
-        return by_hand.execute(sql).fetchall()
-
-
 LEFT = """
     SELECT
         (SELECT count(*) FROM workflows WHERE status = 'Runnable')
-        + (SELECT count(*) FROM events WHERE is_processed = 0)
+        + (SELECT count(*) FROM events WHERE NOT is_processed)
         + (SELECT count(*) FROM scheduled_commands)
 """
 
 
-async def test_nothing_is_lost_and_nothing_done_twice(file: Path) -> None:
+async def test_nothing_is_lost_and_nothing_done_twice(
+    url: str, tmp_path: Path, ask: Ask, assert_sound: Callable[[], Awaitable[None]]
+) -> None:
     now = datetime.now(UTC)
-    async with connect(file) as provider:
+    async with connect(url) as provider:
         await asyncio.gather(
             *(provider.create_new_workflow(sample_instance(id=f"w{number}")) for number in range(WORKFLOWS)),
             *(
@@ -100,10 +91,10 @@ async def test_nothing_is_lost_and_nothing_done_twice(file: Path) -> None:
             ),
             *(provider.schedule_command(ScheduledCommand.process_workflow(f"w{n}", n)) for n in range(COMMANDS)),
         )
-    hosts, began, killed, stopped = Hosts("work", file), time.monotonic(), 0, 0
+    hosts, began, killed, stopped = Hosts("work", url, tmp_path / "log"), time.monotonic(), 0, 0
     hosts.start(4)
     try:
-        while ask(file, LEFT) != [(0,)]:
+        while ask(LEFT) != [(0,)]:
             assert time.monotonic() - began < 120
             if killed <= stopped:
                 time.sleep(random.uniform(0.3, 0.8))
@@ -120,7 +111,7 @@ async def test_nothing_is_lost_and_nothing_done_twice(file: Path) -> None:
     said = hosts.said()
     lost = sum("lost" in line for line in said)
     busy = sum("busy" in line for line in said)
-    effects = Counter(key for (key,) in ask(file, "SELECT event_key FROM event_subscriptions"))
+    effects = Counter(key for (key,) in ask("SELECT event_key FROM event_subscriptions"))
     handled = Counter(line["command"] for line in said if "began" in line)
     print(
         f"\n{WORKFLOWS} workflows, {EVENTS} events, {COMMANDS} commands in {took:.1f} s by 4 processes x 8 tasks; "
@@ -131,7 +122,7 @@ async def test_nothing_is_lost_and_nothing_done_twice(file: Path) -> None:
     assert effects == Counter(f"w{number}" for number in range(WORKFLOWS))
     assert set(handled) == {f"w{number}" for number in range(COMMANDS)}
     assert overlaps(said) == []
-    assert ask(file, "PRAGMA integrity_check") == [("ok",)]
+    await assert_sound()
 
 
 def overlaps(said: list[dict[str, Any]]) -> list[str]:
@@ -164,10 +155,21 @@ def test_overlaps_are_found() -> None:
     assert overlaps([line("began", 1.0), line("began", 2.1), line("ended", 2.2)]) == []
 
 
-async def test_eight_processes_draw_from_one_sequence(file: Path) -> None:
-    async with connect(file):
+async def test_eight_processes_open_an_empty_store_at_once(
+    url: str, tmp_path: Path, assert_sound: Callable[[], Awaitable[None]]
+) -> None:
+    hosts = Hosts("open", url, tmp_path / "log")
+    hosts.start(8)
+    hosts.go()
+    hosts.wait()
+    assert sorted(line["number"] for line in hosts.said() if "number" in line) == list(range(1, 9))
+    await assert_sound()
+
+
+async def test_eight_processes_draw_from_one_sequence(url: str, tmp_path: Path) -> None:
+    async with connect(url):
         pass
-    hosts = Hosts("draw", file)
+    hosts = Hosts("draw", url, tmp_path / "log")
     hosts.start(8)
     hosts.go()
     hosts.wait()
@@ -176,15 +178,15 @@ async def test_eight_processes_draw_from_one_sequence(file: Path) -> None:
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
-async def test_one_of_sixteen_wins_each_token(file: Path) -> None:
-    async with connect(file) as provider:
+async def test_one_of_sixteen_wins_each_token(url: str, ask: Ask) -> None:
+    async with connect(url) as provider:
         free = {"external_token": None, "external_worker_id": None, "external_token_expiry": None}
         await asyncio.gather(
             *(provider.create_event_subscription(full_subscription(id=f"s{n}", **free)) for n in range(1_000))
         )
     hosts = [
         subprocess.Popen(
-            [sys.executable, HOST, "race", file, f"host-{number}"],
+            [sys.executable, HOST, "race", url, f"host-{number}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -203,7 +205,7 @@ async def test_one_of_sixteen_wins_each_token(file: Path) -> None:
         host.communicate()
     assert [len(tokens) for tokens in won.values()] == [1] * 1_000
     assert {id_: tokens[0] for id_, tokens in won.items()} == dict(
-        ask(file, "SELECT id, external_token FROM event_subscriptions")
+        ask("SELECT id, external_token FROM event_subscriptions")
     )
     winners = Counter(tokens[0].rpartition("-")[0] for tokens in won.values())
     print(f"\ntokens won: {dict(sorted(winners.items()))}")

@@ -9,8 +9,8 @@ import sys
 from wfe_sql import ExecutionPointer, WorkflowInstance, connect
 
 
-async def main(file: str, prefix: str) -> None:
-    async with connect(file) as provider:
+async def main(url: str, prefix: str) -> None:
+    async with connect(url) as provider:
 
         async def write(worker: int) -> None:
             for number in range(1_000_000):

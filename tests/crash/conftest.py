@@ -1,0 +1,56 @@
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from wfe_sql import FindingKind, connect
+
+OF_A_CROWDED_STORE = {FindingKind.Overdue, FindingKind.ExpiredClaim, FindingKind.Statistics}
+"""What `check` may find right after hosts were killed: work that is due, and tables that grew fast."""
+
+
+@pytest.fixture
+def url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a store may be made: a file, or a database of its own."""
+    if backend == "sqlite":
+        yield str(tmp_path / "store.db")
+        return
+    server, name = request.getfixturevalue("postgres_url"), f"test_{uuid4().hex}"
+    parameters = conninfo_to_dict(server) | {"dbname": name}
+    with closing(psycopg.connect(server, autocommit=True)) as administrator:
+        administrator.execute(f"CREATE DATABASE {name}")
+        yield f"postgresql://?{urlencode(parameters, quote_via=quote)}"
+        administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def ask(backend: str, url: str) -> Callable[[str], list[Any]]:
+    """A function that returns the rows of a query, as a person at a prompt would see them."""
+
+    def ask_file(sql: str) -> list[Any]:
+        with closing(sqlite3.connect(url)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def ask_server(sql: str) -> list[Any]:
+        with closing(psycopg.connect(url, autocommit=True, options="-c search_path=wfc")) as connection:
+            return connection.execute(sql).fetchall()
+
+    return ask_file if backend == "sqlite" else ask_server
+
+
+@pytest.fixture
+def assert_sound(url: str) -> Callable[[], Awaitable[None]]:
+    """A check of the whole store: nothing is damaged, and nothing belongs to what is not there."""
+
+    async def assert_sound() -> None:
+        async with connect(url) as provider:
+            assert [found for found in await provider.check() if found.kind not in OF_A_CROWDED_STORE] == []
+
+    return assert_sound

