@@ -1,6 +1,7 @@
 """Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
+import logging
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from wfe_sql.engines.postgres_errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
 
 Connection = psycopg.AsyncConnection[Any]
+
+_pool_log = logging.getLogger("psycopg.pool")
 
 
 class PostgresTarget:
@@ -76,7 +79,7 @@ class ConnectionPool:
     """psycopg's pool, for callers who want to hear at once, and why, that the server is not there.
 
     It connects in the background and tells those who wait only that their time is over; here the first attempt that
-    fails is raised to them. The connection used last is used next.
+    fails after they came is raised to them. The connection used last is used next.
 
     Args:
         open_connection: Makes one that is ready for use.
@@ -86,19 +89,28 @@ class ConnectionPool:
 
     def __init__(self, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta) -> None:
         failures = self._failures = set[asyncio.Future[None]]()
+        outage = self._outage = _Outage()
 
         class OpenedConnection(psycopg.AsyncConnection[Any]):
             """How the pool connects."""
 
             @classmethod
             async def connect(cls, *args: Any, **options: Any) -> Any:
+                came_before = set(failures)
                 try:
-                    return await open_connection()
+                    opened = await open_connection()
                 except Exception as error:
+                    outage.begin()
                     for failure in failures:
-                        if not failure.done():
+                        if failure.done():
+                            continue
+                        if failure in came_before:
                             failure.set_exception(error)
+                        else:
+                            failure.set_result(None)
                     raise
+                outage.end()
+                return opened
 
         self._size = size
         self._timeout = timeout
@@ -111,6 +123,7 @@ class ConnectionPool:
             reconnect_timeout=0,
             open=False,
         )
+        outage.pool_name = self._pool.name
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -129,12 +142,15 @@ class ConnectionPool:
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.close()
+        self._outage.end()
 
     async def _take(self) -> Connection:
         await self._pool.open()
         try:
             while True:
                 connection = await self._get()
+                if connection is None:
+                    continue
                 if _is_alive(connection):
                     return connection
                 await connection.close()
@@ -142,24 +158,26 @@ class ConnectionPool:
         except psycopg_pool.PoolTimeout as error:
             raise StoreBusyError(f"all {self._size} connections were in use for {self._timeout}") from error
 
-    async def _get(self) -> Connection:
-        """Get a connection, or what the attempt to make one failed with."""
+    async def _get(self) -> Connection | None:
+        """Get a connection, or what the attempt to make one failed with; None where that began too early to tell."""
         if self._pool.get_stats()["pool_available"]:
             return await self._pool.getconn()
         failure = asyncio.get_running_loop().create_future()
         getting = asyncio.create_task(self._pool.getconn())
         self._failures.add(failure)
+        came = False
         try:
             await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
+            came = getting.done()
+            if not came:
                 failure.result()
-            return getting.result()
-        except BaseException:
-            await self._give_back(getting)
-            raise
         finally:
             self._failures.discard(failure)
-            failure.cancel()
+            if not failure.cancel():
+                failure.exception()  # or asyncio would log that nobody asked for it
+            if not came:
+                await self._give_back(getting)
+        return getting.result() if came else None
 
     async def _give_back(self, getting: "asyncio.Task[Connection]") -> None:
         """See that a connection which comes after its caller has gone is lent to others."""
@@ -167,6 +185,36 @@ class ConnectionPool:
         await asyncio.wait({getting})
         if not getting.cancelled() and getting.exception() is None:
             await self._pool.putconn(getting.result())
+
+
+class _Outage(logging.Filter):
+    """While the pool cannot connect, lets it log so once: it tries for each caller, and callers hear of it anyway.
+
+    Attributes:
+        pool_name: What the pool calls itself in its log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool_name = ""
+        self._is_logged = False
+
+    def begin(self) -> None:
+        """Note that an attempt to connect failed."""
+        _pool_log.addFilter(self)
+
+    def end(self) -> None:
+        """Note that one succeeded, or that there will be no more."""
+        _pool_log.removeFilter(self)
+        self._is_logged = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Refuse the pool's warnings about itself, but for the first one."""
+        is_of_pool = isinstance(record.args, tuple) and record.args[:1] == (self.pool_name,)
+        if not is_of_pool or record.levelno < logging.WARNING:
+            return True
+        was_logged, self._is_logged = self._is_logged, True
+        return not was_logged
 
 
 def _is_alive(connection: Connection) -> bool:
