@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakSet
 
 import psycopg
 import psycopg_pool
@@ -79,17 +80,22 @@ class ConnectionPool:
     """psycopg's pool, for callers who want to hear at once, and why, that the server is not there.
 
     It connects in the background and tells those who wait only that their time is over; here the first attempt that
-    fails after they came is raised to them. The connection used last is used next.
+    fails after they came is raised to them, unless there are connections that they can have later: the server may
+    take no more than those. The connection used last is used next.
 
     Args:
+        target: What it connects to, for people.
         open_connection: Makes one that is ready for use.
         size: How many there are at most.
         timeout: How long to wait for a free one.
     """
 
-    def __init__(self, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta) -> None:
+    def __init__(
+        self, target: object, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta
+    ) -> None:
         failures = self._failures = set[asyncio.Future[None]]()
         outage = self._outage = _Outage()
+        opened = self._opened = WeakSet[Connection]()
 
         class OpenedConnection(psycopg.AsyncConnection[Any]):
             """How the pool connects."""
@@ -98,11 +104,12 @@ class ConnectionPool:
             async def connect(cls, *args: Any, **options: Any) -> Any:
                 came_before = set(failures)
                 try:
-                    opened = await open_connection()
+                    connection = await open_connection()
                 except Exception as error:
                     outage.begin()
+                    some_come_back = self._has_connections()
                     for failure in failures:
-                        if failure.done():
+                        if failure.done() or some_come_back:
                             continue
                         if failure in came_before:
                             failure.set_exception(error)
@@ -110,13 +117,15 @@ class ConnectionPool:
                             failure.set_result(None)
                     raise
                 outage.end()
-                return opened
+                opened.add(connection)
+                return connection
 
+        self._target = target
         self._size = size
         self._timeout = timeout
-        opened: type[Connection] = OpenedConnection
+        connection_class: type[Connection] = OpenedConnection
         self._pool = psycopg_pool.AsyncConnectionPool(
-            connection_class=opened,
+            connection_class=connection_class,
             min_size=0,
             max_size=size,
             timeout=timeout.total_seconds(),
@@ -156,7 +165,16 @@ class ConnectionPool:
                 await connection.close()
                 await self._pool.putconn(connection)
         except psycopg_pool.PoolTimeout as error:
-            raise StoreBusyError(f"all {self._size} connections were in use for {self._timeout}") from error
+            if not self._has_connections():
+                raise StoreUnavailableError(
+                    f"{self._target} cannot be reached: no connection within {self._timeout}"
+                ) from error
+            raise StoreBusyError(
+                f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
+            ) from error
+
+    def _has_connections(self) -> bool:
+        return any(not connection.closed for connection in self._opened)
 
     async def _get(self) -> Connection | None:
         """Get a connection, or what the attempt to make one failed with; None where that began too early to tell."""
