@@ -26,7 +26,8 @@ VALUES (1, cast(:version AS INT))
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: list_columns()
--- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store.
+-- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store; a role that
+-- may not use the schema sees them too.
 -- used by: ensure_store_exists
 -- scan: the catalog, a few rows
 SELECT
@@ -36,7 +37,7 @@ FROM pg_class
 INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
 INNER JOIN pg_attribute ON pg_class.oid = pg_attribute.attrelid
 WHERE
-    pg_namespace.nspname = current_schema()
+    pg_namespace.nspname = current_setting('wfe_sql.schema')
     AND pg_class.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND pg_attribute.attnum > 0
     AND NOT pg_attribute.attisdropped
@@ -50,13 +51,17 @@ ORDER BY table_name, pg_attribute.attnum;
 SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
 
 -- name: create_schema()#
--- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists.
+-- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists. A schema
+-- that the role may not use is passed over by names, and tables would become temporary ones.
 -- used by: ensure_store_exists
 -- index: none
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = current_setting('wfe_sql.schema')) THEN
         EXECUTE format('CREATE SCHEMA %I', current_setting('wfe_sql.schema'));
+    END IF;
+    IF current_schema() IS DISTINCT FROM current_setting('wfe_sql.schema') THEN
+        RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema ' || current_setting('wfe_sql.schema');
     END IF;
 END
 $$;

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,12 @@ from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
 
 Connection = psycopg.AsyncConnection[Any]
 
+_NO_URL = (
+    "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with percent-encoding "
+    "for other characters than letters and digits"
+)
+_PORTS = re.compile(r"[0-9,]*")
+
 _pool_log = logging.getLogger("psycopg.pool")
 
 
@@ -31,14 +38,14 @@ class PostgresTarget:
     """
 
     def __init__(self, url: str, connect_timeout: timedelta) -> None:
+        # The driver's message quotes the URL, and with it the password; so does ours, where a password that is not
+        # encoded was taken for something else.
         try:
             self._parameters: dict[str, Any] = dict(conninfo_to_dict(url))
         except psycopg.Error:
-            # The driver's message quotes the URL, and with it the password.
-            raise StoreError(
-                "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with "
-                "percent-encoding for other characters than letters and digits"
-            ) from None
+            raise StoreError(_NO_URL) from None
+        if _is_torn(url) or not _PORTS.fullmatch(str(self._parameters.get("port") or "")):
+            raise StoreError(_NO_URL)
         self._connect_timeout = connect_timeout
         found = self._parameters
         place = ":".join(str(found[key]) for key in ("host", "port") if found.get(key))
@@ -233,6 +240,13 @@ class _Outage(logging.Filter):
             return True
         was_logged, self._is_logged = self._is_logged, True
         return not was_logged
+
+
+def _is_torn(url: str) -> bool:
+    """Tell whether a URL has an @ besides the one before its host; what is left of the first one may be a password."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    return scheme in ("postgresql", "postgres") and (authority.count("@") > 1 or "@" in path)
 
 
 def _is_alive(connection: Connection) -> bool:

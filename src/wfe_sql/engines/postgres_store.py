@@ -88,7 +88,7 @@ class PostgresStore:
         """
         run = self._runner(connection)
         try:
-            if await self._is_complete(run):
+            if await self._is_complete(run, connection):
                 return
             await run("begin_write")
             try:
@@ -125,10 +125,17 @@ class PostgresStore:
     def _runner(self, connection: Connection) -> Callable[..., Awaitable[Any]]:
         return lambda query, **params: self._queries.run(connection, query, params)
 
-    async def _is_complete(self, run: Callable[..., Awaitable[Any]]) -> bool:
+    async def _is_complete(self, run: Callable[..., Awaitable[Any]], connection: Connection) -> bool:
         columns = await self._columns(run)
-        lacking = any(_expected(table) - columns.get(table, set()) for table in _REFERENCE)
-        return not lacking and await run("get_store_version") == VERSION
+        if any(_expected(table) - columns.get(table, set()) for table in _REFERENCE):
+            return False
+        try:
+            return bool(await run("get_store_version") == VERSION)
+        except psycopg.Error as error:
+            if is_missing_right(error) or isinstance(error, psycopg.errors.UndefinedTable):
+                # Tables of a schema that the role may not use are undefined to it.
+                raise self.missing_right(error, connection) from error
+            raise
 
     async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
         columns = await self._columns(run)
