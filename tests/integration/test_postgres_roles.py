@@ -187,6 +187,7 @@ async def test_the_password_is_not_shown(
         "postgresql://wfe:2/hunter2@localhost/wfe",
         "postgresql://wfe:hunter2?x@localhost/wfe",
         "postgresql://wfe:2?hunter2@localhost/wfe",
+        "postgresql://wfe:hunter2",
         "postgresql://wfe:hunter2#x@localhost/wfe",
         "postgresql://wfe:hunter2%x@localhost/wfe",
         "postgresql://wfe:hunter2@localhost/wfe?password=hunter2&unknown=1",
