@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import aiosql
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -19,6 +20,7 @@ from wfe_sql.provider import SqlPersistenceProvider
 pytest.register_assert_rewrite("wfe_sql.testing")
 
 CATALOG = Path(__file__).parent / "data" / "postgres_catalog.sql"
+ADMIN_QUERIES: Any = aiosql.from_path(Path(__file__).parent / "data" / "postgres_admin.sql", "psycopg")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,6 +92,34 @@ def new_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
 def schema(new_schema: Callable[[], str]) -> str:
     """The name of a schema that does not exist."""
     return new_schema()
+
+
+@pytest.fixture
+def admin(postgres_url: str, schema: str) -> Iterator[Callable[..., Any]]:
+    """A function that runs a query of `postgres_admin.sql`, where names mean the tables of the test's schema."""
+    with psycopg.connect(postgres_url, autocommit=True, options=f"-c search_path={schema}") as connection:
+
+        def run(query: str, **params: Any) -> Any:
+            result = getattr(ADMIN_QUERIES, query)(connection, **params)
+            return list(result) if isinstance(result, Iterator) else result
+
+        yield run
+
+
+@pytest.fixture
+def make_role(postgres_url: str, admin: Callable[..., Any]) -> Iterator[Callable[..., str]]:
+    """A function that makes a role with no rights but to connect, and returns the URL that it connects with."""
+    roles: list[str] = []
+
+    def make_role(*, secret: str = "of a test", connections: int = -1) -> str:
+        roles.append(f"test_{uuid4().hex}")
+        admin("make_role", role=roles[-1], secret=secret, connections=connections)
+        return make_conninfo(postgres_url, user=roles[-1], password=secret)
+
+    admin("make_role_functions")
+    yield make_role
+    for role in roles:
+        admin("drop_role", role=role)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -51,13 +51,17 @@ ORDER BY table_name, pg_attribute.attnum;
 SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
 
 -- name: create_schema()#
--- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists.
+-- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists. A schema
+-- that the role may not use is passed over by names, and tables would become temporary ones.
 -- used by: ensure_store_exists
 -- index: none
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = current_setting('wfe_sql.schema')) THEN
         EXECUTE format('CREATE SCHEMA %I', current_setting('wfe_sql.schema'));
+    END IF;
+    IF current_schema() IS DISTINCT FROM current_setting('wfe_sql.schema') THEN
+        RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema ' || current_setting('wfe_sql.schema');
     END IF;
 END
 $$;

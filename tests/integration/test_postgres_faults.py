@@ -163,48 +163,6 @@ async def test_the_waiting_ends(relay: Any, schema: str) -> None:
             await provider.next_definition_sequence("a")
 
 
-@pytest.mark.parametrize("waits", [True, False])
-async def test_a_server_that_restarts_under_load(own_server: Any, waits: bool) -> None:
-    """Nothing that was acknowledged is lost; a call that fails says so; afterwards all goes on."""
-    options: dict[str, Any] = {"wait_for_server": LONG} if waits else {}
-    acknowledged: list[str] = []
-    failures: list[Exception] = []
-    stop = asyncio.Event()
-
-    async def load(host: int, provider: PostgresPersistenceProvider) -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            instance = sample_instance(id=f"{host}-{number}")
-            try:
-                await provider.create_new_workflow(instance)
-                acknowledged.append(instance.id)
-                await provider.get_workflow_instance(instance.id)
-            except StoreUnavailableError as error:
-                failures.append(error)
-
-    async def reach(count: int) -> None:
-        while len(acknowledged) < count:
-            await asyncio.sleep(0.01)
-
-    async with PostgresPersistenceProvider(own_server.url, schema=f"waits_{waits}".lower(), **options) as provider:
-        loads = [asyncio.create_task(load(host, provider)) for host in range(8)]
-        async with asyncio.timeout(60):
-            await reach(200)
-            await asyncio.to_thread(own_server.stop)
-            await asyncio.to_thread(own_server.start)
-            await reach(len(acknowledged) + 200)
-        stop.set()
-        await asyncio.gather(*loads)
-        found = await provider.get_workflow_instances(acknowledged)
-    assert [instance.id for instance in found] == acknowledged
-    if waits:  # but for those whose write may have been stored
-        assert all("whether it was stored is not known" in str(failure) for failure in failures)
-        assert len(failures) <= 8
-    else:
-        assert failures
-
-
 # a server that is slow, full or read-only
 
 
@@ -229,22 +187,6 @@ async def test_a_server_that_does_not_answer() -> None:
         for line in lines:
             line.close()
             await line.wait_closed()
-
-
-async def test_a_full_pool(postgres_url: str, schema: str, ask: Callable[[str], Any]) -> None:
-    async with PostgresPersistenceProvider(
-        postgres_url, schema=schema, max_connections=1, connect_timeout=SHORT
-    ) as provider:
-        stored = sample_instance()
-        await provider.create_new_workflow(stored)
-        ask("UPDATE workflows SET status = status")
-        writing = asyncio.create_task(provider.persist_workflow(stored))
-        await waiting_backends(ask)
-        with pytest.raises(StoreBusyError, match="all 1 connections were in use for 0:00:00.1"):
-            await provider.get_workflow_instance(stored.id)
-        ask("rollback")
-        await writing
-        await provider.get_workflow_instance(stored.id)
 
 
 async def test_a_server_that_may_only_be_read(postgres_url: str, schema: str) -> None:

@@ -78,7 +78,7 @@ class PostgresEngine:
         self._store = store
         self._queries = queries
         self._wait_for_server = wait_for_server.total_seconds()
-        self._pool = ConnectionPool(store.open_connection, max_connections, connect_timeout)
+        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout)
         turns = Turns(min(_STATEMENTS_AT_ONCE, max_connections))
         self._groups = {
             lead: GroupQueue(group, partial(self.run_group, group), _OF_ONE_GROUP, turns)

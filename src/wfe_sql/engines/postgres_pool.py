@@ -1,12 +1,15 @@
 """Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
+import logging
 import re
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
+from weakref import WeakSet
 
 import psycopg
 import psycopg_pool
@@ -16,6 +19,14 @@ from wfe_sql.engines.postgres_errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
 
 Connection = psycopg.AsyncConnection[Any]
+
+_NO_URL = (
+    "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with percent-encoding "
+    "for other characters than letters and digits"
+)
+_PORTS = re.compile(r"[0-9,]*")
+
+_pool_log = logging.getLogger("psycopg.pool")
 
 
 class PostgresTarget:
@@ -27,15 +38,18 @@ class PostgresTarget:
     """
 
     def __init__(self, url: str, connect_timeout: timedelta) -> None:
+        # The driver's message quotes the URL, and with it the password; so does ours, where a password that is not
+        # encoded was taken for something else.
         try:
             self._parameters: dict[str, Any] = dict(conninfo_to_dict(url))
         except psycopg.Error:
-            raise _unreadable() from None  # the driver's message quotes the URL, and with it the password
+            raise StoreError(_NO_URL) from None
+        if _is_torn(url) or not _PORTS.fullmatch(str(self._parameters.get("port") or "")):
+            raise StoreError(_NO_URL)
         self._connect_timeout = connect_timeout
-        host, port, database = (str(self._parameters.get(key) or "") for key in ("host", "port", "dbname"))
-        if "@" in f"{host}{database}" or not re.fullmatch(r"[0-9,]*", port):
-            raise _unreadable()  # libpq takes a part of the password for one of these
-        self._name = f"postgresql://{host}{':' if port else ''}{port}/{database}"
+        found = self._parameters
+        place = ":".join(str(found[key]) for key in ("host", "port") if found.get(key))
+        self._name = f"postgresql://{place}/{found.get('dbname') or ''}"
 
     def __str__(self) -> str:
         return self._name
@@ -59,60 +73,73 @@ class PostgresTarget:
                 f"{self} cannot be reached: no connection within {self._connect_timeout}"
             ) from error
         except psycopg.Error as error:
-            raise store_error(self, error) from error
+            mapped = store_error(self, error)
+            if self._shows_password(str(error)):
+                raise type(mapped)(f"{self} cannot be reached") from None
+            raise mapped from error
 
-
-def _unreadable() -> StoreError:
-    return StoreError(
-        "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, "
-        "with percent-encoding for other characters than letters and digits (%40 for @, %2F for /)"
-    )
+    def _shows_password(self, text: str) -> bool:
+        password = str(self._parameters.get("password") or "")
+        return bool(password) and (password in text or quote(password, safe="") in text)
 
 
 class ConnectionPool:
     """psycopg's pool, for callers who want to hear at once, and why, that the server is not there.
 
     It connects in the background and tells those who wait only that their time is over; here the first attempt that
-    fails is raised to them. The connection used last is used next.
+    fails after they came is raised to them, unless there are connections that they can have later: the server may
+    take no more than those. The connection used last is used next.
 
     Args:
+        target: What it connects to, for people.
         open_connection: Makes one that is ready for use.
         size: How many there are at most.
         timeout: How long to wait for a free one.
     """
 
-    def __init__(self, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta) -> None:
-        waiting = self._waiting = set[asyncio.Future[None]]()
+    def __init__(
+        self, target: object, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta
+    ) -> None:
+        failures = self._failures = set[asyncio.Future[None]]()
+        outage = self._outage = _Outage()
+        opened = self._opened = WeakSet[Connection]()
 
         class OpenedConnection(psycopg.AsyncConnection[Any]):
             """How the pool connects."""
 
             @classmethod
             async def connect(cls, *args: Any, **options: Any) -> Any:
-                from_the_start = set(waiting)
+                came_before = set(failures)
                 try:
-                    return await open_connection()
+                    connection = await open_connection()
                 except Exception as error:
-                    for failure in waiting:
-                        if failure.done():
+                    outage.begin()
+                    some_come_back = self._has_connections()
+                    for failure in failures:
+                        if failure.done() or some_come_back:
                             continue
-                        if failure in from_the_start:
+                        if failure in came_before:
                             failure.set_exception(error)
                         else:
-                            failure.set_result(None)  # it deserves an attempt of its own
+                            failure.set_result(None)
                     raise
+                outage.end()
+                opened.add(connection)
+                return connection
 
+        self._target = target
         self._size = size
         self._timeout = timeout
-        opened: type[Connection] = OpenedConnection
+        connection_class: type[Connection] = OpenedConnection
         self._pool = psycopg_pool.AsyncConnectionPool(
-            connection_class=opened,
+            connection_class=connection_class,
             min_size=0,
             max_size=size,
             timeout=timeout.total_seconds(),
             reconnect_timeout=0,
             open=False,
         )
+        outage.pool_name = self._pool.name
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -131,39 +158,51 @@ class ConnectionPool:
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.close()
+        self._outage.end()
 
     async def _take(self) -> Connection:
         await self._pool.open()
         try:
             while True:
                 connection = await self._get()
+                if connection is None:
+                    continue
                 if _is_alive(connection):
                     return connection
                 await connection.close()
                 await self._pool.putconn(connection)
         except psycopg_pool.PoolTimeout as error:
-            raise StoreBusyError(f"all {self._size} connections were in use for {self._timeout}") from error
+            if not self._has_connections():
+                raise StoreUnavailableError(
+                    f"{self._target} cannot be reached: no connection within {self._timeout}"
+                ) from error
+            raise StoreBusyError(
+                f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
+            ) from error
 
-    async def _get(self) -> Connection:
-        """Get a connection, or what the attempt to make one for this call failed with."""
-        while True:
-            if self._pool.get_stats()["pool_available"]:
-                return await self._pool.getconn()
-            failure = asyncio.get_running_loop().create_future()
-            getting = asyncio.create_task(self._pool.getconn())
-            self._waiting.add(failure)
-            try:
-                await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
-                if getting.done():
-                    return getting.result()
+    def _has_connections(self) -> bool:
+        return any(not connection.closed for connection in self._opened)
+
+    async def _get(self) -> Connection | None:
+        """Get a connection, or what the attempt to make one failed with; None where that began too early to tell."""
+        if self._pool.get_stats()["pool_available"]:
+            return await self._pool.getconn()
+        failure = asyncio.get_running_loop().create_future()
+        getting = asyncio.create_task(self._pool.getconn())
+        self._failures.add(failure)
+        came = False
+        try:
+            await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
+            came = getting.done()
+            if not came:
                 failure.result()
+        finally:
+            self._failures.discard(failure)
+            if not failure.cancel():
+                failure.exception()  # or asyncio would log that nobody asked for it
+            if not came:
                 await self._give_back(getting)
-            except BaseException:
-                await self._give_back(getting)
-                raise
-            finally:
-                self._waiting.discard(failure)
-                failure.cancel()
+        return getting.result() if came else None
 
     async def _give_back(self, getting: "asyncio.Task[Connection]") -> None:
         """See that a connection which comes after its caller has gone is lent to others."""
@@ -171,6 +210,43 @@ class ConnectionPool:
         await asyncio.wait({getting})
         if not getting.cancelled() and getting.exception() is None:
             await self._pool.putconn(getting.result())
+
+
+class _Outage(logging.Filter):
+    """While the pool cannot connect, lets it log so once: it tries for each caller, and callers hear of it anyway.
+
+    Attributes:
+        pool_name: What the pool calls itself in its log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool_name = ""
+        self._is_logged = False
+
+    def begin(self) -> None:
+        """Note that an attempt to connect failed."""
+        _pool_log.addFilter(self)
+
+    def end(self) -> None:
+        """Note that one succeeded, or that there will be no more."""
+        _pool_log.removeFilter(self)
+        self._is_logged = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Refuse the pool's warnings about itself, but for the first one."""
+        is_of_pool = isinstance(record.args, tuple) and record.args[:1] == (self.pool_name,)
+        if not is_of_pool or record.levelno < logging.WARNING:
+            return True
+        was_logged, self._is_logged = self._is_logged, True
+        return not was_logged
+
+
+def _is_torn(url: str) -> bool:
+    """Tell whether a URL has an @ besides the one before its host; what is left of the first one may be a password."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    return scheme in ("postgresql", "postgres") and (authority.count("@") > 1 or "@" in path)
 
 
 def _is_alive(connection: Connection) -> bool:

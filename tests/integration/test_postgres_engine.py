@@ -1,0 +1,238 @@
+"""What the PostgreSQL engine promises beside what every backend does: cancellation, its end, and rest."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from wfe_sql import PostgresPersistenceProvider, ProviderClosedError, StoreError, connect
+from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
+from wfe_sql.testing.samples import TIME
+
+
+@pytest.fixture
+async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, max_connections=3) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def by_hand(postgres_url: str, schema: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A person's open transaction."""
+    async with await psycopg.AsyncConnection.connect(postgres_url, options=f"-c search_path={schema}") as connection:
+        yield connection
+
+
+async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:
+    """Return as soon as a statement waits for what the transaction holds."""
+    waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    async with asyncio.timeout(10):
+        while (await (await by_hand.execute(waiting)).fetchone()) != (True,):
+            pass
+
+
+async def _assert_sound(provider: Any) -> None:
+    """All connections are free again, work, and are in no transaction."""
+    pool = provider._engine._pool._pool
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(provider.get_runnable_instances(TIME) for _ in range(20)))
+        await asyncio.gather(*(provider.next_definition_sequence("order") for _ in range(20)))
+        while pool.get_stats()["pool_available"] != pool.get_stats()["pool_size"]:
+            await asyncio.sleep(0)
+    assert 1 <= pool.get_stats()["pool_size"] <= 3
+    assert pool.get_stats().get("requests_waiting", 0) == 0
+
+
+# cancellation
+
+
+async def test_a_cancelled_write_happened_whole_or_not_at_all(provider: PostgresPersistenceProvider) -> None:
+    instances = [full_instance(id=f"w{number}", data=0) for number in range(50)]
+    await asyncio.gather(*(provider.create_new_workflow(instance) for instance in instances))
+    for instance in instances:
+        instance.data = 1
+        instance.execution_pointers = [full_pointer(retry_count=1)]
+    tasks = [asyncio.create_task(provider.persist_workflow(instance)) for instance in instances]
+    for number, task in enumerate(tasks):
+        if number % 10 == 5:
+            await asyncio.sleep(0)
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert any(isinstance(result, asyncio.CancelledError) for result in results)
+    await _assert_sound(provider)
+    for instance, result in zip(instances, results, strict=True):
+        loaded = await provider.get_workflow_instance(instance.id)
+        assert (loaded.data == 1) == (loaded.execution_pointers == instance.execution_pointers)
+        if result is None:
+            assert loaded == instance
+
+
+async def test_a_caller_that_is_cancelled_while_its_statement_waits(
+    provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection
+) -> None:
+    """The statement has been sent: it goes on, and others that went with it are answered."""
+    await asyncio.gather(*(provider.create_event(full_event(id=id_, is_processed=False)) for id_ in ("e1", "e2")))
+    await by_hand.execute("UPDATE events SET event_data = event_data WHERE id = 'e1'")
+    cancelled, other = [asyncio.create_task(provider.mark_event_processed(id_)) for id_ in ("e1", "e2")]
+    await _somebody_waits(by_hand)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await by_hand.rollback()
+    await other
+    await _assert_sound(provider)
+    assert (await provider.get_event("e2")).is_processed is True
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_an_opening_that_is_cancelled(
+    postgres_url: str, schema: str, admin: Callable[..., Any], steps: int
+) -> None:
+    """At whatever step, it leaves no connection and nothing that a later one stumbles over."""
+    provider = PostgresPersistenceProvider(make_conninfo(postgres_url, application_name=schema), schema=schema)
+    opening = asyncio.create_task(provider.open())
+    for _ in range(steps * 4):
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    await provider.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with asyncio.timeout(10), PostgresPersistenceProvider(postgres_url, schema=schema) as later:
+        assert await later.next_definition_sequence("order") == 1
+
+
+async def test_a_check_that_is_cancelled_gives_its_connection_back(
+    provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs in the caller's own task, on a connection that it holds."""
+    await by_hand.execute("LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE")
+    for _ in range(4):
+        checking = asyncio.create_task(provider.check())
+        await _somebody_waits(by_hand)
+        checking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await checking
+    await by_hand.rollback()
+    await _assert_sound(provider)
+    assert caplog.records == []  # the pool would warn of a connection that comes back in a transaction
+
+
+async def test_callers_that_are_cancelled_while_the_pool_is_full(
+    provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection
+) -> None:
+    await by_hand.execute("LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE")
+    checks = [asyncio.create_task(provider.check()) for _ in range(10)]
+    await _somebody_waits(by_hand)
+    for check in reversed(checks):
+        check.cancel()
+    await asyncio.gather(*checks, return_exceptions=True)
+    assert all(check.cancelled() for check in checks)
+    await by_hand.rollback()
+    await _assert_sound(provider)
+
+
+# closing
+
+
+async def test_close_waits_for_a_statement_that_waits(
+    provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection
+) -> None:
+    await provider.create_event(full_event(id="e1", is_processed=False))
+    await by_hand.execute("UPDATE events SET event_data = event_data")
+    marking = asyncio.create_task(provider.mark_event_processed("e1"))
+    await _somebody_waits(by_hand)
+    closing = asyncio.create_task(provider.close())
+    for _ in range(50):
+        await by_hand.execute("SELECT 1")
+    with pytest.raises(ProviderClosedError, match="is closed"):
+        await provider.get_event("e1")
+    assert not closing.done()
+    await by_hand.rollback()
+    await closing
+    await marking
+
+
+async def test_calls_after_close_and_before_open(postgres_url: str, schema: str) -> None:
+    provider = PostgresPersistenceProvider(postgres_url, schema=schema)
+    with pytest.raises(ProviderClosedError, match=r"is not open; await open\(\) first"):
+        await provider.next_definition_sequence("order")
+    await provider.open()
+    await asyncio.gather(provider.close(), provider.close())
+    await provider.close()
+    for call in (
+        provider.next_definition_sequence("order"),
+        provider.get_runnable_instances(TIME),
+        provider.ensure_store_exists(),
+        provider.check(),
+    ):
+        with pytest.raises(ProviderClosedError, match="is closed"):
+            await call
+    with pytest.raises(ProviderClosedError, match="opened before"):
+        await provider.open()
+
+
+async def test_a_cancelled_close_closes_all_the_same(postgres_url: str, schema: str) -> None:
+    provider = await connect(postgres_url, schema=schema).open()
+    closing_task = asyncio.create_task(provider.close())
+    await asyncio.sleep(0)
+    closing_task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_task
+    await provider.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_another_event_loop(postgres_url: str, schema: str) -> None:
+    provider = connect(postgres_url, schema=schema)
+
+    async def call() -> None:
+        await provider.next_definition_sequence("order")
+
+    with asyncio.Runner() as own:
+        own.run(provider.open())
+        with pytest.raises(StoreError, match="belongs to another event loop"):
+            asyncio.run(call())
+        own.run(call())
+        own.run(provider.close())
+
+
+def test_a_host_that_forgets_to_close_does_not_hang(postgres_url: str, schema: str) -> None:
+    program = (
+        "import asyncio, sys, wfe_sql\n"
+        "kept = wfe_sql.connect(sys.argv[1], schema=sys.argv[2])\n"
+        "async def main():\n"
+        "    await kept.open()\n"
+        "    print(await kept.next_definition_sequence('order'), flush=True)\n"
+        "    raise RuntimeError('of the host')\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", program, postgres_url, schema]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == "1\n"
+    assert ended.stderr.endswith("RuntimeError: of the host\n")
+
+
+async def test_an_idle_provider_does_nothing(provider: Any) -> None:
+    """The pool's own tasks sleep: three wait for work, and one for the time to close connections that nobody uses."""
+    await provider.create_new_workflow(sample_instance(id="w1"))
+    await asyncio.gather(
+        *(provider.next_definition_sequence("order") for _ in range(10)),
+        *(provider.get_workflow_instance("w1") for _ in range(10)),
+        *(provider.get_runnable_instances(TIME) for _ in range(10)),
+    )
+    await _assert_sound(provider)
+    loop: Any = asyncio.get_running_loop()
+    pool = provider._engine._pool._pool
+    tasks = [
+        task for task in asyncio.all_tasks() - {asyncio.current_task()} if not task.get_name().startswith(pool.name)
+    ]
+    assert [getattr(task.get_coro(), "__qualname__", "") for task in tasks] in ([], ["Event.wait"])  # the latter's own
+    timers = [timer for timer in loop._scheduled if not timer.cancelled()]
+    assert all(timer.when() - loop.time() > 60 for timer in timers)
+    assert len(timers) <= 1
