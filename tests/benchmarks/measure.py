@@ -1,20 +1,16 @@
-"""One measurement: a side, a workload and so many callers, on a fresh file, for a while; its state is checked then."""
+"""One measurement: a side, a workload and so many callers, on a fresh store, for a while; its state is checked then."""
 
 import asyncio
 import gc
-import shutil
-import sqlite3
 import time
 from collections.abc import Sequence
 from itertools import cycle
 from math import ceil
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import aiosql
-from sides import DATACLASSES, Side
-from sides.stdlib import create_baseline_tables, open_stdlib
-from workloads import NAME, Caller, State, Workload, data, fresh_pointers, workflow_id
+from places import Places
+from sides import Side
+from workloads import Caller, State, Workload
 
 WARM_UP = 0.1
 """How long the callers run before they are measured, as a part of how long they are."""
@@ -25,8 +21,6 @@ READ_BACK = 10
 PER_SECOND = "per second"
 P50, P99 = "p50, ms", "p99, ms"
 BESIDE = "big, per second"
-
-_state_queries = aiosql.from_path(Path(__file__).parent / "state.sql", "sqlite3")
 
 
 class Cell(NamedTuple):
@@ -56,8 +50,8 @@ class Runner(Protocol):
         """Tell whether this side knows the workload."""
         ...
 
-    def measure(self, cell: Cell, template: Path, seconds: float) -> Sample:
-        """Measure for about so long, on a file beside the template."""
+    def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
+        """Measure for about so long, on a store of its own."""
         ...
 
 
@@ -72,19 +66,16 @@ class InProcess:
     def can_run(self, cell: Cell) -> bool:
         return not (self._side.in_turns and cell.workload.beside)
 
-    def measure(self, cell: Cell, template: Path, seconds: float) -> Sample:
-        file = template.with_name(f"{self.name}.db")
-        shutil.copy(template, file)
-        try:
-            operations, sample = asyncio.run(self._run(cell, file, seconds))
-            check_state(file, cell.workload.expected(cell.callers, operations), f"{self.name}, {cell}")
-        finally:
-            remove(file)
+    def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
+        with places.new_store(self.name) as place:
+            operations, sample = asyncio.run(self._run(cell, place, seconds))
+            expected = cell.workload.expected(cell.callers, operations)
+            check_state(places.read_state(place), expected, f"{self.name}, {cell}")
         return sample
 
-    async def _run(self, cell: Cell, file: Path, seconds: float) -> tuple[int, Sample]:
+    async def _run(self, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
         team = cell.workload.team(cell.callers)
-        async with self._side.open(file) as store:
+        async with self._side.open(place) as store:
             callers = [kind(store, self._side.models, number) for number, kind in enumerate(team)]
             for caller in callers:
                 await caller.start()
@@ -133,39 +124,6 @@ def percentile(durations: Sequence[float], percent: int) -> float:
     return sorted(durations)[ceil(len(durations) * percent / 100) - 1] * 1000
 
 
-def make_template(cell: Cell, file: Path) -> None:
-    """Make the file that each side is given a copy of."""
-
-    async def fill() -> None:
-        async with open_stdlib(file) as store:
-            for number, kind in enumerate(cell.workload.team(cell.callers)):
-                if kind.pointers:
-                    workflow = DATACLASSES.workflow(
-                        id=workflow_id(number),
-                        name=f"{NAME}-{workflow_id(number)}",
-                        workflow_definition_id=NAME,
-                        version=1,
-                        data=data(0),
-                        execution_pointers=fresh_pointers(DATACLASSES, kind.pointers),
-                    )
-                    await store.create_new_workflow(workflow)
-
-    create_baseline_tables(file)
-    asyncio.run(fill())
-
-
-def check_state(file: Path, expected: State, who: str) -> None:
-    """Raise an AssertionError if the file is not in the state in which so many operations leave it."""
-    connection = sqlite3.connect(file)
-    try:
-        state = State(dict(_state_queries.describe_state(connection)))
-        journal_mode = _state_queries.get_journal_mode(connection)
-    finally:
-        connection.close()
+def check_state(state: State, expected: State, who: str) -> None:
+    """Raise an AssertionError if a store is not in the state in which so many operations leave it."""
     assert state == expected, f"{who} left {dict(state)}, not {dict(expected)}"
-    assert journal_mode == "wal", f"{who} left journal mode {journal_mode}"
-
-
-def remove(file: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{file}{suffix}").unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +70,7 @@ def lines_of(cell: Cell, samples: dict[str, list[Sample]]) -> list[Line]:
 class Report:
     """A whole run."""
 
-    folder: Path
+    machine: dict[str, str]
     repeat: int
     seconds: float
     sides: dict[str, str]
@@ -82,7 +81,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         return {
             "date": self.date,
-            "machine": describe_machine(self.folder),
+            "machine": self.machine,
             "repeat": self.repeat,
             "seconds": self.seconds,
             "sides": self.sides,
@@ -103,12 +102,12 @@ class Report:
         }
 
     def as_text(self) -> str:
-        machine = ", ".join(f"{what} {value}" for what, value in describe_machine(self.folder).items())
+        machine = ", ".join(f"{what} {value}" for what, value in self.machine.items())
         titles = ["", "callers", *self.sides]
         baselines = [side for side in self.sides if side != LIBRARY_NAME]
         about = [
             f"{self.date}; {machine}",
-            f"{self.repeat} repetitions of {self.seconds:g} s, medians; all durable: WAL, synchronous=FULL",
+            f"{self.repeat} repetitions of {self.seconds:g} s, medians; all durable",
             *(f"- {side}: {setup}" for side, setup in self.sides.items()),
             *(f"- note: {note}" for note in self.notes),
         ]
@@ -163,7 +162,6 @@ def describe_machine(folder: Path) -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "machine": platform.machine(),
         "Python": platform.python_version(),
-        "SQLite": sqlite3.sqlite_version,
         "file system": file_system(folder),
     }
 

@@ -230,8 +230,12 @@ def run(folder: Path, sizes: list[int], calls: int) -> list[dict[str, Any]]:
     return results
 
 
+def _describe(folder: Path) -> dict[str, str]:
+    return describe_machine(folder) | {"SQLite": sqlite3.sqlite_version}
+
+
 def as_text(results: list[dict[str, Any]], folder: Path) -> str:
-    machine = ", ".join(f"{what} {value}" for what, value in describe_machine(folder).items())
+    machine = ", ".join(f"{what} {value}" for what, value in _describe(folder).items())
     largest = results[-1]
     rows = []
     for call, ratio in largest["ratios"].items():
@@ -259,7 +263,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wfe-sql-scale-", dir=options.folder) as folder:
         results = run(Path(folder), sizes, options.calls)
     if options.json:
-        print(json.dumps({"machine": describe_machine(options.folder), "results": results}, indent=2))
+        print(json.dumps({"machine": _describe(options.folder), "results": results}, indent=2))
     else:
         print(as_text(results, options.folder))
 

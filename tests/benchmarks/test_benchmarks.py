@@ -20,18 +20,10 @@ def run(script: Path, folder: Path, *options: str) -> Any:
     return json.loads(ended.stdout)
 
 
-def check_report(report: Any, sides: set[str]) -> None:
+def check_report(report: Any, sides: set[str], *workloads: str) -> None:
     assert set(report["sides"]) == sides
     measured = {(line["workload"], line["figure"]): set(line["values"]) for line in report["results"]}
-    assert {workload for workload, _ in measured} == {
-        "lifecycle",
-        "persist",
-        "get",
-        "sequence",
-        "big_persist",
-        "big_get",
-        "mixed",
-    }
+    assert {workload for workload, _ in measured} == {"lifecycle", "persist", "get", "sequence", *workloads}
     for (workload, _), measured_sides in measured.items():
         assert measured_sides == (sides - {"sqlite3", "reference"} if workload == "mixed" else sides)
 
@@ -42,14 +34,26 @@ def python_sides() -> set[str]:
 
 def test_all_sides_in_python_end_in_the_same_state(tmp_path: Path) -> None:
     report = run(BENCHMARKS, tmp_path, "--quick", "--no-reference")
-    check_report(report, python_sides())
+    check_report(report, python_sides(), "big_persist", "big_get", "mixed")
+
+
+def test_all_sides_in_python_end_in_the_same_state_on_postgresql(tmp_path: Path) -> None:
+    report = run(BENCHMARKS, tmp_path, "--postgres", "--quick", "--no-reference")
+    check_report(report, {"wfe-sql", "psycopg"})
 
 
 @pytest.mark.reference
 def test_the_reference_ends_in_the_same_state(tmp_path: Path) -> None:
     report = run(BENCHMARKS, tmp_path, "--quick")
     assert not [note for note in report["notes"] if note.startswith("without reference")]
-    check_report(report, python_sides() | {"reference"})
+    check_report(report, python_sides() | {"reference"}, "big_persist", "big_get", "mixed")
+
+
+@pytest.mark.reference
+def test_the_reference_ends_in_the_same_state_on_postgresql(tmp_path: Path) -> None:
+    report = run(BENCHMARKS, tmp_path, "--postgres", "--quick")
+    assert not [note for note in report["notes"] if note.startswith("without reference")]
+    check_report(report, {"wfe-sql", "psycopg", "reference"})
 
 
 def test_a_store_grows(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ The Rust program of `tests/reference` does the same (`bench.rs`): the same model
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from uuid import NAMESPACE_URL, uuid5
 
@@ -251,4 +251,16 @@ WORKLOADS = (
     Workload("big_persist", BigPersist, (1,), targets={1: 20}),
     Workload("big_get", BigGet, (1,), targets={1: 2}),
     Workload("mixed", Persist, (8,), beside=[HugePersist, HugePersist]),
+)
+
+_TARGETS_ON_POSTGRES: dict[str, dict[int, float]] = {
+    "lifecycle": {1: 1, 16: 2.5, 64: 3},
+    "persist": {1: 1, 16: 2.5, 64: 4},
+    "get": {1: 1, 64: 3},
+    "sequence": {1: 1, 64: 5},
+}
+WORKLOADS_ON_POSTGRES = tuple(
+    replace(workload, callers=(1, 16, 64, 256), targets=_TARGETS_ON_POSTGRES[workload.name])
+    for workload in WORKLOADS
+    if workload.name in _TARGETS_ON_POSTGRES
 )

@@ -1,10 +1,9 @@
-"""What is compared: each side keeps the same workflows in the same tables of one SQLite file, durably."""
+"""What is compared: each side keeps the same workflows in the same tables, of SQLite or PostgreSQL, durably."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from wfe_sql import Event, EventSubscription, ExecutionPointer, WorkflowInstance
@@ -23,7 +22,7 @@ DATACLASSES = Models(WorkflowInstance, ExecutionPointer, Event, EventSubscriptio
 
 
 class Store(Protocol):
-    """An open file: what of the library's `PersistenceProvider` the workloads call. Each call is one unit of work."""
+    """An open store: what of the library's `PersistenceProvider` the workloads call. Each call is one unit of work."""
 
     async def next_definition_sequence(self, definition_id: str, /) -> int: ...
 
@@ -46,18 +45,18 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Side:
-    """A way to keep workflows in a file.
+    """A way to keep workflows.
 
     Attributes:
         name: Its column in the tables.
         setup: How it is set up, in a line for readers of the tables.
-        open: Opens a file that has the baseline's tables already.
+        open: Opens a place (see `places`) that has the baseline's tables already.
         models: The classes of what it stores.
         in_turns: It knows no concurrency: callers have their operations done one after the other.
     """
 
     name: str
     setup: str
-    open: Callable[[Path], AbstractAsyncContextManager[Store]]
+    open: Callable[[Any], AbstractAsyncContextManager[Store]]
     models: Models = DATACLASSES
     in_turns: bool = False

