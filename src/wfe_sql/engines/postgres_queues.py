@@ -4,14 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from math import ceil
 from typing import Any
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.grouping import Group, param_of
 from wfe_sql.engines.queues import Outcome, UnitQueue
 
-_UNITS_TOGETHER = 256
+_UNITS_TOGETHER = 64
+"""Units that are one statement at most: the joins of its parts cost more for each unit the more there are."""
 
 _LONGEST_TURN = 0.1
 """Seconds."""
@@ -61,6 +61,10 @@ class AloneQueue(UnitQueue[int]):
 class GroupQueue(UnitQueue[int]):
     """Units of one group; those that a free place takes run as one statement.
 
+    What waits goes together when the statement that is under way has ended: callers then stay together from call to
+    call, and a commit serves many. A second statement begins beside it only when it would be full, or when the first
+    takes long, for it waits for something, and others need not wait with it.
+
     Two units with the same key are never under way at the same time: the later one waits.
     """
 
@@ -77,24 +81,39 @@ class GroupQueue(UnitQueue[int]):
         self._alike = group.alike
         self._run_units = run_units
         self._keys_under_way: set[Any] = set()
+        self._held_up = 0
 
     async def run(self, connection: int, units: Sequence[Unit]) -> Sequence[Outcome]:
         """Run the units as one statement."""
+        is_held_up = False
+
+        def hold_up() -> None:
+            nonlocal is_held_up
+            is_held_up = True
+            self._held_up += 1
+            self._start()
+
+        holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
         try:
             return await self._run_units(units)
         finally:
+            holding_up.cancel()
+            self._held_up -= is_held_up
             if self._key is not None:
                 self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
+
+    def _may_start(self) -> bool:
+        under_way = len(self.connections) - len(self._free)
+        return under_way <= self._held_up or len(self._waiting) >= self._max_batch
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return self._turns.turn()
 
     def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
-        """Take this place's share of what waits, leaving out what must wait for others and callers that have gone."""
-        share = min(ceil(len(self._waiting) / len(self.connections)), self._max_batch)
+        """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
         batch: list[tuple[Unit, asyncio.Future[Results]]] = []
         passed: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
-        while self._waiting and len(batch) < share:
+        while self._waiting and len(batch) < self._max_batch:
             unit, future = self._waiting.popleft()
             if future.done():
                 continue

@@ -40,16 +40,23 @@ class UnitQueue(ABC, Generic[_C]):
 
     async def submit(self, unit: Unit) -> Results:
         """Have a unit run, and return what its statements returned."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Results] = loop.create_future()
+        future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         self._waiting.append((unit, future))
-        if self._free:
+        if self._may_start():
+            self._start()
+        return await future
+
+    def _may_start(self) -> bool:
+        """Tell whether a free connection may take what waits; at once, unless overridden."""
+        return True
+
+    def _start(self) -> None:
+        if self._free and self._waiting:
             # The task starts after everything that is ready to run now, so callers that were woken together still
             # go together, and a caller that is alone waits for nobody.
-            task = loop.create_task(self._drain(self._free.pop()))
+            task = asyncio.get_running_loop().create_task(self._drain(self._free.pop()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await future
 
     async def finish(self) -> None:
         """Wait until nothing is pending."""
