@@ -14,6 +14,8 @@
 -- never changes, so only creation writes it.
 -- Ids are kept in the order of their bytes, here and in the other tables: it is the order in which pages of a dump come,
 -- whatever the database's own order of text is (order_ids_by_bytes).
+-- Hosts of the reference that run while this changes a table of theirs must be started again: their kept plans of
+-- SELECT * fail from then on ("cached plan must not change result type").
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS workflows (

@@ -119,6 +119,35 @@ async def test_what_waits_together_goes_together(
     assert await provider.get_workflow_instances([f"w{number}" for number in range(callers)]) == instances
 
 
+async def test_callers_stay_together_from_call_to_call(provider: PostgresPersistenceProvider, relay: Any) -> None:
+    """Even those of whom one was first: a commit for each of two halves would cost twice as much."""
+
+    async def draw(number: int) -> None:
+        await asyncio.sleep(0.001 * (number % 2))
+        for _ in range(50):
+            await provider.next_definition_sequence("order")
+
+    await draw(0)
+    relay.round_trips = 0
+    await asyncio.gather(*(draw(number) for number in range(16)))
+    assert relay.round_trips <= 75
+
+
+async def test_what_comes_while_a_statement_waits_for_a_lock_goes_on_without_it(
+    provider: PostgresPersistenceProvider, postgres_url: str, schema: str
+) -> None:
+    await provider.next_definition_sequence("held")
+    with psycopg.connect(postgres_url) as somebody:
+        somebody.execute(f"UPDATE {schema}.definition_sequences SET next_num = 10")
+        waiting = asyncio.create_task(provider.next_definition_sequence("held"))
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            assert await provider.next_definition_sequence("free") == 1
+        assert not waiting.done()
+        somebody.commit()
+    assert await waiting == 11
+
+
 async def test_two_writes_of_one_workflow_are_both_done(provider: PostgresPersistenceProvider) -> None:
     """Waiting together they cannot be one statement: it would do only one of them."""
     stored = sample_instance()

@@ -29,6 +29,7 @@ class Turns:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a turn, and hold it for the block, or the time that a turn lasts."""
+        await asyncio.sleep(0)  # callers that were answered just now may call again, and go with those that wait
         await self._free.acquire()
         is_over = False
 
