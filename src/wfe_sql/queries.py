@@ -166,7 +166,7 @@ def load(
             replaced.append(queries[name])
         queries[name] = replacement
     for query in queries.values():
-        check_users(query, users)
+        check_users(query.name, query.used_by, users, place=query.place)
     return QuerySet(queries.values(), adapter, replaced=replaced)
 
 

@@ -3,29 +3,26 @@
 from collections.abc import Callable, Sequence
 from inspect import isfunction, unwrap
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wfe_sql.errors import QueryFileError
-
-if TYPE_CHECKING:
-    from wfe_sql.queries import Query
 
 _GROUP = "_group"
 """How the name of a query ends that runs many units of the query before it as one statement."""
 
 
-def check_users(query: "Query", users: Sequence[type]) -> None:
-    """Check that each method named in a header exists and runs the query, itself or in what it calls.
+def check_users(name: str, used_by: Sequence[str], users: Sequence[type], *, place: str) -> None:
+    """Check that each method named in a query's header exists and runs the query, itself or in what it calls.
 
     Raises:
-        QueryFileError: One of them does not.
+        QueryFileError: One of them does not; the message begins with the place.
     """
-    for user in query.used_by:
+    for user in used_by:
         methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
         if not methods:
-            raise QueryFileError(f"{query.place}: used by {user}, which is no method of {_names(users)}")
-        if not any(query.name.removesuffix(_GROUP) in _constants(method, users) for method in methods):
-            raise QueryFileError(f"{query.place}: nobody uses it, {user} does not run it")
+            raise QueryFileError(f"{place}: used by {user}, which is no method of {_names(users)}")
+        if not any(name.removesuffix(_GROUP) in _constants(method, users) for method in methods):
+            raise QueryFileError(f"{place}: nobody uses it, {user} does not run it")
 
 
 def _constants(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
