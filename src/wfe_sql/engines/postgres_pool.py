@@ -254,6 +254,8 @@ def _is_alive(connection: Connection) -> bool:
 
     Either can be read, and nothing else can, for a server that was asked nothing says nothing.
     """
+    if connection.closed:
+        return False
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)
