@@ -1,12 +1,13 @@
 """How a unit of work runs. A unit is data, not a callback, so that each engine can group what waits as suits it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from wfe_sql.errors import StoreError
+from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.queries import QuerySet
 
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -46,6 +47,20 @@ class UniqueViolationError(StoreError):
     def __init__(self, column: str) -> None:
         """Name the column as "table.column"."""
         super().__init__(f"{column} has this value already; nothing was written")
+
+
+def check_usable(target: object, loop: asyncio.AbstractEventLoop | None, *, is_open: bool) -> None:
+    """Check that calls can be made now, on an engine that was opened on `loop`, if it was.
+
+    Raises:
+        ProviderClosedError: It is not open.
+        StoreError: It belongs to another event loop.
+    """
+    if not is_open:
+        what = "is not open; await open() first, or use 'async with'" if loop is None else "is closed"
+        raise ProviderClosedError(f"the provider of {target} {what}")
+    if asyncio.get_running_loop() is not loop:
+        raise StoreError(f"the provider of {target} belongs to another event loop; open one for this loop")
 
 
 class Engine(Protocol):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from wfe_sql.engines import Read, Results, Statement, Unit
+from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres_errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
 from wfe_sql.engines.postgres_pool import Connection, ConnectionPool
@@ -272,11 +272,7 @@ class PostgresEngine:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection))
 
     def _check_open(self) -> None:
-        if self._closing is not None or not self._is_open:
-            what = "is not open; await open() first, or use 'async with'" if self._loop is None else "is closed"
-            raise ProviderClosedError(f"the provider of {self._store} {what}")
-        if asyncio.get_running_loop() is not self._loop:
-            raise StoreError(f"the provider of {self._store} belongs to another event loop; open one for this loop")
+        check_usable(self._store, self._loop, is_open=self._is_open and self._closing is None)
 
     async def _close(self) -> None:
         for queue in (*self._groups.values(), self._reads, self._writes):
