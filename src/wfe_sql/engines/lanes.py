@@ -14,9 +14,7 @@ from typing import TypeVar
 import aiosqlite
 
 from wfe_sql.engines import Results, Unit
-
-Outcome = Results | Exception
-Batch = list[tuple[Unit, "asyncio.Future[Results]"]]
+from wfe_sql.engines.queues import Outcome, Waiting, answer, take
 
 _PATIENCE = 0.002
 """Seconds that a batch takes until another connection helps out. Threads that are busy at the same time cost each other
@@ -91,7 +89,7 @@ class Lane:
         self._run = run
         self._max_batch = max_batch
         self._free = list(reversed(connections))
-        self._waiting: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._starts = False
         self._started_at = 0.0
         self._helper: asyncio.TimerHandle | None = None
@@ -125,7 +123,7 @@ class Lane:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._starts = False
-        if self._free and (batch := self._take()):
+        if self._free and (batch := take(self._waiting, self._max_batch)):
             self._started_at = loop.time()
             connection = self._free.pop()
             units = [unit for unit, _ in batch]
@@ -149,26 +147,11 @@ class Lane:
         self,
         loop: asyncio.AbstractEventLoop,
         connection: WorkerConnection,
-        batch: Batch,
+        batch: list[Waiting],
         result: list[Outcome] | Exception,
     ) -> None:
         self._free.append(connection)
         outcomes = [result] * len(batch) if isinstance(result, Exception) else result
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
-        for (_, future), outcome in zip(batch, outcomes, strict=False):
-            if future.done():
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        answer(batch[: len(outcomes)], outcomes)
         self._start_soon(loop)
-
-    def _take(self) -> Batch:
-        """Take what waits, leaving out callers that were cancelled meanwhile."""
-        batch: Batch = []
-        while self._waiting and len(batch) < self._max_batch:
-            unit, future = self._waiting.popleft()
-            if not future.done():
-                batch.append((unit, future))
-        return batch

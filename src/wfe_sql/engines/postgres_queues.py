@@ -1,14 +1,15 @@
 """The queues in front of PostgreSQL's pool: one for each group, and one each for units that read or write alone."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.grouping import Group, param_of
-from wfe_sql.engines.queues import Outcome, UnitQueue
+from wfe_sql.engines.queues import Outcome, Waiting, answer, take
 
 _UNITS_TOGETHER = 32
 """Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
@@ -48,19 +49,92 @@ class Turns:
             end()
 
 
-class AloneQueue(UnitQueue[int]):
+class UnitQueue(ABC):
+    """Units that wait, and so many places at which they may be under way.
+
+    Args:
+        at_once: How many places there are.
+        max_batch: How many units go together at most.
+    """
+
+    def __init__(self, at_once: int, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._free = at_once
+        self._waiting: deque[Waiting] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        """Run units, in order, and return the outcome of each."""
+
+    async def submit(self, unit: Unit) -> Results:
+        """Have a unit run, and return what its statements returned."""
+        future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
+        self._waiting.append((unit, future))
+        if self._may_start():
+            self._start()
+        return await future
+
+    async def finish(self) -> None:
+        """Wait until nothing is pending."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _may_start(self) -> bool:
+        """Tell whether a free place may take what waits; at once, unless overridden."""
+        return True
+
+    def _start(self) -> None:
+        if self._free and self._waiting:
+            # The task starts after everything that is ready to run now, so callers that were woken together still
+            # go together, and a caller that is alone waits for nobody.
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        batch: list[Waiting] = []
+        try:
+            while self._waiting:
+                async with self._turn():
+                    batch = self._take()
+                    outcomes = await self._outcomes([unit for unit, _ in batch]) if batch else []
+                answer(batch, outcomes)
+                if not batch:
+                    break
+        finally:
+            for _, future in batch:
+                future.cancel()
+            self._free += 1
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait until a batch may be taken, and hold that right while it runs; at once, unless overridden."""
+        return nullcontext()
+
+    async def _outcomes(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        try:
+            return await self.run(units)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            return [error for _ in units]
+
+    def _take(self) -> list[Waiting]:
+        return take(self._waiting, self._max_batch)
+
+
+class AloneQueue(UnitQueue):
     """Units that run by themselves, as many at a time as there are connections."""
 
     def __init__(self, run_unit: Callable[[Unit], Awaitable[Outcome]], at_once: int) -> None:
-        super().__init__(range(at_once), max_batch=1)
+        super().__init__(at_once, max_batch=1)
         self._run_unit = run_unit
 
-    async def run(self, connection: int, units: Sequence[Unit]) -> Sequence[Outcome]:
+    async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         """Run the unit."""
         return [await self._run_unit(unit) for unit in units]
 
 
-class GroupQueue(UnitQueue[int]):
+class GroupQueue(UnitQueue):
     """Units of one group; those that a free place takes run as one statement.
 
     What waits goes together when the statement that is under way has ended: callers then stay together from call to
@@ -77,7 +151,8 @@ class GroupQueue(UnitQueue[int]):
         at_once: int,
         turns: Turns,
     ) -> None:
-        super().__init__(range(at_once), max_batch=_UNITS_TOGETHER)
+        super().__init__(at_once, max_batch=_UNITS_TOGETHER)
+        self._at_once = at_once
         self._turns = turns
         self._key = group.key
         self._alike = group.alike
@@ -85,7 +160,7 @@ class GroupQueue(UnitQueue[int]):
         self._keys_under_way: set[Any] = set()
         self._held_up = 0
 
-    async def run(self, connection: int, units: Sequence[Unit]) -> Sequence[Outcome]:
+    async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         """Run the units as one statement."""
         is_held_up = False
 
@@ -105,16 +180,16 @@ class GroupQueue(UnitQueue[int]):
                 self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
 
     def _may_start(self) -> bool:
-        under_way = len(self.connections) - len(self._free)
+        under_way = self._at_once - self._free
         return under_way <= self._held_up or len(self._waiting) >= self._max_batch
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
         return self._turns.turn()
 
-    def _take(self) -> list[tuple[Unit, asyncio.Future[Results]]]:
+    def _take(self) -> list[Waiting]:
         """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
-        batch: list[tuple[Unit, asyncio.Future[Results]]] = []
-        passed: deque[tuple[Unit, asyncio.Future[Results]]] = deque()
+        batch: list[Waiting] = []
+        passed: deque[Waiting] = deque()
         while self._waiting and len(batch) < self._max_batch:
             unit, future = self._waiting.popleft()
             if future.done():

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit
-from wfe_sql.engines.lanes import Lane, Outcome, WorkerConnection
+from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit, check_usable
+from wfe_sql.engines.lanes import Lane, WorkerConnection
+from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite_backup import copy_database
 from wfe_sql.engines.sqlite_store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
@@ -283,11 +284,7 @@ class SqliteEngine:
         return connection
 
     def _open_lane(self, lane: Lane | None) -> Lane:
-        if self._closing is not None or self._loop is None or self._readers is None:
-            what = "is not open; await open() first, or use 'async with'" if self._loop is None else "is closed"
-            raise ProviderClosedError(f"the provider of {self._target} {what}")
-        if asyncio.get_running_loop() is not self._loop:
-            raise StoreError(f"the provider of {self._target} belongs to another event loop; open one for this loop")
+        check_usable(self._target, self._loop, is_open=self._readers is not None and self._closing is None)
         if lane is None:
             raise StoreReadOnlyError(f"{self._target} is open for reading only (mode=ro)")
         return lane
