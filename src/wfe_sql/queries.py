@@ -101,8 +101,9 @@ class QuerySet(Mapping[str, Query]):
         self.tuned = frozenset(self.replaced)
         """The names of those others."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
-        self._sql: dict[str, str] = {name: getattr(runnable, name).sql for name in self._queries}
-        self._run = {query.name: _runner(query, self._sql[query.name], adapter) for query in self._queries.values()}
+        self._run = {
+            query.name: _runner(query, getattr(runnable, query.name).sql, adapter) for query in self._queries.values()
+        }
 
     def run(self, connection: Any, name: str, params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
         """Run a query on a connection of the driver: with one set of parameters, or a list of them for `*!`.
@@ -114,10 +115,6 @@ class QuerySet(Mapping[str, Query]):
     def ddl(self) -> Iterator[Query]:
         """Yield the scripts that make a new store, which are those named create_; others bring old ones up to date."""
         return (query for query in self.values() if query.operation == "#" and query.name.startswith("create_"))
-
-    def sql(self, name: str) -> str:
-        """Return a query's text as aiosql hands it to the driver."""
-        return self._sql[name]
 
     def __getitem__(self, name: str) -> Query:
         return self._queries[name]

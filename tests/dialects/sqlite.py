@@ -14,14 +14,14 @@ from dialects.case import Params
 from wfe_sql import SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.engines.sqlite_plans import SqlitePlanner
-from wfe_sql.engines.sqlite_store import InTransactionAdapter, SqliteStore
+from wfe_sql.engines.sqlite_store import SqliteStore
 from wfe_sql.plans import Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.testing.clock import ManualClock
 from wfe_sql.urls import SqliteTarget
 
 DATA = Path(__file__).parents[1] / "data"
-HELPERS = aiosql.from_path(str(Path(__file__).with_suffix(".sql")), InTransactionAdapter)
+HELPERS = aiosql.from_path(str(Path(__file__).with_suffix(".sql")), "sqlite3")
 REFERENCE = "wfe-sqlite-1.11.4.db"
 FIRST_RELEASE = "wfe-sqlite-1.0.0.db"
 

@@ -271,9 +271,9 @@ class SqliteEngine:
         """Run a query again with documents that hold what SQLite's cannot, so that their reader can name it."""
         connection.create_function("careful_json", 1, _unparsed_json)
         connection.create_function("careful_json_object", -1, _careful_json_object)
-        sql = _JSON_FUNCTION.sub(r"careful_\g<0>", self._queries.sql(statement.query))
-        rows = connection.execute(sql, statement.params).fetchall()
-        return rows[0] if self._queries[statement.query].operation == "^" else rows
+        query = self._queries[statement.query]
+        rows = connection.execute(_JSON_FUNCTION.sub(r"careful_\g<0>", query.sql), statement.params).fetchall()
+        return rows[0] if query.operation == "^" else rows
 
     async def _connect(self, connect: Callable[[], sqlite3.Connection]) -> WorkerConnection:
         try:

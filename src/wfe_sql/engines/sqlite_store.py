@@ -2,15 +2,18 @@
 
 import os
 import random
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 from aiosql.adapters.sqlite3 import SQLite3Adapter
+from aiosql.utils import VAR_REF
 
 from wfe_sql.errors import (
     StoreBusyError,
@@ -45,34 +48,52 @@ Columns = dict[str, set[str]]
 class InTransactionAdapter(SQLite3Adapter):
     """aiosql's adapter for sqlite3, with rows as a list, and scripts that stay inside the open transaction.
 
-    Its methods leave it to the connection to make a cursor and to end it, which is half of what they would cost.
+    Its methods leave it to the connection to make a cursor and to end it, which is half of what they would cost. And
+    it numbers the parameters, as aiosql's adapter for asyncpg does: sqlite3 looks up a name anew for each row.
     """
 
     def __init__(self) -> None:
         """Take no options."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self._values: dict[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
+
+    def process_sql(self, query_name: str, op_type: Any, sql: str) -> str:
+        """Write ?1, ?2, ... for the names of a query's parameters, and remember their order."""
+        names: list[str] = []
+
+        def number(found: re.Match[str]) -> str:
+            name = found["var_name"]
+            if name is None:
+                return found[0]  # it is within quotes
+            if name not in names:
+                names.append(name)
+            return f"{found['lead']}?{names.index(name) + 1}"
+
+        numbered = VAR_REF.sub(number, sql)
+        self._values[query_name] = _values_getter(names)
+        return numbered
 
     def select(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
         """Return all rows at once: the generator of aiosql's adapter runs nothing until it is exhausted."""
-        return conn.execute(sql, parameters).fetchall()
+        return conn.execute(sql, self._values[query_name](parameters)).fetchall()
 
     def select_one(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
         """Return the first row, or None."""
-        return conn.execute(sql, parameters).fetchone()
+        return conn.execute(sql, self._values[query_name](parameters)).fetchone()
 
     def select_value(self, conn: Any, query_name: str, sql: str, parameters: Any) -> Any:
         """Return the first column of the first row, or None."""
-        row = conn.execute(sql, parameters).fetchone()
+        row = conn.execute(sql, self._values[query_name](parameters)).fetchone()
         return None if row is None else row[0]
 
     def insert_update_delete(self, conn: Any, query_name: str, sql: str, parameters: Any) -> int:
         """Return how many rows were changed."""
-        changed: int = conn.execute(sql, parameters).rowcount
+        changed: int = conn.execute(sql, self._values[query_name](parameters)).rowcount
         return changed
 
     def insert_update_delete_many(self, conn: Any, query_name: str, sql: str, parameters: Any) -> int:
         """Return how many rows were changed by all sets of parameters."""
-        changed: int = conn.executemany(sql, parameters).rowcount
+        changed: int = conn.executemany(sql, map(self._values[query_name], parameters)).rowcount
         return changed
 
     def execute_script(self, conn: Any, sql: str) -> str:
@@ -80,6 +101,13 @@ class InTransactionAdapter(SQLite3Adapter):
         for statement in split_script(sql):
             conn.execute(statement)
         return "DONE"
+
+
+def _values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes the values of these names from a mapping; itemgetter makes a tuple only of two or more."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)
 
 
 def split_script(sql: str) -> Iterator[str]:
