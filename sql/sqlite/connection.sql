@@ -40,6 +40,13 @@ PRAGMA synchronous = NORMAL;
 -- index: none
 PRAGMA query_only = ON;
 
+-- name: wait_for_no_lock()$
+-- A connection that is used on the event loop must not sleep there until another lets go. Returns the timeout.
+-- https://sqlite.org/pragma.html#pragma_busy_timeout
+-- used by: open_reader
+-- index: none
+PRAGMA busy_timeout = 0;
+
 -- name: begin_write()!
 -- Takes the write lock at once, so that a unit never has to be started again half way.
 -- used by: begin_write

@@ -68,9 +68,11 @@ def no_thread_left() -> Iterator[None]:
 
 
 async def settings(provider: SqlitePersistenceProvider, name: str) -> tuple[list[Any], list[Any]]:
-    """What a pragma says on the connections that write and on those that read."""
+    """What a pragma says on the connections that write and on those that read, the last of them on the event loop."""
     engine: Any = provider._engine
-    writers, readers = engine._writers.connections, engine._readers.connections
+    writers, readers = engine._writers.connections, [*engine._readers.connections]
+    if engine._brief_reader is not None:
+        readers.append(engine._brief_reader.connection)
     values = {c: await c.run(lambda raw: pragma(raw, name)) for c in (*writers, *readers)}
     return [values[c] for c in writers], [values[c] for c in readers]
 
@@ -81,7 +83,7 @@ async def settings(provider: SqlitePersistenceProvider, name: str) -> tuple[list
 async def test_one_writer_and_three_readers_are_set_up(provider: SqlitePersistenceProvider) -> None:
     assert await settings(provider, "journal_mode") == (["wal"], ["wal"] * 3)
     assert await settings(provider, "foreign_keys") == ([1], [1] * 3)
-    assert await settings(provider, "busy_timeout") == ([0], [50] * 3)
+    assert await settings(provider, "busy_timeout") == ([0], [50, 50, 0])
     assert await settings(provider, "query_only") == ([0], [1] * 3)
     assert (await settings(provider, "synchronous"))[0] == [2]
 
@@ -490,10 +492,14 @@ async def test_a_long_read_does_not_hold_up_short_ones(file: Path) -> None:
         let_go.wait(timeout=30)
         return "let go"
 
+    def not_here() -> str:
+        raise RuntimeError("a read that SQLite refuses on the event loop goes to a thread")
+
     async with SqlitePersistenceProvider(file, sql_dir=HELD) as provider:
         engine: Any = provider._engine
         for connection in engine._readers.connections:
             await connection.run(lambda raw: raw.create_function("sqlite_version", 0, held))
+        engine._brief_reader.connection.raw.create_function("sqlite_version", 0, not_here)
         await provider.create_new_workflow(sample_instance(id="w1"))
         await provider.create_event(full_event(id="e1"))
         long = asyncio.create_task(provider.get_event("e1"))

@@ -11,7 +11,10 @@ from wfe_sql.queries import Query
 SQLITE, POSTGRES = load_sqlite_queries(), load_postgres_queries()
 
 PARTS = frozenset().union(*(group.parts for group in GROUPS.values())) - {"create_event_subscription"}
-SETTINGS = ("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys")
+SETTINGS = (
+    *("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys"),
+    "wait_for_no_lock",
+)
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
 STAND_INS = ("stand_in_for_workflows_claim", "stand_in_for_events_claim", "stand_in_for_scheduled_commands_claim")
 CLAIMS = ("add_workflows_claim", "add_events_claim", "add_scheduled_commands_claim")

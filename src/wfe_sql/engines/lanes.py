@@ -42,6 +42,11 @@ class WorkerConnection(aiosqlite.Connection):
                 await self._stopping
             raise
 
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """The connection of sqlite3."""
+        return self._conn
+
     def stop(self) -> "asyncio.Future[None] | None":
         """Have the thread end, and remember what tells when it has."""
         self._stopping = super().stop()
@@ -101,11 +106,16 @@ class Lane:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Results] = loop.create_future()
         self._waiting.append((unit, future))
-        if len(self._free) == len(self.connections):
+        if not self.is_at_work:
             self._start_soon(loop)
         elif self._free and self._helper is None:
             self._helper = loop.call_later(_PATIENCE, self._help, loop)
         return future
+
+    @property
+    def is_at_work(self) -> bool:
+        """Tell whether units are on a thread now."""
+        return len(self._free) < len(self.connections)
 
     async def finish(self) -> None:
         """Wait until nothing is pending."""
@@ -128,7 +138,7 @@ class Lane:
             connection = self._free.pop()
             units = [unit for unit, _ in batch]
             connection.post(partial(self._run, units), partial(self._answer, loop, connection, batch))
-        elif len(self._free) == len(self.connections):
+        elif not self.is_at_work:
             self._idle.set()
             if self._helper is not None:
                 self._helper.cancel()

@@ -1,4 +1,4 @@
-"""Units of work on SQLite: one writer that commits what waits together, and readers beside it.
+"""Units of work on SQLite: one writer that commits what waits together, and readers beside it, one on the event loop.
 
 Writes that cross to the writer's thread together share one commit; where one fails half done, they run again with a
 savepoint for each. SQLite allows one writer at a time in any case (https://sqlite.org/wal.html), so nothing is lost by
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit, check_usable
+from wfe_sql.engines.brief_reads import BriefReader
 from wfe_sql.engines.lanes import Lane, WorkerConnection
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite_backup import copy_database
@@ -24,6 +25,9 @@ from wfe_sql.engines.sqlite_store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
 from wfe_sql.queries import QuerySet
 from wfe_sql.rows import UNPARSED
+
+_WITH_A_BRIEF_READER = 3
+"""So many connections, and one of them reads on the event loop: one must be there to write, and one for long reads."""
 
 _WRITES_TOGETHER = 512
 _READS_TOGETHER = 64
@@ -45,6 +49,7 @@ class SqliteEngine:
         self._max_connections = 1 if store.target.path is None else max_connections
         self._writers: Lane | None = None
         self._readers: Lane | None = None
+        self._brief_reader: BriefReader | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
@@ -64,17 +69,28 @@ class SqliteEngine:
         self._had_log = not read_only or self._store.has_log()
         connections: list[WorkerConnection] = []
         try:
-            while len(connections) < self._max_connections:
-                writes = not connections and not read_only
-                connections.append(await self._connect(self._store.open_writer if writes else self._store.open_reader))
+            for open_connection in self._openers(read_only=read_only):
+                connection = await self._connect(open_connection)
+                connections.append(connection)
         except BaseException:
             await self._disconnect(reversed(connections))
             raise
+        if len(connections) >= _WITH_A_BRIEF_READER:
+            self._brief_reader = BriefReader(connections.pop(), self.run_reads)
         if read_only:
             self._readers = Lane(connections, self.run_reads, _READS_TOGETHER)
         else:
             self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER)
             self._readers = Lane(connections[1:], self.run_reads, _READS_TOGETHER) if connections[1:] else self._writers
+
+    def _openers(self, *, read_only: bool) -> list[Callable[[], sqlite3.Connection]]:
+        """Return what opens the connections: one that writes, those that read, and one that reads on the event loop."""
+        openers: list[Callable[[], sqlite3.Connection]] = [self._store.open_reader] * self._max_connections
+        if not read_only:
+            openers[0] = self._store.open_writer
+        if len(openers) >= _WITH_A_BRIEF_READER:
+            openers[-1] = partial(self._store.open_reader, on_loop=True)
+        return openers
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
@@ -99,7 +115,16 @@ class SqliteEngine:
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
-        return await self._open_lane(self._readers).submit(unit)
+        readers = self._open_lane(self._readers)
+        outcome = None
+        if self._brief_reader is not None and not (self._writers and self._writers.is_at_work):
+            outcome = self._brief_reader.read(unit)
+        if outcome is None:
+            return await readers.submit(unit)
+        await asyncio.sleep(0)  # others must have their turns, too, beside a caller that only reads
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
@@ -291,9 +316,11 @@ class SqliteEngine:
 
     async def _close(self) -> None:
         lanes = [self._readers] if self._readers is self._writers else [self._readers, self._writers]
+        connections = [] if self._brief_reader is None else [self._brief_reader.connection]
         for lane in filter(None, lanes):
             await lane.finish()
-            await self._disconnect(lane.connections)
+            connections += lane.connections
+        await self._disconnect(connections)
 
     async def _disconnect(self, connections: Iterable[WorkerConnection]) -> None:
         for connection in connections:

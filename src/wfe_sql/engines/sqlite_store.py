@@ -158,15 +158,21 @@ class SqliteStore:
             raise
         return connection
 
-    def open_reader(self) -> sqlite3.Connection:
-        """Open a connection that only reads a store that exists."""
-        connection = self._connect(self.target.mode, busy_timeout=self._busy_timeout)
+    def open_reader(self, *, on_loop: bool = False) -> sqlite3.Connection:
+        """Open a connection that only reads a store that exists.
+
+        One for the event loop is opened on another thread: the loop finds the schema read, and waits for no lock.
+        """
+        connection = self._connect(self.target.mode, busy_timeout=self._busy_timeout, any_thread=on_loop)
         try:
             run = self._runner(connection)
             run("enforce_foreign_keys")
             if self.target.mode == "ro":
                 self._make_readable(connection)
             run("refuse_writes")
+            if on_loop:
+                self._columns(connection)
+                run("wait_for_no_lock")
         except BaseException:
             connection.close()
             raise
@@ -211,13 +217,14 @@ class SqliteStore:
     def _runner(self, connection: sqlite3.Connection) -> Callable[[str], Any]:
         return partial(self._queries.run, connection, params={})
 
-    def _connect(self, mode: str, *, busy_timeout: float) -> sqlite3.Connection:
+    def _connect(self, mode: str, *, busy_timeout: float, any_thread: bool = False) -> sqlite3.Connection:
         path = self.target.path
         return sqlite3.connect(
             ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}",
             uri=path is not None,
             timeout=busy_timeout,
             isolation_level=None,
+            check_same_thread=not any_thread,
             cached_statements=len(self._queries),
         )
 

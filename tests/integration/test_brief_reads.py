@@ -1,0 +1,166 @@
+"""Reads on the event loop: only brief ones, and never for more than a small part of its time."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wfe_sql import SqlitePersistenceProvider, WorkflowNotFoundError
+from wfe_sql.engines import Statement, Unit
+from wfe_sql.engines.brief_reads import BriefReader
+from wfe_sql.engines.queues import Outcome
+from wfe_sql.testing import full_pointer, sample_instance
+
+SMALL: Unit = [Statement("get_workflow_instance", {"id": "small"})]
+BIG: Unit = [Statement("get_execution_pointers", {"workflow_id": "big"})]
+
+
+class Seconds:
+    """A clock that moves on by so much each time it is looked at."""
+
+    def __init__(self) -> None:
+        self.now, self.each_look = 0.0, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.each_look
+        return self.now
+
+
+@pytest.fixture
+async def provider(tmp_path: Path, clock: Seconds) -> AsyncIterator[SqlitePersistenceProvider]:
+    """A store whose reads on the event loop take no time, unless a test lets the clock move."""
+    async with SqlitePersistenceProvider(tmp_path / "store.db") as opened:
+        await opened.create_new_workflow(sample_instance(id="small"))
+        await opened.create_new_workflow(
+            sample_instance(id="big", execution_pointers=[full_pointer() for _ in range(500)])
+        )
+        engine: Any = opened._engine
+        engine._brief_reader = brief_reader(opened, clock)
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Seconds:
+    return Seconds()
+
+
+Run = Callable[[Sequence[Unit], sqlite3.Connection], list[Outcome]]
+
+
+def brief_reader(provider: SqlitePersistenceProvider, clock: Seconds, run: Run | None = None) -> BriefReader:
+    engine: Any = provider._engine
+    return BriefReader(engine._brief_reader.connection, run or engine.run_reads, clock=clock)
+
+
+@contextmanager
+def held(connections: Sequence[Any]) -> Iterator[None]:
+    """Keep the threads of connections busy."""
+    let_go = threading.Event()
+    tasks = [asyncio.ensure_future(connection.run(lambda _: let_go.wait(timeout=30))) for connection in connections]
+    try:
+        yield
+    finally:
+        let_go.set()
+        assert not [task for task in tasks if task.cancelled()]
+
+
+async def test_a_brief_read_needs_no_thread(provider: SqlitePersistenceProvider) -> None:
+    engine: Any = provider._engine
+    with held([*engine._readers.connections, *engine._writers.connections]):
+        async with asyncio.timeout(20):
+            assert (await provider.get_workflow_instance("small")).id == "small"
+            with pytest.raises(WorkflowNotFoundError):
+                await provider.get_workflow_instance("other")
+
+
+async def test_while_something_is_written_reads_go_to_a_thread(provider: SqlitePersistenceProvider) -> None:
+    """Two threads that are busy in Python at once are slower than one after the other."""
+    engine: Any = provider._engine
+    with held(engine._readers.connections):
+        with closing(sqlite3.connect(engine._target.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            write = asyncio.create_task(provider.next_definition_sequence("order"))
+            while not engine._writers.is_at_work:
+                await asyncio.sleep(0)
+            read = asyncio.create_task(provider.get_workflow_instance("small"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not read.done()
+        assert await write == 1
+        assert not read.done()
+    assert (await read).id == "small"
+
+
+async def test_a_read_that_is_not_brief_is_given_up(provider: SqlitePersistenceProvider, clock: Seconds) -> None:
+    reader = brief_reader(provider, clock)
+    assert isinstance(reader.read(BIG), list)
+    clock.each_look = 0.0002
+    assert reader.read(BIG) is None
+    rested_from = clock.now
+    assert rested_from < 0.002, "it looks at the clock often enough"
+    clock.each_look = 0
+    assert reader.read(SMALL) is None
+    clock.now = rested_from + 0.15
+    assert isinstance(reader.read(SMALL), list)
+
+
+async def test_after_a_slow_read_there_is_none_for_a_hundred_times_as_long(
+    provider: SqlitePersistenceProvider, clock: Seconds
+) -> None:
+    engine: Any = provider._engine
+    disk_takes = 0.02
+
+    def run(units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
+        outcomes: list[Outcome] = engine.run_reads(units, connection)
+        clock.now += disk_takes
+        return outcomes
+
+    reader = brief_reader(provider, clock, run)
+    assert isinstance(reader.read(SMALL), list)
+    clock.now += 1.99
+    assert reader.read(SMALL) is None
+    clock.now += 0.02
+    disk_takes = 0.0001
+    assert isinstance(reader.read(SMALL), list)
+    assert isinstance(reader.read(SMALL), list)
+
+
+async def test_what_was_given_up_is_read_on_a_thread(provider: SqlitePersistenceProvider, clock: Seconds) -> None:
+    clock.each_look = 1
+    assert len((await provider.get_workflow_instance("big")).execution_pointers) == 500
+
+
+async def test_a_caller_that_only_reads_leaves_others_their_turns(provider: SqlitePersistenceProvider) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def counting() -> AsyncIterator[None]:
+        task = asyncio.create_task(count_turns())
+        yield
+        task.cancel()
+
+    async with counting():
+        for _ in range(100):
+            await provider.get_workflow_instance("small")
+    assert turns >= 100
+
+
+@pytest.mark.parametrize(("max_connections", "has_one"), [(1, False), (2, False), (3, True)])
+async def test_how_many_connections_it_takes(tmp_path: Path, max_connections: int, has_one: bool) -> None:
+    for mode in ("rwc", "ro"):
+        url = f"sqlite://{tmp_path}/store.db?mode={mode}"
+        async with SqlitePersistenceProvider(url, max_connections=max_connections) as opened:
+            engine: Any = opened._engine
+            assert (engine._brief_reader is not None) == has_one
+            assert await opened.get_workflow_instances(["none"]) == []
