@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiosql.types import SQLOperationType
-from aiosql.utils import VAR_REF
+
+from wfe_sql.engines.parameters import number_parameters
 
 
 class PostgresAdapter:
@@ -23,7 +24,7 @@ class PostgresAdapter:
 
     def process_sql(self, query_name: str, op_type: SQLOperationType, sql: str) -> str:
         """Turn `:name` into `$1`."""
-        numbered, self._order[query_name] = number_parameters(sql)
+        numbered, self._order[query_name] = number_parameters(sql, "$")
         return numbered
 
     async def select(
@@ -67,19 +68,3 @@ class PostgresAdapter:
     def _ordered(self, query_name: str, parameters: Mapping[str, Any]) -> list[Any]:
         values = (parameters[name] for name in self._order[query_name])
         return [str(value) if type(value) is int else value for value in values]
-
-
-def number_parameters(sql: str) -> tuple[str, list[str]]:
-    """Turn each `:name` into `$1`, and return the names in the order of their numbers too."""
-    order: list[str] = []
-    parts: list[str] = []
-    end = 0
-    for match in VAR_REF.finditer(sql):
-        name = match["var_name"]
-        if name is None:
-            continue
-        if name not in order:
-            order.append(name)
-        parts += [sql[end : match.start()], match["lead"], f"${order.index(name) + 1}"]
-        end = match.end()
-    return "".join([*parts, sql[end:]]), order

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
-from wfe_sql.engines.postgres_driver import number_parameters
+from wfe_sql.engines.parameters import number_parameters
 from wfe_sql.engines.postgres_errors import is_about_statement
 from wfe_sql.engines.postgres_pool import Connection
 from wfe_sql.errors import QueryFileError
@@ -32,7 +32,7 @@ async def describe(query: Query, connection: Connection, *, name: str = "") -> D
     Raises:
         psycopg.Error: The server does not take it.
     """
-    sql, _ = number_parameters(query.sql)
+    sql, _ = number_parameters(query.sql, "$")
     server = connection.pgconn
 
     def ask() -> Description:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aiosql.adapters.sqlite3 import SQLite3Adapter
-from aiosql.utils import VAR_REF
 
+from wfe_sql.engines.parameters import number_parameters
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -49,7 +48,7 @@ class InTransactionAdapter(SQLite3Adapter):
     """aiosql's adapter for sqlite3, with rows as a list, and scripts that stay inside the open transaction.
 
     Its methods leave it to the connection to make a cursor and to end it, which is half of what they would cost. And
-    it numbers the parameters, as aiosql's adapter for asyncpg does: sqlite3 looks up a name anew for each row.
+    it numbers the parameters, for sqlite3 looks up a name anew for each row.
     """
 
     def __init__(self) -> None:
@@ -58,18 +57,8 @@ class InTransactionAdapter(SQLite3Adapter):
         self._values: dict[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
 
     def process_sql(self, query_name: str, op_type: Any, sql: str) -> str:
-        """Write ?1, ?2, ... for the names of a query's parameters, and remember their order."""
-        names: list[str] = []
-
-        def number(found: re.Match[str]) -> str:
-            name = found["var_name"]
-            if name is None:
-                return found[0]  # it is within quotes
-            if name not in names:
-                names.append(name)
-            return f"{found['lead']}?{names.index(name) + 1}"
-
-        numbered = VAR_REF.sub(number, sql)
+        """Turn `:name` into `?1`."""
+        numbered, names = number_parameters(sql, "?")
         self._values[query_name] = _values_getter(names)
         return numbered
 
