@@ -14,7 +14,7 @@ from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
-from wfe_sql.urls import parse_postgres_url, parse_sqlite_url, scheme_of
+from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
 
 def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
@@ -123,7 +123,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         self,
         url: str,
         *,
-        schema: str = "wfc",
+        schema: str = DEFAULT_SCHEMA,
         max_connections: int = 10,
         clock: Callable[[], datetime] = utc_now,
         sql_dir: str | os.PathLike[str] | None = None,

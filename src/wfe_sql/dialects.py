@@ -11,7 +11,7 @@ from wfe_sql.engines.sqlite_plans import open_sqlite_planner
 from wfe_sql.engines.sqlite_store import VERSION
 from wfe_sql.plans import Explain, Planner
 from wfe_sql.queries import QuerySet
-from wfe_sql.urls import parse_postgres_url, parse_sqlite_url, scheme_of
+from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,6 @@ def _postgres_schema(queries: QuerySet) -> str:
 def _open_postgres_planner(url: str, queries: QuerySet) -> Iterator[Explain]:
     from wfe_sql.engines.postgres_plans import open_postgres_planner
     from wfe_sql.engines.postgres_pool import PostgresTarget
-    from wfe_sql.engines.postgres_store import DEFAULT_SCHEMA
 
     location = parse_postgres_url(url)
     target = PostgresTarget(location.url, timedelta(seconds=10))

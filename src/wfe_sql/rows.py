@@ -42,6 +42,9 @@ MAX_JSON_DEPTH = 127
 
 _T = TypeVar("_T")
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""From when on epoch milliseconds are counted."""
+
 
 class Codec(NamedTuple):
     """How one kind of column is written.
@@ -476,12 +479,9 @@ def epoch_ms(name: str, value: datetime) -> int:
         SerializationError: The time is naive; the message names the argument.
     """
     encode_argument(name, TIME, value)
-    return (value - _EPOCH) // timedelta(milliseconds=1)
+    return (value - EPOCH) // timedelta(milliseconds=1)
 
 
 def encode_ids(ids: Iterable[str | int]) -> str:
     """Return ids as the JSON array that a query takes apart."""
     return _json_encoder.encode(list(ids)).decode()
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -11,6 +11,9 @@ from wfe_sql.errors import StoreError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _MODES = ("rwc", "rw", "ro")
 
+DEFAULT_SCHEMA = "wfc"
+"""Where PostgreSQL has the tables unless something else is said, as the reference does."""
+
 
 @dataclass(frozen=True, slots=True)
 class SqliteTarget:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import Result
 from wfe_sql import (
     ExecutionError,
     ExecutionPointer,
@@ -34,17 +34,6 @@ from wfe_sql.testing import full_event, full_subscription, sample_instance
 NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONG_AGO = utc_now() - timedelta(days=90)
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 Run = Callable[..., Result]

@@ -1,33 +1,21 @@
 """The `wfe-sql` command on PostgreSQL, as processes; what is the same on SQLite is tested there."""
 
-import json
 import re
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from commands import Result
+
 PASSWORD = "s3cr@t/pass word"
 ENCODED = "s3cr%40t%2Fpass%20word"
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 def _run(*arguments: str | Path) -> Result:

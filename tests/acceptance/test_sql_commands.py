@@ -1,6 +1,5 @@
 """`wfe-sql queries`, `explain` and `schema` as a DBA runs them."""
 
-import json
 import os
 import pty
 import re
@@ -10,12 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from commands import Result
 from wfe_sql import SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.cli import main
@@ -26,17 +24,6 @@ OWN = load_sqlite_queries()
 POLL = "get_runnable_instances"
 REFERENCE = Path(__file__).parents[1] / "data" / "wfe-sqlite-1.11.4.db"
 COMMAND = [sys.executable, "-m", "wfe_sql.cli"]
-
-
-@dataclass
-class Result:
-    exit_code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 Run = Callable[..., Result]
@@ -78,7 +65,7 @@ def _on_a_terminal(*arguments: str, columns: int) -> str:
 def tuned(run: Run, tmp_path: Path) -> Path:
     """Export two queries and change one."""
     folder = tmp_path / "tuned"
-    assert run("queries", "export", folder, POLL, "get_event").exit_code == 0
+    assert run("queries", "export", folder, POLL, "get_event").code == 0
     file = folder / "workflows.sql"
     file.write_text(file.read_text().replace("ORDER BY next_execution, id", "ORDER BY next_execution DESC, id"))
     return folder
@@ -95,7 +82,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_has_an_example(run: Run, command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
-    assert result.exit_code == 0
+    assert result.code == 0
     assert f"Example: wfe-sql {' '.join(command)}" in " ".join(result.out.split())
 
 
@@ -142,7 +129,7 @@ def test_show_prints_what_the_file_has(run: Run, tuned: Path, monkeypatch: pytes
 @pytest.mark.parametrize("command", [("queries", "show"), ("explain", ":memory:")])
 def test_a_query_that_does_not_exist(run: Run, command: tuple[str, ...], name: str, hint: str) -> None:
     result = run(*command, name)
-    assert (result.exit_code, result.out) == (2, "")
+    assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"wfe-sql: no query has the name {name}; {hint}")
     assert result.err.count("\n") == 1
 
@@ -159,19 +146,19 @@ def test_export_refuses_a_folder_that_is_not_empty(run: Run, tmp_path: Path) -> 
     (tmp_path / "mine.sql").write_text("-- Mine.\n")
     result = run("queries", "export", tmp_path)
     assert result == Result(2, "", f"wfe-sql: {tmp_path} is not an empty folder; nothing was written\n")
-    assert run("queries", "export", tmp_path / "mine.sql").exit_code == 2
+    assert run("queries", "export", tmp_path / "mine.sql").code == 2
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("mine.sql", "-- Mine.\n")]
 
 
 def test_export_of_what_does_not_exist_writes_nothing(run: Run, tmp_path: Path) -> None:
-    assert run("queries", "export", tmp_path / "copy", POLL, "xyz").exit_code == 2
+    assert run("queries", "export", tmp_path / "copy", POLL, "xyz").code == 2
     assert run("queries", "export", "/proc/copy").err.startswith("wfe-sql: /proc/copy cannot be written: ")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_diff_shows_what_is_changed(run: Run, tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("queries", "diff", tuned)
-    assert result.exit_code == 1
+    assert result.code == 1
     assert result.out.startswith(f"--- {OWN[POLL].file}:{OWN[POLL].line}\n+++ {tuned / 'workflows.sql'}:1\n@@")
     assert "\n-ORDER BY next_execution, id\n+ORDER BY next_execution DESC, id\n" in result.out
     assert [query["name"] for query in run("queries", "diff", tuned, "--json").json] == [POLL]
@@ -183,9 +170,9 @@ def test_diff_of_a_folder_that_cannot_be_used(run: Run, tuned: Path) -> None:
     file = tuned / "workflows.sql"
     file.write_text(file.read_text().replace("FROM workflows", "FORM workflows"))
     result = run("queries", "diff", tuned)
-    assert (result.exit_code, result.out) == (2, "")
+    assert (result.code, result.out) == (2, "")
     assert result.err == f'wfe-sql: {file}:1: query {POLL}: SQLite refuses it: near "workflows": syntax error\n'
-    assert run("queries", "diff", tuned / "nothing").exit_code == 2
+    assert run("queries", "diff", tuned / "nothing").code == 2
     assert run("queries", "list", "--sql-dir", tuned) == Result(1, "", result.err)
 
 
@@ -205,7 +192,7 @@ async def test_explain_opens_a_store_for_reading_only(run: Run, tmp_path: Path) 
         await provider.create_new_workflow(sample_instance())
     before = path.read_bytes()
     result = run("explain", f"sqlite://{path}")
-    assert result.exit_code == 0
+    assert result.code == 0
     assert f"{POLL}  index: idx_workflows_runnable\n    SEARCH workflows USING COVERING INDEX" in result.out
     assert "get_execution_errors  scan: all rows are asked for, in the order of the table\n  * SCAN" in result.out
     assert path.read_bytes() == before
@@ -214,7 +201,7 @@ async def test_explain_opens_a_store_for_reading_only(run: Run, tmp_path: Path) 
 
 def test_a_plan_that_is_not_what_its_header_says(run: Run, tuned: Path) -> None:
     result = run("explain", ":memory:", POLL, "--sql-dir", tuned)
-    assert result.exit_code == 1
+    assert result.code == 1
     assert result.out.splitlines() == [
         f"{POLL}  index: idx_workflows_runnable",
         "    SEARCH workflows USING COVERING INDEX idx_workflows_runnable (status=? AND next_execution<?)",
@@ -238,7 +225,7 @@ def test_a_store_of_the_reference_lacks_indexes_and_columns(run: Run, tmp_path: 
 def test_explain_without_a_store(run: Run, tmp_path: Path, url: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("explain", url)
-    assert (result.exit_code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert why in result.err
     assert list(tmp_path.iterdir()) == []
 
@@ -272,7 +259,7 @@ def test_the_schema_can_be_piped(tmp_path: Path) -> None:
 
 def test_a_dialect_that_does_not_exist(run: Run) -> None:
     result = run("schema", "--dialect", "oracle")
-    assert (result.exit_code, result.out) == (2, "")
+    assert (result.code, result.out) == (2, "")
     assert "oracle is none of sqlite" in result.err
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from wfe_sql.cli.output import (
 )
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import After, AsJson, Limit, SqlDir, Url, find_workflow, opened, parse_time, run, shown
-from wfe_sql.maintenance.models import Page, StoreStats
+from wfe_sql.maintenance.models import CommandSummary, Page, StoreStats, WorkflowSummary
 from wfe_sql.models import WorkflowStatus, utc_now
 
 _WATCH_EVERY = 2.0
@@ -138,7 +139,7 @@ def workflows(
                 ("" if each.next_execution is None else moment(each.next_execution))
                 if each.complete_time is None
                 else f"took {span(each.complete_time - each.create_time)}",
-                "" if each.claim_worker_id is None else f"{each.claim_worker_id}, {ago(each.claim_expires_at, now)}",
+                _holder(each, now),
             ]
             for each in page.items
         ]
@@ -226,7 +227,7 @@ def commands(url: Url, after: After = None, limit: Limit = 50, as_json: AsJson =
                 moment(each.execute_time),
                 each.command_name,
                 each.data,
-                "" if each.claim_worker_id is None else f"{each.claim_worker_id}, {ago(each.claim_expires_at, now)}",
+                _holder(each, now),
             ]
             for each in page.items
         ]
@@ -242,3 +243,7 @@ def _print_page(page: Page[Any], headings: list[str], rows: list[list[Cell]], as
     Output().table([(heading, "left") for heading in headings], rows)
     if page.after is not None:
         warn(f"there may be more: --after {shlex.quote(page.after)}")
+
+
+def _holder(item: WorkflowSummary | CommandSummary, now: datetime) -> str:
+    return "" if item.claim_worker_id is None else f"{item.claim_worker_id}, {ago(item.claim_expires_at, now)}"

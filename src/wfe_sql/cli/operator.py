@@ -1,7 +1,6 @@
 """What an operator does to single workflows at night."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +12,10 @@ from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, find_workflow, opened, run
 from wfe_sql.errors import WfeError, WorkflowConflictError
 from wfe_sql.models import Event, WorkflowInstance, WorkflowStatus, utc_now
+from wfe_sql.rows import epoch_ms
 
 _TRIES = 20
 """How often a change is made anew when somebody else changed the workflow in between."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Name = Annotated[str, typer.Argument(help="The workflow's name or id.")]
 
@@ -50,7 +48,7 @@ def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, 
     def change(instance: WorkflowInstance) -> None:
         instance.status = WorkflowStatus.Runnable
         if instance.next_execution is None:
-            instance.next_execution = (utc_now() - _EPOCH) // timedelta(milliseconds=1)
+            instance.next_execution = epoch_ms("now", utc_now())
 
     run(_change(url, sql_dir, workflow, change, {WorkflowStatus.Suspended}, "resume", yes=yes, as_json=as_json))
 

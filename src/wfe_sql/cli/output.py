@@ -92,7 +92,7 @@ def _shrink(widths: list[int], may_shrink: Sequence[bool], total: int) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document on one line; dataclasses become objects."""
-    typer.echo(msgspec.json.encode(value).decode())
+    typer.echo(as_text(value))
 
 
 def warn(line: str) -> None:

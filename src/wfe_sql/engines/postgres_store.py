@@ -13,12 +13,10 @@ from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres_tuning import check_tuned_postgres, refusal
 from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
+from wfe_sql.urls import DEFAULT_SCHEMA
 
 VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
-
-DEFAULT_SCHEMA = "wfc"
-"""The reference's."""
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.

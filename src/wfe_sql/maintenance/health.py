@@ -1,7 +1,7 @@
 """What is in a store, and what is wrong with it."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from wfe_sql.engines import Engine, Read, Statement
@@ -9,7 +9,7 @@ from wfe_sql.errors import StoreCorruptError
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
 from wfe_sql.maintenance.stored import read_time
-from wfe_sql.rows import TIME, encode_argument, encode_bound, epoch_ms
+from wfe_sql.rows import EPOCH, TIME, encode_argument, encode_bound, epoch_ms
 
 _FINDINGS = 100
 """How many findings of one kind are listed."""
@@ -19,8 +19,6 @@ _WORTH_STATISTICS = 10_000
 
 _STALE = 10
 """How many times as many rows a table may have as its statistics say, or as few."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Health(Paging):
@@ -133,7 +131,7 @@ async def _count_due(read: Read, now: datetime) -> list[Backlog]:
 def _backlog(due: int, since: Any) -> Backlog:
     if since is None:
         return Backlog(due, None)
-    return Backlog(due, _time(since) if isinstance(since, str) else _EPOCH + timedelta(milliseconds=since))
+    return Backlog(due, _time(since) if isinstance(since, str) else EPOCH + timedelta(milliseconds=since))
 
 
 async def _check_overdue(read: Read, longest_ago: datetime) -> list[Finding]:
