@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,21 +78,17 @@ async def test_a_brief_read_needs_no_thread(provider: SqlitePersistenceProvider)
                 await provider.get_workflow_instance("other")
 
 
-async def test_while_something_is_written_reads_go_to_a_thread(provider: SqlitePersistenceProvider) -> None:
-    """Two threads that are busy in Python at once are slower than one after the other."""
+@pytest.mark.parametrize(("others", "needs_a_thread"), [(3, False), (4, True)])
+async def test_many_callers_share_a_hop(provider: SqlitePersistenceProvider, others: int, needs_a_thread: bool) -> None:
     engine: Any = provider._engine
-    with held(engine._readers.connections):
-        with closing(sqlite3.connect(engine._target.path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            write = asyncio.create_task(provider.next_definition_sequence("order"))
-            while not engine._writers.is_at_work:
-                await asyncio.sleep(0)
-            read = asyncio.create_task(provider.get_workflow_instance("small"))
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert not read.done()
-        assert await write == 1
-        assert not read.done()
+    with held([*engine._readers.connections, *engine._writers.connections]):
+        writes = [asyncio.create_task(provider.next_definition_sequence("order")) for _ in range(others)]
+        await asyncio.sleep(0)
+        read = asyncio.create_task(provider.get_workflow_instance("small"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert read.done() != needs_a_thread
+    assert await asyncio.gather(*writes) == [*range(1, others + 1)]
     assert (await read).id == "small"
 
 

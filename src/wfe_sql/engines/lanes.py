@@ -106,16 +106,11 @@ class Lane:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Results] = loop.create_future()
         self._waiting.append((unit, future))
-        if not self.is_at_work:
+        if len(self._free) == len(self.connections):
             self._start_soon(loop)
         elif self._free and self._helper is None:
             self._helper = loop.call_later(_PATIENCE, self._help, loop)
         return future
-
-    @property
-    def is_at_work(self) -> bool:
-        """Tell whether units are on a thread now."""
-        return len(self._free) < len(self.connections)
 
     async def finish(self) -> None:
         """Wait until nothing is pending."""
@@ -138,7 +133,7 @@ class Lane:
             connection = self._free.pop()
             units = [unit for unit, _ in batch]
             connection.post(partial(self._run, units), partial(self._answer, loop, connection, batch))
-        elif not self.is_at_work:
+        elif len(self._free) == len(self.connections):
             self._idle.set()
             if self._helper is not None:
                 self._helper.cancel()
