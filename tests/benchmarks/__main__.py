@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
-from measure import Cell, InProcess, Runner, Sample
+from measure import Cell, Runner, Sample, Worker
 from places import Files, Places, Schemas, postgres_server
 from report import ON_DISK, Report, describe_machine, lines_of
 from sides.aiosql_stock import AIOSQL
@@ -49,16 +49,16 @@ def parse_options() -> argparse.Namespace:
 
 def find_runners(*, postgres: bool, with_reference: bool, quick: bool) -> tuple[list[Runner], list[str]]:
     """Return those sides that can run here, and why the others cannot."""
-    runners: list[Runner] = [InProcess(LIBRARY), InProcess(STDLIB), InProcess(AIOSQL)]
+    runners: list[Runner] = [Worker(LIBRARY), Worker(STDLIB), Worker(AIOSQL)]
     notes = []
     if postgres:
         from sides.psycopg_pool import PSYCOPG
 
-        runners = [InProcess(LIBRARY_ON_POSTGRES), InProcess(PSYCOPG)]
+        runners = [Worker(LIBRARY_ON_POSTGRES), Worker(PSYCOPG)]
     elif find_spec("sqlalchemy") and find_spec("greenlet"):
         from sides.sqlalchemy_orm import SQLALCHEMY
 
-        runners.append(InProcess(SQLALCHEMY))
+        runners.append(Worker(SQLALCHEMY))
     else:
         notes.append("without sqlalchemy: pip install 'sqlalchemy[asyncio]'")
     if with_reference:

@@ -4,8 +4,10 @@ import asyncio
 import gc
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from math import ceil
+from multiprocessing import get_context
 from typing import Any, NamedTuple, Protocol
 
 from places import Places
@@ -55,49 +57,60 @@ class Runner(Protocol):
         ...
 
 
-class InProcess:
-    """Measures a side that is Python."""
+class Worker:
+    """Measures a side that is Python, in a process of its own, which knows nothing of the others.
+
+    What they load would slow it down: garbage collection looks at it time and again.
+    """
 
     def __init__(self, side: Side) -> None:
         self.name = side.name
         self.setup = side.setup
         self._side = side
+        self._process = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
 
     def can_run(self, cell: Cell) -> bool:
         return not (self._side.in_turns and cell.workload.beside)
 
     def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
         with places.new_store(self.name) as place:
-            operations, sample = asyncio.run(self._run(cell, place, seconds))
+            operations, sample = self._process.submit(run, self._side, cell, place, seconds).result()
             expected = cell.workload.expected(cell.callers, operations)
             check_state(places.read_state(place), expected, f"{self.name}, {cell}")
         return sample
 
-    async def _run(self, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
-        team = cell.workload.team(cell.callers)
-        async with self._side.open(place) as store:
-            callers = [kind(store, self._side.models, number) for number, kind in enumerate(team)]
-            for caller in callers:
-                await caller.start()
-            await self._call(callers, seconds * WARM_UP)
-            warm_up = take_durations(callers)
-            gc.collect()
-            start = time.perf_counter()
-            await self._call(callers, seconds)
-            elapsed = time.perf_counter() - start
-            measured = take_durations(callers[: cell.callers])
-            beside = take_durations(callers[cell.callers :])
-            for caller in [*callers[:READ_BACK], *callers[cell.callers :]]:
-                await caller.check()
-        sample = {PER_SECOND: len(measured) / elapsed}
-        if cell.workload.beside:
-            sample = {P50: percentile(measured, 50), P99: percentile(measured, 99), BESIDE: len(beside) / elapsed}
-        return len(warm_up) + len(measured) + len(beside), sample
 
-    async def _call(self, callers: Sequence[Caller], seconds: float) -> None:
-        deadline = time.perf_counter() + seconds
-        groups = [callers] if self._side.in_turns else [[caller] for caller in callers]
-        await asyncio.gather(*(take_turns(group, deadline) for group in groups))
+def run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
+    """Return how many operations were done, and what was measured."""
+    return asyncio.run(_run(side, cell, place, seconds))
+
+
+async def _run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
+    team = cell.workload.team(cell.callers)
+    async with side.open(place) as store:
+        callers = [kind(store, side.models, number) for number, kind in enumerate(team)]
+        for caller in callers:
+            await caller.start()
+        await _call(callers, seconds * WARM_UP, in_turns=side.in_turns)
+        warm_up = take_durations(callers)
+        gc.collect()
+        start = time.perf_counter()
+        await _call(callers, seconds, in_turns=side.in_turns)
+        elapsed = time.perf_counter() - start
+        measured = take_durations(callers[: cell.callers])
+        beside = take_durations(callers[cell.callers :])
+        for caller in [*callers[:READ_BACK], *callers[cell.callers :]]:
+            await caller.check()
+    sample = {PER_SECOND: len(measured) / elapsed}
+    if cell.workload.beside:
+        sample = {P50: percentile(measured, 50), P99: percentile(measured, 99), BESIDE: len(beside) / elapsed}
+    return len(warm_up) + len(measured) + len(beside), sample
+
+
+async def _call(callers: Sequence[Caller], seconds: float, *, in_turns: bool) -> None:
+    deadline = time.perf_counter() + seconds
+    groups = [callers] if in_turns else [[caller] for caller in callers]
+    await asyncio.gather(*(take_turns(group, deadline) for group in groups))
 
 
 async def take_turns(callers: Sequence[Caller], deadline: float) -> None:

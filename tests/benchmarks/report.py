@@ -107,7 +107,7 @@ class Report:
         baselines = [side for side in self.sides if side != LIBRARY_NAME]
         about = [
             f"{self.date}; {machine}",
-            f"{self.repeat} repetitions of {self.seconds:g} s, medians; all durable",
+            f"{self.repeat} repetitions of {self.seconds:g} s, medians; all durable, each side in a process of its own",
             *(f"- {side}: {setup}" for side, setup in self.sides.items()),
             *(f"- note: {note}" for note in self.notes),
         ]

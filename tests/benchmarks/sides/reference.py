@@ -23,10 +23,7 @@ class Reference:
 
     def __init__(self, program: Path, *, postgres: bool) -> None:
         crate, connections = ("wfe-postgres", 10) if postgres else ("wfe-sqlite", 4)
-        self.setup = (
-            f"{crate} 1.11.4 (Rust, sqlx, release build) with its defaults: {connections} connections; "
-            "a process of its own"
-        )
+        self.setup = f"{crate} 1.11.4 (Rust, sqlx, release build) with its defaults: {connections} connections"
         self.busy_retries = 0
         self._keeps_terminated = not postgres
         self._program = program
