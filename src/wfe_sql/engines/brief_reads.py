@@ -17,8 +17,11 @@ _BRIEF = 0.0005
 """Seconds that a read may take here."""
 
 _REST = 100
-"""How many times as long as a read that was not brief nothing runs here, be it long or the disk slow: the event loop
-then loses a hundredth of its time at most."""
+"""How many times as long as reads that were not brief nothing may run here, be they long or the disk slow: so the event
+loop loses a hundredth of its time at most."""
+
+_CREDIT = 2.0
+"""Seconds of that rest that time without such reads pays for beforehand: one pause of the machine costs nothing."""
 
 _STEPS = 1_000
 """Instructions of SQLite's virtual machine between two looks at the clock; most reads take fewer in all."""
@@ -57,7 +60,7 @@ class BriefReader:
         (outcome,) = self._run([unit], self._raw)
         ended = self._clock()
         if ended > self._given_up_at:
-            self._rests_until = ended + _REST * (ended - started)
+            self._rests_until = max(self._rests_until, ended - _CREDIT) + _REST * (ended - started)
         if isinstance(outcome, StoreError) and isinstance(outcome.__cause__, sqlite3.Error):
             return None  # it was given up, or a thread may wait for what it found locked, or say what is wrong
         return outcome
