@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from wfe_sql.engines.sqlite import SqliteEngine
-from wfe_sql.engines.sqlite_plans import SqlitePlanner
-from wfe_sql.engines.sqlite_store import Durability, InTransactionAdapter, SqliteStore
-from wfe_sql.engines.sqlite_tuning import check_tuned_sqlite
+from wfe_sql.engines.sqlite.driver import InTransactionAdapter
+from wfe_sql.engines.sqlite.engine import SqliteEngine
+from wfe_sql.engines.sqlite.plans import SqlitePlanner
+from wfe_sql.engines.sqlite.store import Durability, SqliteStore
+from wfe_sql.engines.sqlite.tuning import check_tuned_sqlite
 from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
@@ -81,10 +82,10 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
         StoreError: The driver is not installed.
     """
     try:
-        from wfe_sql.engines.postgres import PostgresEngine
-        from wfe_sql.engines.postgres_driver import PostgresAdapter
-        from wfe_sql.engines.postgres_plans import PostgresPlanner
-        from wfe_sql.engines.postgres_store import PostgresStore
+        from wfe_sql.engines.postgres.driver import PostgresAdapter
+        from wfe_sql.engines.postgres.engine import PostgresEngine
+        from wfe_sql.engines.postgres.plans import PostgresPlanner
+        from wfe_sql.engines.postgres.store import PostgresStore
     except ImportError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
@@ -133,9 +134,9 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         wait_for_server: timedelta = timedelta(0),
     ) -> None:
         queries = load_postgres_queries(sql_dir)
-        from wfe_sql.engines.postgres import PostgresEngine
-        from wfe_sql.engines.postgres_pool import PostgresTarget
-        from wfe_sql.engines.postgres_store import PostgresStore
+        from wfe_sql.engines.postgres.engine import PostgresEngine
+        from wfe_sql.engines.postgres.pool import PostgresTarget
+        from wfe_sql.engines.postgres.store import PostgresStore
 
         location = parse_postgres_url(url)
         store = PostgresStore(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
-from wfe_sql.engines.sqlite_plans import open_sqlite_planner
-from wfe_sql.engines.sqlite_store import VERSION
+from wfe_sql.engines.sqlite.plans import open_sqlite_planner
+from wfe_sql.engines.sqlite.store import VERSION
 from wfe_sql.plans import Explain, Planner
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
@@ -47,15 +47,15 @@ def _sqlite_schema(queries: QuerySet) -> str:
 
 
 def _postgres_schema(queries: QuerySet) -> str:
-    from wfe_sql.engines.postgres_store import schema_script
+    from wfe_sql.engines.postgres.store import schema_script
 
     return schema_script(queries)
 
 
 @contextmanager
 def _open_postgres_planner(url: str, queries: QuerySet) -> Iterator[Explain]:
-    from wfe_sql.engines.postgres_plans import open_postgres_planner
-    from wfe_sql.engines.postgres_pool import PostgresTarget
+    from wfe_sql.engines.postgres.plans import open_postgres_planner
+    from wfe_sql.engines.postgres.pool import PostgresTarget
 
     location = parse_postgres_url(url)
     target = PostgresTarget(location.url, timedelta(seconds=10))

@@ -15,9 +15,9 @@ from psycopg.pq import TransactionStatus
 from dialects.case import Params
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
-from wfe_sql.engines.postgres_plans import PostgresPlanner
-from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
-from wfe_sql.engines.postgres_store import PostgresStore
+from wfe_sql.engines.postgres.plans import PostgresPlanner
+from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.plans import Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.testing.clock import ManualClock

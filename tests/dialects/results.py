@@ -12,7 +12,7 @@ from dialects.filling import START
 from wfe_sql import ExecutionError
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.engines import Statement
-from wfe_sql.engines.grouping import encode_units
+from wfe_sql.engines.postgres.grouping import encode_units
 from wfe_sql.queries import Query
 from wfe_sql.rows import EVENT_SUBSCRIPTIONS, EVENTS, EXECUTION_ERRORS, EXECUTION_POINTERS, WORKFLOWS, encode_bound
 from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription

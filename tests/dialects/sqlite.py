@@ -13,8 +13,8 @@ import aiosql
 from dialects.case import Params
 from wfe_sql import SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.engines.sqlite_plans import SqlitePlanner
-from wfe_sql.engines.sqlite_store import SqliteStore
+from wfe_sql.engines.sqlite.plans import SqlitePlanner
+from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.plans import Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.testing.clock import ManualClock

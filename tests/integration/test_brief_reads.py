@@ -12,8 +12,8 @@ import pytest
 
 from wfe_sql import SqlitePersistenceProvider, WorkflowNotFoundError
 from wfe_sql.engines import Statement, Unit
-from wfe_sql.engines.brief_reads import BriefReader
 from wfe_sql.engines.queues import Outcome
+from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.testing import full_pointer, sample_instance
 
 SMALL: Unit = [Statement("get_workflow_instance", {"id": "small"})]

@@ -24,7 +24,7 @@ from wfe_sql import (
     StoreUnavailableError,
     WorkflowStatus,
 )
-from wfe_sql.engines.sqlite import SqliteEngine
+from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 

@@ -28,7 +28,7 @@ from wfe_sql import (
 )
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines import Statement
-from wfe_sql.engines.postgres import PostgresEngine
+from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 

@@ -12,7 +12,7 @@ import pytest
 from dialects import CASES, Case, Store
 from dialects.filling import fill_small
 from dialects.results import LEADS, RUN_BEFORE, params_of, unit_of
-from wfe_sql.engines.grouping import GROUPS, encode_units, rows_by_unit
+from wfe_sql.engines.postgres.grouping import GROUPS, encode_units, rows_by_unit
 from wfe_sql.testing.clock import ManualClock
 
 SQLITE, POSTGRES = CASES

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
-from wfe_sql.engines.grouping import GROUPS
+from wfe_sql.engines.postgres.grouping import GROUPS
 from wfe_sql.queries import Query
 
 SQLITE, POSTGRES = load_sqlite_queries(), load_postgres_queries()

@@ -12,7 +12,7 @@ import pytest
 import wfe_sql
 from wfe_sql import QueryFileError
 from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.engines.sqlite_store import InTransactionAdapter
+from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.queries import Query, QuerySet, find_sql, load
 
 HEADER = "-- Does it.\n-- used by: run\n-- index: none"
@@ -577,7 +577,7 @@ def test_words_are_not_sql(text: str) -> None:
 def test_no_python_file_contains_sql() -> None:
     package = Path(wfe_sql.__file__).parent
     sources = sorted(package.rglob("*.py"))
-    assert package / "engines" / "sqlite.py" in sources
+    assert package / "engines" / "sqlite" / "engine.py" in sources
     assert [
         f"{source.relative_to(package)}:{line}: {text}"
         for source in sources

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from wfe_sql.engines import Unit
-from wfe_sql.engines.lanes import WorkerConnection
 from wfe_sql.engines.queues import Outcome
+from wfe_sql.engines.sqlite.lanes import WorkerConnection
 from wfe_sql.errors import StoreError
 
 _BRIEF = 0.0005

@@ -15,7 +15,7 @@ import psycopg
 import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict
 
-from wfe_sql.engines.postgres_errors import store_error
+from wfe_sql.engines.postgres.errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
 
 Connection = psycopg.AsyncConnection[Any]

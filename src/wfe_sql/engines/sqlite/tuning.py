@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from wfe_sql.engines.sqlite_store import SqliteStore, split_script
+from wfe_sql.engines.sqlite.driver import split_script
+from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.errors import QueryFileError
 from wfe_sql.queries import Query, QuerySet, check_columns
 from wfe_sql.urls import SqliteTarget

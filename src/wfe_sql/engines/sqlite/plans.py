@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
-from wfe_sql.engines.sqlite_store import SqliteStore, check_path
+from wfe_sql.engines.sqlite.store import SqliteStore, check_path
 from wfe_sql.plans import Explain, Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.urls import SqliteTarget

@@ -20,11 +20,11 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
-from wfe_sql.engines.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
-from wfe_sql.engines.postgres_errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
-from wfe_sql.engines.postgres_pool import Connection, ConnectionPool
-from wfe_sql.engines.postgres_queues import AloneQueue, GroupQueue, Turns
-from wfe_sql.engines.postgres_store import PostgresStore
+from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
+from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
+from wfe_sql.engines.postgres.pool import Connection, ConnectionPool
+from wfe_sql.engines.postgres.queues import AloneQueue, GroupQueue, Turns
+from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit, check_usable
-from wfe_sql.engines.brief_reads import BriefReader
-from wfe_sql.engines.lanes import Lane, WorkerConnection
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.engines.sqlite_backup import copy_database
-from wfe_sql.engines.sqlite_store import SqliteStore, check_path
+from wfe_sql.engines.sqlite.backup import copy_database
+from wfe_sql.engines.sqlite.brief_reads import BriefReader
+from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
+from wfe_sql.engines.sqlite.store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
 from wfe_sql.queries import QuerySet
 from wfe_sql.rows import UNPARSED

@@ -4,16 +4,12 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cached_property, partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from aiosql.adapters.sqlite3 import SQLite3Adapter
-
-from wfe_sql.engines.parameters import number_parameters
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -42,73 +38,6 @@ _ADDED_SINCE_1_0_0 = {"workflows": {"name", "root_workflow_id"}}
 """Columns that tables of the reference's first release lack."""
 
 Columns = dict[str, set[str]]
-
-
-class InTransactionAdapter(SQLite3Adapter):
-    """aiosql's adapter for sqlite3, with rows as a list, and scripts that stay inside the open transaction.
-
-    Its methods leave it to the connection to make a cursor and to end it, which is half of what they would cost. And
-    it numbers the parameters, for sqlite3 looks up a name anew for each row.
-    """
-
-    def __init__(self) -> None:
-        """Take no options."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._values: dict[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
-
-    def process_sql(self, query_name: str, op_type: Any, sql: str) -> str:
-        """Turn `:name` into `?1`."""
-        numbered, names = number_parameters(sql, "?")
-        self._values[query_name] = _values_getter(names)
-        return numbered
-
-    def select(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
-        """Return all rows at once: the generator of aiosql's adapter runs nothing until it is exhausted."""
-        return conn.execute(sql, self._values[query_name](parameters)).fetchall()
-
-    def select_one(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
-        """Return the first row, or None."""
-        return conn.execute(sql, self._values[query_name](parameters)).fetchone()
-
-    def select_value(self, conn: Any, query_name: str, sql: str, parameters: Any) -> Any:
-        """Return the first column of the first row, or None."""
-        row = conn.execute(sql, self._values[query_name](parameters)).fetchone()
-        return None if row is None else row[0]
-
-    def insert_update_delete(self, conn: Any, query_name: str, sql: str, parameters: Any) -> int:
-        """Return how many rows were changed."""
-        changed: int = conn.execute(sql, self._values[query_name](parameters)).rowcount
-        return changed
-
-    def insert_update_delete_many(self, conn: Any, query_name: str, sql: str, parameters: Any) -> int:
-        """Return how many rows were changed by all sets of parameters."""
-        changed: int = conn.executemany(sql, map(self._values[query_name], parameters)).rowcount
-        return changed
-
-    def execute_script(self, conn: Any, sql: str) -> str:
-        """Run a script statement by statement: `executescript` would commit first."""
-        for statement in split_script(sql):
-            conn.execute(statement)
-        return "DONE"
-
-
-def _values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Return what takes the values of these names from a mapping; itemgetter makes a tuple only of two or more."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda values: tuple(values[name] for name in names)
-
-
-def split_script(sql: str) -> Iterator[str]:
-    """Cut a script into its statements."""
-    statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement.strip()
-            statement = ""
-    if statement.strip():
-        yield statement.strip()
 
 
 class SqliteStore:

@@ -12,8 +12,8 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
 from wfe_sql.engines.parameters import number_parameters
-from wfe_sql.engines.postgres_errors import is_about_statement
-from wfe_sql.engines.postgres_pool import Connection
+from wfe_sql.engines.postgres.errors import is_about_statement
+from wfe_sql.engines.postgres.pool import Connection
 from wfe_sql.errors import QueryFileError
 from wfe_sql.queries import Query, QuerySet, check_columns
 

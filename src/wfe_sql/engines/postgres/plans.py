@@ -12,10 +12,10 @@ from itertools import count
 
 import psycopg
 
-from wfe_sql.engines.postgres_errors import is_lost, store_error, text_of
-from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
-from wfe_sql.engines.postgres_store import PostgresStore
-from wfe_sql.engines.postgres_tuning import describe
+from wfe_sql.engines.postgres.errors import is_lost, store_error, text_of
+from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.postgres.tuning import describe
 from wfe_sql.errors import StoreError
 from wfe_sql.plans import Explain, Plan
 from wfe_sql.queries import Query, QuerySet

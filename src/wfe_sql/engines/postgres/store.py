@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres_errors import hides, is_about_statement, store_error, text_of
-from wfe_sql.engines.postgres_pool import Connection, PostgresTarget
-from wfe_sql.engines.postgres_tuning import check_tuned_postgres, refusal
+from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
+from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
 from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import Any
 
 from wfe_sql.engines import Results, Unit
-from wfe_sql.engines.grouping import Group, param_of
+from wfe_sql.engines.postgres.grouping import Group, param_of
 from wfe_sql.engines.queues import Outcome, Waiting, answer, take
 
 _UNITS_TOGETHER = 32

@@ -1,0 +1,1 @@
+"""Units of work on PostgreSQL; needs `wfe-sql[postgres]`."""
