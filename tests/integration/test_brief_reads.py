@@ -1,6 +1,7 @@
 """Reads on the event loop: only brief ones, and never for more than a small part of its time."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -100,6 +101,16 @@ async def test_a_read_that_is_not_brief_is_given_up(provider: SqlitePersistenceP
     assert clock.now < 0.002, "it looks at the clock often enough"
     clock.each_look = 0
     assert isinstance(reader.read(SMALL), list)
+
+
+async def test_what_was_given_up_leaves_nothing_to_the_garbage_collector(
+    provider: SqlitePersistenceProvider, clock: Seconds
+) -> None:
+    clock.each_look = 0.0002
+    reader = brief_reader(provider, clock)
+    gc.collect()
+    assert reader.read(BIG) is None
+    assert gc.collect() == 0
 
 
 async def test_long_reads_time_and_again_take_a_hundredth_of_the_time(

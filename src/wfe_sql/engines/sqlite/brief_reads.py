@@ -61,6 +61,10 @@ class BriefReader:
         ended = self._clock()
         if ended > self._given_up_at:
             self._rests_until = max(self._rests_until, ended - _CREDIT) + _REST * (ended - started)
-        if isinstance(outcome, StoreError) and isinstance(outcome.__cause__, sqlite3.Error):
-            return None  # it was given up, or a thread may wait for what it found locked, or say what is wrong
+        cause = outcome.__cause__ if isinstance(outcome, StoreError) else None
+        if isinstance(cause, sqlite3.Error):
+            # It was given up, or a thread may wait for what is locked, or say what is wrong. Without its frames, the
+            # error ends here and now, instead of when garbage is collected.
+            cause.__traceback__ = None
+            return None
         return outcome
