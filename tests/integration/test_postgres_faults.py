@@ -66,7 +66,7 @@ async def test_connections_that_the_server_ended_are_replaced_unnoticed(
     others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
     async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
         await asyncio.gather(*(provider.get_events("paid", "k1", TIME) for _ in range(5)))
-        ask(f"SELECT pg_terminate_backend(pid, 10000) {others}")  # it waits until their processes, and sockets, are gone
+        ask(f"SELECT pg_terminate_backend(pid, 10000) {others}")  # waits until their processes and sockets are gone
         await asyncio.gather(*(provider.next_definition_sequence("a") for _ in range(50)))
         assert await provider.next_definition_sequence("a") == 51
 
