@@ -6,9 +6,11 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +29,7 @@ from wfe_sql import (
     WorkflowNotFoundError,
     connect,
 )
+from wfe_sql.engines.sqlite.lanes import WorkerConnection
 from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -483,6 +486,22 @@ async def test_an_idle_provider_has_nothing_scheduled(provider: SqlitePersistenc
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+async def test_an_idle_thread_keeps_nothing_of_what_it_answered() -> None:
+    class Answer:
+        pass
+
+    connection = WorkerConnection(lambda: sqlite3.connect(":memory:"))
+    await connection.open()
+    answer = Answer()
+    kept = weakref.ref(answer)
+    connection.post(partial(lambda answer, _: answer, answer), partial(lambda answer, _: None, answer))
+    del answer
+    async with asyncio.timeout(20):
+        while kept() is not None:
+            await asyncio.sleep(0)
+    await connection.close()
 
 
 async def test_a_long_read_does_not_hold_up_short_ones(file: Path) -> None:

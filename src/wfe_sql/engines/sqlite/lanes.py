@@ -63,8 +63,11 @@ class WorkerConnection(aiosqlite.Connection):
         This is `run` without its future and its task, which cost as much as a short unit does.
         """
         loop = asyncio.get_running_loop()
+        jobs = [(work, done)]
 
         def on_thread() -> None:
+            # The thread remembers its last function until the next one comes: what it answered must not stay with it.
+            work, done = jobs.pop()
             try:
                 result: _T | Exception = work(self._conn)
             except Exception as error:  # whatever it is, those who wait must hear of it
