@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.sqlite.plans import open_sqlite_planner
-from wfe_sql.engines.sqlite.store import VERSION
+from wfe_sql.engines.stores import VERSION
 from wfe_sql.plans import Explain, Planner
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of

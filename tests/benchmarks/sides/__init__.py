@@ -60,3 +60,8 @@ class Side:
     open: Callable[[Any], AbstractAsyncContextManager[Store]]
     models: Models = DATACLASSES
     in_turns: bool = False
+
+
+def texts_of(queries: Any) -> dict[str, str]:
+    """Return the text of each of aiosql's queries, by name."""
+    return {name: getattr(queries, name).sql for name in queries.available_queries if not name.endswith("_cursor")}

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from sides import Side
+from sides import Side, texts_of
 from sides.encoding import encode_event, encode_pointers, encode_subscription, encode_workflow
 from sides.stdlib import BASELINE
 from wfe_sql import Event, EventSubscription, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus
@@ -28,9 +28,7 @@ POOL_TIMEOUT = 600
 """Seconds that a unit waits for its turn: no reason to fail, however slow the disk is."""
 
 _queries: Any = aiosql.from_path(BASELINE.with_name("baseline_postgres.sql"), "psycopg")
-SQL: dict[str, str] = {
-    name: getattr(_queries, name).sql for name in _queries.available_queries if not name.endswith("_cursor")
-}
+SQL = texts_of(_queries)
 
 Connection = psycopg.AsyncConnection[DictRow]
 

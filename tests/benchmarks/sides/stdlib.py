@@ -13,7 +13,7 @@ from typing import Any
 
 import aiosql
 
-from sides import Side
+from sides import Side, texts_of
 from sides.encoding import (
     decode_subscription,
     decode_workflow,
@@ -27,9 +27,7 @@ from wfe_sql import Event, EventSubscription, WorkflowInstance
 BASELINE = Path(__file__).parent.parent / "baseline.sql"
 
 _queries = aiosql.from_path(BASELINE, "sqlite3")
-SQL: dict[str, str] = {
-    name: getattr(_queries, name).sql for name in _queries.available_queries if not name.endswith("_cursor")
-}
+SQL = texts_of(_queries)
 """The text of the baseline's queries, by name."""
 
 PRAGMAS = [SQL[name] for name in ("use_wal", "use_full_durability", "enforce_foreign_keys")]

@@ -11,12 +11,10 @@ import psycopg
 from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
 from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
+from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version
 from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA
-
-VERSION = 1
-"""What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
@@ -48,8 +46,6 @@ _ADDED = {
     "scheduled_commands": _CLAIM | {"rescheduled_time"},
 }
 """Columns that tables of the reference, or of its older releases, may lack; they are added."""
-
-Columns = dict[str, set[str]]
 
 
 class PostgresStore:
@@ -224,16 +220,10 @@ class PostgresStore:
         if "wfe_sql_store" in columns:
             version = await run("get_store_version")
             if version is not None and version > VERSION:
-                raise StoreVersionError(
-                    f"{self} is a store of version {version}, made by a later wfe-sql; "
-                    f"this one works with version {VERSION}: upgrade it"
-                )
+                raise later_version(self, version)
 
     async def _columns(self, run: Callable[..., Awaitable[Any]]) -> Columns:
-        columns: Columns = {}
-        for table, column in await run("list_columns"):
-            columns.setdefault(table, set()).add(column)
-        return columns
+        return columns_by_table(await run("list_columns"))
 
 
 def schema_script(queries: QuerySet) -> str:

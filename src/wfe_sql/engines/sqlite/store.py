@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -24,9 +25,6 @@ from wfe_sql.urls import SqliteTarget
 
 Durability = Literal["full", "normal"]
 
-VERSION = 1
-"""What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
-
 _CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
 _ADDED_BY_US = {
     "workflows": _CLAIM | {"revision"},
@@ -36,8 +34,6 @@ _ADDED_BY_US = {
 """Columns that tables of the reference lack; what only reads such a file gets stand-ins for them."""
 _ADDED_SINCE_1_0_0 = {"workflows": {"name", "root_workflow_id"}}
 """Columns that tables of the reference's first release lack."""
-
-Columns = dict[str, set[str]]
 
 
 class SqliteStore:
@@ -189,10 +185,7 @@ class SqliteStore:
         if "wfe_sql_store" in columns:
             version = self._queries.run(connection, "get_store_version", {})
             if version is None or version > VERSION:
-                raise StoreVersionError(
-                    f"{self.target} is a store of version {version}, made by a later wfe-sql; "
-                    f"this one works with version {VERSION}: upgrade it"
-                )
+                raise later_version(self.target, version)
         addable = {table: _columns_of(table, _ADDED_BY_US, _ADDED_SINCE_1_0_0) for table in columns}
         for table, expected in self._expected_columns.items():
             missing = expected - columns.get(table, expected) - addable.get(table, set())
@@ -259,10 +252,7 @@ class SqliteStore:
             self._queries.run(connection, table, {})
 
     def _columns(self, connection: sqlite3.Connection) -> Columns:
-        columns: Columns = {}
-        for table, column in self._queries.run(connection, "list_columns", {}):
-            columns.setdefault(table, set()).add(column)
-        return columns
+        return columns_by_table(self._queries.run(connection, "list_columns", {}))
 
     @cached_property
     def _expected_columns(self) -> Columns:
