@@ -75,9 +75,13 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
 
 
 def test_demo_leaves_a_file_that_its_commands_read(tmp_path: Path) -> None:
-    result = run_command("demo", str(tmp_path / "with space.db"))
+    program = Path(sys.executable).with_name("wfe-sql")
+    result = subprocess.run(
+        [program, "demo", tmp_path / "with space.db"], capture_output=True, text=True, timeout=15, check=True
+    )
     show, look, search = (line.strip() for line in result.stdout.splitlines()[-3:])
-    shown = run_command(*shlex.split(show)[1:])
+    assert shlex.split(show)[0] == str(program)
+    shown = subprocess.run(show, shell=True, capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("order-1  Complete")
     rows = subprocess.run(look, shell=True, capture_output=True, text=True, check=True).stdout.splitlines()
     assert rows == [f"order-{number}|Complete" for number in range(1, 7)]

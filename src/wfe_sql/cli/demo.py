@@ -91,7 +91,7 @@ def _summary(report: DemoReport) -> list[str]:
             f"of which were run again: {len(report.repeated)}",
         ]
     commands = [
-        ("wfe-sql", "show", shlex.quote(str(report.file)), "order-1"),
+        (_program(), "show", shlex.quote(str(report.file)), "order-1"),
         ("sqlite3", shlex.quote(str(report.file)), '"select name, status from workflows"'),
         ("grep", "order-1", shlex.quote(str(report.journal))),
     ]
@@ -105,3 +105,9 @@ def _summary(report: DemoReport) -> list[str]:
         "Look further:",
         *("  " + " ".join(command) for command in commands),
     ]
+
+
+def _program() -> str:
+    """Return what this program was called as, which works where no folder of it is in the PATH."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "wfe-sql" else "wfe-sql"
