@@ -126,6 +126,21 @@ def make_role(postgres_url: str, admin: Callable[..., Any]) -> Iterator[Callable
         admin("drop_role", role=role)
 
 
+@pytest.fixture
+async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that puts the event loop's clock forward by so many seconds."""
+    loop = asyncio.get_running_loop()
+    real_time = loop.time
+    ahead = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: real_time() + ahead)
+    return pass_time
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend that has a store of its own outside this process."""
