@@ -76,20 +76,26 @@ def dialects(request: pytest.FixtureRequest) -> Iterator[None]:
         case.stop()
 
 
-@pytest.fixture
-def new_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
-    """Names of schemas that do not exist; what is made of them is dropped after the test."""
+@pytest.fixture(scope="session")
+def schemas(postgres_url: str) -> Iterator[list[str]]:
+    """The names of all schemas that tests make; they are dropped at the end, from a server that is not ours."""
     names: list[str] = []
+    yield names
+    if "WFE_SQL_TEST_POSTGRES_URL" in os.environ:
+        with psycopg.connect(postgres_url, autocommit=True, options="-c client_min_messages=warning") as connection:
+            for name in names:
+                connection.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+
+
+@pytest.fixture
+def new_schema(schemas: list[str]) -> Callable[[], str]:
+    """Names of schemas that do not exist."""
 
     def name() -> str:
-        names.append(f"test_{uuid4().hex}")
-        return names[-1]
+        schemas.append(f"test_{uuid4().hex}")
+        return schemas[-1]
 
-    yield name
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        for made in names:
-            connection.execute(f"DROP SCHEMA IF EXISTS {made} CASCADE")
+    return name
 
 
 @pytest.fixture

@@ -339,7 +339,7 @@ async def test_connections_that_the_server_takes_again(
     """The pool has as many as it would like as soon as the server gives them."""
     limited = make_role(connections=2)
     await open_()
-    role = conninfo_to_dict(limited)["user"]
+    role = str(conninfo_to_dict(limited)["user"])
     admin("grant_use", role=role)
     host = await open_(make_conninfo(limited, application_name=role), max_connections=8)
     for _ in range(2):
