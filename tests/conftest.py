@@ -103,6 +103,22 @@ def schema(new_schema: Callable[[], str]) -> str:
     return new_schema()
 
 
+@pytest.fixture(scope="session")
+def shared_schema(schemas: list[str]) -> str:
+    """The name of a schema that tests share, because making a store takes longer than most tests."""
+    schemas.append(f"test_{uuid4().hex}")
+    return schemas[-1]
+
+
+@pytest.fixture
+def empty_schema(postgres_url: str, shared_schema: str) -> str:
+    """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
+    with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
+        if ADMIN_QUERIES.has_store(connection):
+            ADMIN_QUERIES.empty_store(connection)
+    return shared_schema
+
+
 @pytest.fixture
 def admin(postgres_url: str, schema: str) -> Iterator[Callable[..., Any]]:
     """A function that runs a query of `postgres_admin.sql`, where names mean the tables of the test's schema."""
