@@ -51,6 +51,7 @@ from wfe_sql.rows import (
     SCHEDULED_COMMANDS,
     TEXT,
     TIME,
+    TOKEN,
     WORKFLOWS,
     Row,
     encode_argument,
@@ -284,7 +285,10 @@ class SqlPersistenceProvider(Maintenance):
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
-        (number,) = await self._engine.write([Statement("next_definition_sequence", params)])
+        exhausted = StoreError(
+            f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
+        )
+        (number,) = await self._engine.write([Statement("next_definition_sequence", params, otherwise=exhausted)])
         return int(number)
 
     # subscriptions
@@ -319,24 +323,21 @@ class SqlPersistenceProvider(Maintenance):
     async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
         params = {
             "id": _key("id", id),
-            "token": encode_argument("token", ID, token),
+            "token": encode_argument("token", TOKEN, token),
             "worker_id": encode_argument("worker_id", ID, worker_id),
             "expiry": encode_argument("expiry", TIME, expiry),
             "now": self._now(),
         }
-        changed, _ = await self._engine.write(
-            [
-                Statement("set_subscription_token", params),
-                Statement("get_subscription", {"id": id}, otherwise=_no_subscription(id)),
-            ]
+        ((is_taken,),) = await self._engine.write(
+            [Statement("set_subscription_token", params, otherwise=_no_subscription(id))]
         )
-        return bool(changed)
+        return bool(is_taken)
 
     async def clear_subscription_token(self, id: str, token: str) -> None:
-        changed, _ = await self._engine.write(
+        _, changed = await self._engine.write(
             [
-                Statement("clear_subscription_token", {"id": _key("id", id), "token": _key("token", token)}),
-                Statement("get_subscription", {"id": id}, otherwise=_no_subscription(id)),
+                Statement("get_subscription", {"id": _key("id", id)}, otherwise=_no_subscription(id)),
+                Statement("clear_subscription_token", {"id": id, "token": _key("token", token)}),
             ]
         )
         if not changed:

@@ -79,6 +79,17 @@ def _encode_id(value: Any) -> str:
     return text
 
 
+_TERMINATED = "wfe-sql:terminated"
+"""The token that PostgreSQL's `event_subscriptions.sql` hides terminated subscriptions from the reference with."""
+
+
+def _encode_token(value: Any) -> str:
+    text = _encode_id(value)
+    if text == _TERMINATED:
+        raise ValueError(f"must not be {text!r}, which stands for a terminated subscription")
+    return text
+
+
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 
 
@@ -232,6 +243,7 @@ def _optional(codec: Codec) -> Codec:
 
 
 ID = Codec(_encode_id)
+TOKEN = Codec(_encode_token)
 TEXT = Codec(_encode_text)
 INTEGER = Codec(_encode_integer)
 BOOLEAN = Codec(_encode_boolean)
@@ -416,7 +428,7 @@ EVENT_SUBSCRIPTIONS = Table(
         ("event_key", TEXT),
         ("subscribe_as_of", TIME),
         ("subscription_data", _optional(JSON)),
-        ("external_token", _optional(ID)),
+        ("external_token", _optional(TOKEN)),
         ("external_worker_id", _optional(ID)),
         ("external_token_expiry", _optional(TIME)),
     ],

@@ -71,6 +71,11 @@ class Engine(Protocol):
         """The named queries that it runs."""
         ...
 
+    @property
+    def has_times_as_text(self) -> bool:
+        """Whether times are text in the database, which compares them as text."""
+        ...
+
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
         ...

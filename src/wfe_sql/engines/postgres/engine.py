@@ -59,6 +59,8 @@ Work = Callable[[Connection, Attempt], Awaitable[_T]]
 class PostgresEngine:
     """Runs units of named queries in one schema; made for and used on one event loop."""
 
+    has_times_as_text = False
+
     def __init__(
         self,
         store: PostgresStore,
