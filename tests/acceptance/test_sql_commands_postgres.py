@@ -22,6 +22,7 @@ from wfe_sql.testing.samples import sample_instance
 
 OWN = load_postgres_queries()
 POLL = "get_runnable_instances"
+DATA = Path(__file__).parents[1] / "data"
 README = Path(__file__).parents[2] / "sql" / "README.md"
 
 
@@ -131,6 +132,17 @@ def test_explain_goes_by_the_schema_of_the_url(database: str) -> None:
     there, other = (f"{database}{'&' if '?' in database else '?'}schema={name}" for name in ("wfc", "other"))
     assert _run("explain", there, POLL).returncode == 0
     assert "(schema other) does not exist" in _run("explain", other, POLL).stderr
+
+
+def test_explain_of_a_store_that_is_not_up_to_date(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute((DATA / "wfe-postgres-1.11.4.sql").read_bytes())
+    result = _run("explain", database)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"wfe-sql: \S+ \(schema wfc\) is not up to date; .*: wfe-sql init\n", result.stderr)
+    assert _run("init", database).returncode == 0
+    result = _run("explain", database)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_explain_without_a_store(database: str) -> None:

@@ -164,7 +164,7 @@ async def _check_overdue(read: Read, longest_ago: datetime) -> list[Finding]:
     return findings + [
         Finding(
             FindingKind.ExpiredClaim,
-            f"{table} id {id_!r}: the claim of {worker!r} ended at {_words(until)}; nobody took it",
+            f"{table} id {id_!r}: the claim of {worker!r} ended at {visible(_words(until))}; nobody took it",
         )
         for table, id_, worker, until in claims
     ]
@@ -204,4 +204,4 @@ def _time_or_none(stored: Any) -> datetime | None:
 
 def _words(stored: Any) -> str:
     """Return what is stored in a column of text, which may be anything."""
-    return visible(stored.decode(errors="backslashreplace") if isinstance(stored, bytes) else str(stored))
+    return stored.decode(errors="backslashreplace") if isinstance(stored, bytes) else str(stored)
