@@ -34,8 +34,9 @@ raised AS (
     SELECT definition_id, numbers
     FROM wanted
     ORDER BY definition_id
-    ON CONFLICT (definition_id) DO UPDATE SET next_num = definition_sequences.next_num + excluded.next_num
-    WHERE definition_sequences.next_num <= 9223372036854775807 - excluded.next_num
+    ON CONFLICT (definition_id) DO UPDATE
+        SET next_num = definition_sequences.next_num + excluded.next_num
+        WHERE definition_sequences.next_num <= 9223372036854775807 - excluded.next_num
     RETURNING definition_id, next_num
 )
 

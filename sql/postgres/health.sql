@@ -175,37 +175,49 @@ FROM (
 ORDER BY expired.expired_at, table_name, row_id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
 
--- name: find_rows_without_id(row_limit)
--- Rows whose id is empty, which no page of a table has: the table and the column.
+-- name: find_rows_without_id()
+-- Tables with rows whose id is empty, which no page of a table has, and the column.
 -- used by: check, dump, copy_to
 -- index: workflows_pkey, events_pkey, event_subscriptions_pkey, definition_sequences_pkey
-SELECT *
-FROM (
-    SELECT
-        'workflows' AS table_name,
-        'id' AS column_name
-    FROM workflows
-    WHERE id = ''
-    UNION ALL
-    SELECT
-        'events' AS table_name,
-        'id' AS column_name
-    FROM events
-    WHERE id = ''
-    UNION ALL
-    SELECT
-        'event_subscriptions' AS table_name,
-        'id' AS column_name
-    FROM event_subscriptions
-    WHERE id = ''
-    UNION ALL
-    SELECT
-        'definition_sequences' AS table_name,
-        'definition_id' AS column_name
-    FROM definition_sequences
-    WHERE definition_id = ''
-) AS without_id
-LIMIT cast(:row_limit AS BIGINT);
+SELECT
+    'workflows' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE id = ''
+    )
+UNION ALL
+SELECT
+    'events' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM events
+        WHERE id = ''
+    )
+UNION ALL
+SELECT
+    'event_subscriptions' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM event_subscriptions
+        WHERE id = ''
+    )
+UNION ALL
+SELECT
+    'definition_sequences' AS table_name,
+    'definition_id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM definition_sequences
+        WHERE definition_id = ''
+    );
 
 -- name: find_orphans(row_limit)
 -- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
@@ -316,7 +328,7 @@ WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r' AND pg_
 -- name: list_statistics()
 -- How many rows the planner thinks each table has.
 -- https://www.postgresql.org/docs/current/catalog-pg-class.html
--- used by: check
+-- used by: check, survey
 -- scan: the catalog, a few rows
 SELECT
     pg_class.relname AS table_name,

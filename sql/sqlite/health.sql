@@ -134,37 +134,49 @@ FROM (
 ORDER BY expired_at, table_name, row_id
 LIMIT :row_limit;
 
--- name: find_rows_without_id(row_limit)
--- Rows whose id is null or empty, which no page of a table has: the table and the column.
+-- name: find_rows_without_id()
+-- Tables with rows whose id is null or empty, which no page of a table has, and the column.
 -- used by: check, dump, copy_to
 -- index: sqlite_autoindex_workflows_1, sqlite_autoindex_events_1, sqlite_autoindex_event_subscriptions_1, sqlite_autoindex_definition_sequences_1
-SELECT *
-FROM (
-    SELECT
-        'workflows' AS table_name,
-        'id' AS column_name
-    FROM workflows
-    WHERE id IS NULL OR id = ''
-    UNION ALL
-    SELECT
-        'events' AS table_name,
-        'id' AS column_name
-    FROM events
-    WHERE id IS NULL OR id = ''
-    UNION ALL
-    SELECT
-        'event_subscriptions' AS table_name,
-        'id' AS column_name
-    FROM event_subscriptions
-    WHERE id IS NULL OR id = ''
-    UNION ALL
-    SELECT
-        'definition_sequences' AS table_name,
-        'definition_id' AS column_name
-    FROM definition_sequences
-    WHERE definition_id IS NULL OR definition_id = ''
-) AS without_id
-LIMIT :row_limit;
+SELECT
+    'workflows' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE id IS NULL OR id = ''
+    )
+UNION ALL
+SELECT
+    'events' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM events
+        WHERE id IS NULL OR id = ''
+    )
+UNION ALL
+SELECT
+    'event_subscriptions' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM event_subscriptions
+        WHERE id IS NULL OR id = ''
+    )
+UNION ALL
+SELECT
+    'definition_sequences' AS table_name,
+    'definition_id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM definition_sequences
+        WHERE definition_id IS NULL OR definition_id = ''
+    );
 
 -- name: find_orphans(row_limit)
 -- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
@@ -253,7 +265,7 @@ ORDER BY name;
 -- name: has_statistics()$
 -- 1 when the planner has ever been given statistics, which it keeps in sqlite_stat1; else 0.
 -- https://sqlite.org/lang_analyze.html
--- used by: check
+-- used by: check, survey
 -- scan: the schema's own table, a few rows
 SELECT count(*)
 FROM sqlite_master
@@ -262,7 +274,7 @@ WHERE name = 'sqlite_stat1';
 -- name: list_statistics()
 -- How many rows the planner thinks each table has: the first number of what it keeps on any of the table's indexes. To be
 -- run only when has_statistics says so.
--- used by: check
+-- used by: check, survey
 -- scan: a row for each index
 SELECT
     tbl AS table_name,

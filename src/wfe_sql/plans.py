@@ -7,8 +7,11 @@ from typing import Protocol
 
 from wfe_sql.queries import Query
 
-_SMALL = 1_000
+_WORTH_KNOWING = 1_000
 """Rows below which it matters little how a table is read."""
+
+_STALE = 10
+"""How many times as many rows a table may have as its statistics say, or as few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,12 @@ class Contents:
     Attributes:
         indexes: The names of its indexes.
         rows: How many rows each table has.
+        statistics: How many the planner thinks that it has.
     """
 
     indexes: frozenset[str]
     rows: Mapping[str, int]
+    statistics: Mapping[str, int]
 
 
 class Planner(Protocol):
@@ -70,18 +75,24 @@ def judge(
 ) -> tuple[list[str], list[str]]:
     """Return which complaints about a plan a person should see to, and which are only to be known.
 
-    A planner that reads a small table as a whole, though it could use the indexes of the header, chooses well. Whoever
-    tuned a query wrote its header, too, and is told of every difference.
+    A planner that knows what is stored and scans, though it could use the indexes of the header, chooses well: a small
+    table is read faster as a whole. Whoever tuned a query wrote its header, too, and is told of every difference.
     """
     missing = [name for name in query.index if name.startswith("idx_") and name not in contents.indexes]
     if missing:
         return [*complaints, f"index {', '.join(missing)} is missing; wfe-sql init makes it again"], []
     if is_tuned:
         return complaints, []
-    known = {table for table in contents.rows if re.search(rf"\b{table}\b", " ".join(plan.scans))}
-    known = known or {table for table in contents.rows if re.search(rf"\b{table}\b", query.sql)}
-    largest = max(known, key=lambda table: contents.rows[table], default=None)
-    if largest is not None and contents.rows[largest] >= _SMALL:
-        count = contents.rows[largest]
-        return [*complaints, f"{largest} has {count:,} rows; wfe-sql init tells the planner of them"], []
-    return [], complaints
+    stale = [
+        f"{table} has {count:,} rows, which the planner does not know; wfe-sql init tells it"
+        for table, count in contents.rows.items()
+        if re.search(rf"\b{table}\b", query.sql)
+        and count >= _WORTH_KNOWING
+        and not fits(count, contents.statistics.get(table))
+    ]
+    return ([*complaints, *stale], []) if stale else ([], complaints)
+
+
+def fits(count: int, known: int | None) -> bool:
+    """Tell whether statistics are near enough to how many rows a table has."""
+    return known is not None and count <= known * _STALE and known <= count * _STALE

@@ -276,7 +276,7 @@ HARMLESS = r"x\x1b]0;mine\x07\x1b[2J\x9b1mA\rB\nC\u202eD\u2066E\u200fF\u2028G\x7
 
 def _hostile_order() -> WorkflowInstance:
     begin = utc_now() - timedelta(minutes=10)
-    names = {"event_name": HOSTILE, "event_key": HOSTILE, "step_name": HOSTILE}
+    names: dict[str, Any] = {"event_name": HOSTILE, "event_key": HOSTILE, "step_name": HOSTILE}
     pointers = [
         ExecutionPointer(id=HOSTILE, step_id=0, status=PointerStatus.WaitingForEvent, start_time=begin, **names),
         ExecutionPointer(id="p2", step_id=1, scope=[HOSTILE]),

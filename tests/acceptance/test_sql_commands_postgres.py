@@ -136,6 +136,8 @@ def test_explain_goes_by_the_schema_of_the_url(database: str) -> None:
 
 def test_explain_of_a_store_that_is_not_up_to_date(database: str) -> None:
     with psycopg.connect(database) as connection:
+        connection.execute("CREATE SCHEMA wfc")
+        connection.execute("SET search_path TO wfc")
         connection.execute((DATA / "wfe-postgres-1.11.4.sql").read_bytes())
     result = _run("explain", database)
     assert (result.returncode, result.stdout) == (1, "")

@@ -31,7 +31,7 @@ def explain(
     """Show the plan of each query on a store, with the indexes that it uses; scans and sorts are marked.
 
     The store is opened for reading only, and none of these queries is run. Exits with 1 when a plan is not what the
-    query's header says, such as for an index that is missing; that a planner reads a small table as a whole is well.
+    query's header says, such as for an index that is missing; a planner that reads a small table as a whole is right.
 
     Example: wfe-sql explain sqlite:///var/lib/app/wfe.db get_runnable_instances
     """
@@ -66,7 +66,7 @@ def schema(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJ
 
 def _plan(query: Query, planner: Planner, survey: Callable[[], Contents], *, is_tuned: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"query": query.name, "indexes": [], "scan": query.scan, "plan": [], "scans": []}
-    found |= {"wrong": [], "small": []}
+    found |= {"wrong": [], "chosen": []}
     if not query.has_plan:
         return found
     try:
@@ -74,7 +74,7 @@ def _plan(query: Query, planner: Planner, survey: Callable[[], Contents], *, is_
     except StoreError as error:
         return {**found, "wrong": [str(error)]}
     if complaints := plan.complaints(query):
-        found["wrong"], found["small"] = judge(complaints, plan, query, survey(), is_tuned=is_tuned)
+        found["wrong"], found["chosen"] = judge(complaints, plan, query, survey(), is_tuned=is_tuned)
     found |= {"indexes": sorted(plan.indexes), "plan": plan.lines, "scans": plan.scans}
     return found
 
@@ -93,5 +93,5 @@ def _print_plan(plan: dict[str, Any], out: Console) -> None:
         out.print(f"  {'*' if scans else ' '} {visible(line)}", style="yellow" if scans else None, soft_wrap=True)
     for line in plan["wrong"]:
         out.print(f"  ! {visible(line)}", style="red", soft_wrap=True)
-    for line in plan["small"]:
-        out.print(f"    as the table is small: {visible(line)}", soft_wrap=True)
+    for line in plan["chosen"]:
+        out.print(f"    the planner's choice: {visible(line)}", soft_wrap=True)

@@ -12,6 +12,7 @@ from wfe_sql.maintenance.ages import time_ago
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
 from wfe_sql.maintenance.stored import StoredTable, read_time
+from wfe_sql.plans import fits
 from wfe_sql.rows import EPOCH, TIME, encode_argument, encode_bound, epoch_ms
 
 _FINDINGS = 100
@@ -19,9 +20,6 @@ _FINDINGS = 100
 
 _WORTH_STATISTICS = 10_000
 """Rows of a table from which on plans may suffer without statistics."""
-
-_STALE = 10
-"""How many times as many rows a table may have as its statistics say, or as few."""
 
 
 class Health(Paging):
@@ -92,7 +90,7 @@ class Health(Paging):
 
     async def _check_rows(self, read: Read) -> list[Finding]:
         """Read every row of every table, and return what cannot be read, or is found at the wrong moment."""
-        (without_id,) = await read([Statement("find_rows_without_id", {"row_limit": _FINDINGS})])
+        (without_id,) = await read([Statement("find_rows_without_id", {})])
         findings = [
             Finding(FindingKind.Unreadable, f"a row of {table} cannot be read: its {column} is empty")
             for table, column in without_id
@@ -180,12 +178,8 @@ async def _check_statistics(read: Read) -> list[Finding]:
     return [
         Finding(FindingKind.Statistics, f"{table} has {count:,} rows and {_said(known.get(table))}; update them")
         for table, count in counts
-        if count >= _WORTH_STATISTICS and not _fits(count, known.get(table))
+        if count >= _WORTH_STATISTICS and not fits(count, known.get(table))
     ]
-
-
-def _fits(count: int, known: int | None) -> bool:
-    return known is not None and count <= known * _STALE and known <= count * _STALE
 
 
 def _said(known: int | None) -> str:

@@ -114,7 +114,7 @@ class Transfer(Paging):
 
 async def _check_ids(read: Read) -> None:
     """Refuse rows that no page has, which would be left out unseen."""
-    (without_id,) = await read([Statement("find_rows_without_id", {"row_limit": 1})])
+    (without_id,) = await read([Statement("find_rows_without_id", {})])
     for table, column in without_id:
         raise CorruptRowError(f"a row of {table} cannot be read: its {column} is empty")
 

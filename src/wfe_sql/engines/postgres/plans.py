@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import psycopg
@@ -71,12 +72,13 @@ class PostgresPlanner:
         return self._runner.run(self._survey())
 
     async def _survey(self) -> Contents:
+        run = partial(self._queries.run, self._connection, params={})
         try:
-            indexes = await self._queries.run(self._connection, "list_indexes", {})
-            rows = await self._queries.run(self._connection, "count_rows", {})
+            indexes, rows = await run("list_indexes"), await run("count_rows")
+            statistics = await run("list_statistics")
         except psycopg.Error as error:
             raise store_error(self._store, error) from error
-        return Contents(frozenset(name for (name,) in indexes), dict(rows))
+        return Contents(frozenset(name for (name,) in indexes), dict(rows), dict(statistics))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from wfe_sql.engines.sqlite.store import SqliteStore, check_path
 from wfe_sql.engines.stores import columns_by_table, out_of_date
@@ -49,12 +50,13 @@ class SqlitePlanner:
 
     def survey(self) -> Contents:
         """Look what the store has; every row is counted."""
+        run = partial(self._queries.run, self._connection, params={})
         try:
-            indexes = self._queries.run(self._connection, "list_indexes", {})
-            rows = self._queries.run(self._connection, "count_rows", {})
+            indexes, rows = run("list_indexes"), run("count_rows")
+            statistics = run("list_statistics") if run("has_statistics") else []
         except sqlite3.Error as error:
             raise self._store.error(error) from error
-        return Contents(frozenset(name for (name,) in indexes), dict(rows))
+        return Contents(frozenset(name for (name,) in indexes), dict(rows), dict(statistics))
 
 
 @contextmanager
