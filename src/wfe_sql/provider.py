@@ -472,7 +472,8 @@ class SqlPersistenceProvider(Maintenance):
                     unit = [Statement("reschedule_command", claim), Statement("complete_command", claim)]
                 if id_ in held.ids:
                     held.ids.remove(id_)
-                    if not any(await _settled(asyncio.create_task(self._engine.write(unit)))):
+                    changed = await _settled(self._engine.submit(unit))
+                    if not any(changed):
                         _log_lost(id_)
         return failures
 
@@ -548,7 +549,7 @@ class SqlPersistenceProvider(Maintenance):
 
     async def _claim(self, query: str, params: Row, release: str) -> Sequence[Any]:
         """Run a query that claims and return its rows; a caller that is cancelled meanwhile gives back what it took."""
-        claiming = asyncio.create_task(self._engine.write([Statement(query, params)]))
+        claiming = self._engine.submit([Statement(query, params)])
         try:
             (rows,) = await _settled(claiming)
         except asyncio.CancelledError:
@@ -560,11 +561,11 @@ class SqlPersistenceProvider(Maintenance):
 
     async def _give_back(self, release: str, ids: Sequence[Any], token: str) -> None:
         """End claims where the token still holds them; what cannot be given back runs out."""
-        units = [[Statement(release, {"id": id_, "token": token})] for id_ in ids]
-        writing = [asyncio.create_task(self._engine.write(unit)) for unit in units]
-        for outcome in await _settled(asyncio.gather(*writing, return_exceptions=True)):
-            if isinstance(outcome, BaseException):
-                _log.warning("what was claimed is not given back, it is free when its lease is over: %s", outcome)
+        try:
+            releasing = [self._engine.submit([Statement(release, {"id": id_, "token": token})]) for id_ in ids]
+            await _settled(asyncio.gather(*releasing))
+        except WfeError as error:
+            _log.warning("what was claimed is not given back, it is free when its lease is over: %s", error)
 
     def _now(self) -> str:
         return str(TIME.encode(self._clock()))
