@@ -136,7 +136,7 @@ def test_a_query_that_does_not_exist(run: Run, command: tuple[str, ...], name: s
 
 def test_export_writes_a_copy_that_changes_nothing(run: Run, tmp_path: Path) -> None:
     result = run("queries", "export", tmp_path / "deep" / "copy", "--json")
-    own = {file.name: file.read_text() for file in Path(str(find_sql() / "sqlite")).iterdir()}
+    own = {file.name: file.read_text() for file in (find_sql() / "sqlite").iterdir()}
     assert result.json == {"folder": str(tmp_path / "deep" / "copy"), "files": sorted(own)}
     assert {file.name: file.read_text() for file in (tmp_path / "deep" / "copy").iterdir()} == own
     assert run("queries", "diff", tmp_path / "deep" / "copy") == Result(0, "", "")

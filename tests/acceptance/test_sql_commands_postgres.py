@@ -79,7 +79,7 @@ def test_list_and_show() -> None:
 
 def test_export_and_diff(tmp_path: Path) -> None:
     assert _run("queries", "export", tmp_path / "all", "--dialect", "postgres").returncode == 0
-    own = {file.name: file.read_text() for file in Path(str(find_sql() / "postgres")).glob("*.sql")}
+    own = {file.name: file.read_text() for file in (find_sql() / "postgres").glob("*.sql")}
     assert {file.name: file.read_text() for file in (tmp_path / "all").iterdir()} == own
     same = _run("queries", "diff", tmp_path / "all", "--dialect", "postgres")
     assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
