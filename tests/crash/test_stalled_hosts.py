@@ -11,7 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from wfe_sql import ScheduledCommand, connect
+
+pytestmark = pytest.mark.slow
 
 HOST = Path(__file__).with_name("host.py")
 LEASE = 0.6
