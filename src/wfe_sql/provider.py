@@ -470,7 +470,7 @@ class SqlPersistenceProvider(Maintenance):
                     unit = [Statement("release_command", claim)]
                 else:
                     unit = [Statement("reschedule_command", claim), Statement("complete_command", claim)]
-                if id_ in held.ids:
+                if id_ in held.ids:  # or a renewal found it lost while it was handled
                     held.ids.remove(id_)
                     changed = await _settled(self._engine.submit(unit))
                     if not any(changed):
