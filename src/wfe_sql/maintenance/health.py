@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Read, Statement
 from wfe_sql.errors import StoreCorruptError
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
@@ -56,7 +57,7 @@ class Health(Paging):
 
     async def check(self, *, overdue_after: timedelta = timedelta(minutes=5)) -> list[Finding]:
         findings: list[Finding] = []
-        longest_ago = self._clock() - overdue_after
+        longest_ago = time_before(self._clock(), "overdue_after", overdue_after)
         async with self._engine.snapshot() as read:
             for look in (
                 _check_integrity,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Statement, Unit
 from wfe_sql.errors import SerializationError, WorkflowNotFoundError
 from wfe_sql.models import WorkflowStatus
@@ -82,13 +83,8 @@ class Retention:
                 on_batch(deleted)
 
     def _bound(self, older_than: datetime | timedelta) -> Any:
-        if isinstance(older_than, timedelta):
-            if older_than < timedelta(0):
-                raise SerializationError(f"older_than must not be negative: {older_than}")
-            try:
-                older_than = self._clock() - older_than
-            except OverflowError as error:
-                raise SerializationError(f"older_than goes back further than times do: {older_than}") from error
+        if not isinstance(older_than, datetime):
+            older_than = time_before(self._clock(), "older_than", older_than)
         return encode_argument("older_than", TIME, older_than)
 
 
