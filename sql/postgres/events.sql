@@ -152,7 +152,7 @@ RETURNING units.unit;
 
 -- name: release_event_claim_group(units)
 -- Ends claims; changes no row where the token does not hold the event.
--- used by: release_claim
+-- used by: release_claim, claim_runnable_events
 -- index: events_pkey
 WITH units AS (
     SELECT unit.*

@@ -92,6 +92,10 @@ class Engine(Protocol):
         """Run a unit that changes something; it is durable when this returns."""
         ...
 
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run as `write` does, and return at once; for what must not end with its caller."""
+        ...
+
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
         ...

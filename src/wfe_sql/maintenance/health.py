@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Read, Statement
 from wfe_sql.errors import StoreCorruptError
 from wfe_sql.escaping import visible
-from wfe_sql.maintenance.ages import time_ago
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
 from wfe_sql.maintenance.stored import StoredTable, read_time
@@ -59,7 +59,7 @@ class Health(Paging):
 
     async def check(self, *, overdue_after: timedelta = timedelta(minutes=5)) -> list[Finding]:
         findings: list[Finding] = []
-        longest_ago = time_ago("overdue_after", overdue_after, self._clock())
+        longest_ago = time_before(self._clock(), "overdue_after", overdue_after)
         async with self._engine.snapshot() as read:
             for look in (
                 _check_integrity,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Statement, Unit
 from wfe_sql.errors import SerializationError, StoreError, WorkflowNotFoundError
-from wfe_sql.maintenance.ages import time_ago
 from wfe_sql.maintenance.pages import BEFORE_ALL, Rows
 from wfe_sql.models import WorkflowStatus
 from wfe_sql.rows import INTEGER, TEXT, TIME, encode_argument, encode_ids
@@ -131,8 +131,8 @@ class Retention:
                 on_batch(deleted)
 
     def _bound(self, older_than: datetime | timedelta) -> Any:
-        if isinstance(older_than, timedelta):
-            older_than = time_ago("older_than", older_than, self._clock())
+        if not isinstance(older_than, datetime):
+            older_than = time_before(self._clock(), "older_than", older_than)
         return encode_argument("older_than", TIME, older_than)
 
 

@@ -124,6 +124,10 @@ class SqliteEngine:
         finally:
             self._calls -= 1
 
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run that changes something, whatever becomes of the caller."""
+        return self._open_lane(self._writers).submit(unit)
+
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
         readers = self._open_lane(self._readers)

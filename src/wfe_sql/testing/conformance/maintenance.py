@@ -2,8 +2,9 @@
 
 import json
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -155,7 +156,18 @@ class TestDeleting:
         assert await provider.purge_orphaned_errors(timedelta(0)) == 0
         assert len(await provider.get_execution_errors()) == 2
 
+    async def test_in_the_night_when_clocks_go_forward(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = datetime(2026, 3, 29, 3, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+        now, hour = clock.now.astimezone(UTC), timedelta(hours=1)
+        await _store(provider, "young", status=Complete, complete_time=now - hour + MICROSECOND)
+        await _store(provider, "old", status=Complete, complete_time=now - hour - MICROSECOND)
+        await provider.create_event(full_event(id="young", event_time=now - hour + MICROSECOND))
+        assert await provider.purge_events(hour) == 0
+        assert await provider.purge_workflows(Complete, hour) == 1
+        assert [workflow.id for workflow in (await provider.list_workflows()).items] == ["young"]
+
     async def test_what_cannot_be_purged(self, provider: MaintainedProvider) -> None:
+        seven: Any = 7
         for call, message in (
             (provider.purge_workflows(WorkflowStatus.Runnable, DAY), "only Complete or Terminated"),
             (provider.purge_workflows(Complete, TIME.replace(tzinfo=None)), "older_than is naive"),
@@ -166,6 +178,11 @@ class TestDeleting:
             (provider.purge_events(DAY, batch_size=0), "batch_size must be at least 1"),
             (provider.purge_orphaned_errors(-DAY), "older_than must not be negative"),
             (provider.purge_orphaned_errors(DAY, batch_size=0), "batch_size must be at least 1"),
+            (
+                provider.purge_workflows(Complete, seven),
+                r"older_than must be a timedelta, not int: write timedelta\(seconds=7",
+            ),
+            (provider.purge_events(seven), r"older_than must be a timedelta, not int: write timedelta\(seconds=7"),
         ):
             with pytest.raises(SerializationError, match=message):
                 await call
@@ -383,9 +400,14 @@ class TestHealth:
         assert len(messages) == 2 * due
         assert all(str(number) in message for message in messages[1:])
 
-    async def test_how_long_ago_can_be_asked_for(self, provider: MaintainedProvider) -> None:
-        for overdue_after in (timedelta(weeks=200_000), timedelta(seconds=-1)):
-            with pytest.raises(SerializationError, match="overdue_after"):
+    async def test_how_long_overdue_cannot_be(self, provider: MaintainedProvider) -> None:
+        five: Any = 5
+        for overdue_after, message in (
+            (five, r"overdue_after must be a timedelta, not int: write timedelta\(seconds=5\)"),
+            (-DAY, "overdue_after must not be negative"),
+            (timedelta.max, "overdue_after goes back further than times do"),
+        ):
+            with pytest.raises(SerializationError, match=message):
                 await provider.check(overdue_after=overdue_after)
 
     async def test_expired_claims(self, provider: MaintainedProvider, clock: ManualClock) -> None:
