@@ -59,6 +59,8 @@ Work = Callable[[Connection, Attempt], Awaitable[_T]]
 class PostgresEngine:
     """Runs units of named queries in one schema; made for and used on one event loop."""
 
+    has_times_as_text = False
+
     def __init__(
         self,
         store: PostgresStore,
@@ -125,6 +127,14 @@ class PostgresEngine:
         """Run a unit that changes something; it is durable when this returns."""
         return await self._run(unit, writes=True)
 
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run that changes something, whatever becomes of the caller."""
+        self._check_open()
+        group = group_of(unit)
+        return (
+            self._begin_alone(unit, Attempt(), writes=True) if group is None else self._groups[group.lead].submit(unit)
+        )
+
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
         return await self._run(unit, writes=False)
@@ -163,9 +173,25 @@ class PostgresEngine:
         )
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
+        """Run a unit. Where the caller is cancelled it goes on, unless it has no connection yet."""
         self._check_open()
         group = group_of(unit)
-        return await (self.run_alone(unit, writes=writes) if group is None else self._groups[group.lead].submit(unit))
+        if group is not None:
+            return await self._groups[group.lead].submit(unit)
+        attempt = Attempt()
+        task = self._begin_alone(unit, attempt, writes=writes)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not attempt.has_begun:
+                task.cancel()
+            raise
+
+    def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
+        task = asyncio.create_task(self.run_alone(unit, attempt, writes=writes))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+        return task
 
     async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
@@ -191,29 +217,17 @@ class PostgresEngine:
             for unit, result in zip(units, results, strict=True)
         ]
 
-    async def run_alone(self, unit: Unit, *, writes: bool) -> Results:
-        """Run a unit as it is. Where the caller is cancelled it goes on, unless it has no connection yet.
+    async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
+        """Run a unit as it is.
 
         Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
         behind every unit that runs alone.
         """
-        attempt = Attempt()
-
-        async def run() -> Results:
-            async with self._alone_at_once:
+        async with self._alone_at_once:
+            try:
                 return await self._run_statements(unit, attempt, writes=writes)
-
-        task = asyncio.create_task(run())
-        self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
-        try:
-            return await asyncio.shield(task)
-        except psycopg.Error as error:
-            raise unit_error(self._store, error, unit) from error
-        except asyncio.CancelledError:
-            if not attempt.has_begun:
-                task.cancel()
-            raise
+            except psycopg.Error as error:
+                raise unit_error(self._store, error, unit) from error
 
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""

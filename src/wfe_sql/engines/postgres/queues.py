@@ -82,13 +82,13 @@ class GroupQueue:
         self._held_up = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def submit(self, unit: Unit) -> Results:
-        """Have a unit run, and return what its statements returned."""
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run; the future has what its statements returned."""
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         self._waiting.append((unit, future))
         if self._under_way <= self._held_up or len(self._waiting) >= _UNITS_TOGETHER:
             self._start()
-        return await future
+        return future
 
     async def finish(self) -> None:
         """Wait until nothing is pending."""
