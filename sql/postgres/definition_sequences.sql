@@ -12,8 +12,9 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 -- name: next_definition_sequence_group(units)
 -- Raises the number of each definition by as many as the units that ask for it, from nothing to 1, and hands the numbers
 -- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.
+-- Those of a definition whose row somebody else holds come back with null, as workflows.sql says.
 -- used by: next_definition_sequence
--- index: none
+-- index: definition_sequences_pkey
 WITH units AS (
     SELECT
         unit.unit, unit.definition_id,
@@ -29,10 +30,30 @@ wanted AS (
     GROUP BY definition_id
 ),
 
+locked AS (
+    SELECT definition_id
+    FROM definition_sequences
+    WHERE definition_id = any(array(SELECT wanted.definition_id FROM wanted))
+    FOR UPDATE SKIP LOCKED
+),
+
+held AS (
+    SELECT stored.definition_id
+    FROM wanted
+    INNER JOIN definition_sequences AS stored ON wanted.definition_id = stored.definition_id
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM locked
+            WHERE locked.definition_id = stored.definition_id
+        )
+),
+
 raised AS (
     INSERT INTO definition_sequences (definition_id, next_num)
     SELECT definition_id, numbers
     FROM wanted
+    WHERE definition_id NOT IN (SELECT held.definition_id FROM held)
     ORDER BY definition_id
     ON CONFLICT (definition_id) DO UPDATE
         SET next_num = definition_sequences.next_num + excluded.next_num
@@ -43,4 +64,20 @@ raised AS (
 SELECT units.unit, raised.next_num - wanted.numbers + units.place AS number
 FROM units
 INNER JOIN wanted ON units.definition_id = wanted.definition_id
-INNER JOIN raised ON wanted.definition_id = raised.definition_id;
+INNER JOIN raised ON wanted.definition_id = raised.definition_id
+UNION ALL
+SELECT units.unit, NULL AS number
+FROM units
+INNER JOIN held ON units.definition_id = held.definition_id;
+
+-- name: lock_definition_sequences(ids)
+-- Waits for the numbers of the definitions in :ids, a JSON array, and holds them until the transaction ends, as
+-- lock_workflows.
+-- used by: run_group
+-- index: definition_sequences_pkey
+SELECT definition_id
+FROM definition_sequences
+WHERE
+    definition_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+ORDER BY definition_id
+FOR UPDATE;

@@ -187,13 +187,42 @@ locked AS (
     SELECT id
     FROM event_subscriptions
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE event_subscriptions
+    SET terminated = TRUE, external_token = coalesce(event_subscriptions.external_token, 'wfe-sql:terminated')
+    FROM units
+    INNER JOIN locked ON units.id = locked.id
+    WHERE event_subscriptions.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE event_subscriptions
-SET terminated = TRUE, external_token = coalesce(event_subscriptions.external_token, 'wfe-sql:terminated')
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id
-WHERE event_subscriptions.id = units.id
-RETURNING units.unit;
+INNER JOIN event_subscriptions AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
+
+-- name: lock_event_subscriptions(ids)
+-- Waits for the subscriptions whose ids are in :ids, a JSON array, and holds them until the transaction ends, as
+-- lock_workflows.
+-- used by: run_group
+-- index: event_subscriptions_pkey
+SELECT id
+FROM event_subscriptions
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+ORDER BY id
+FOR UPDATE;

@@ -147,16 +147,34 @@ locked AS (
     SELECT id, claim_token
     FROM events
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE events
+    SET claim_expires_at = units.expires_at
+    FROM units
+    INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+    WHERE events.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE events
-SET claim_expires_at = units.expires_at
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
-WHERE events.id = units.id
-RETURNING units.unit;
+INNER JOIN events AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
 
 -- name: release_event_claim_group(units)
 -- Ends claims; changes no row where the token does not hold the event.
@@ -171,16 +189,34 @@ locked AS (
     SELECT id, claim_token
     FROM events
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE events
+    SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+    FROM units
+    INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+    WHERE events.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE events
-SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
-WHERE events.id = units.id
-RETURNING units.unit;
+INNER JOIN events AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
 
 -- name: get_events(event_name, event_key, as_of, row_limit)
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
@@ -207,16 +243,34 @@ locked AS (
     SELECT id, claim_token
     FROM events
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE events
+    SET is_processed = TRUE
+    FROM units
+    INNER JOIN locked ON units.id = locked.id AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
+    WHERE events.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE events
-SET is_processed = TRUE
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
-WHERE events.id = units.id
-RETURNING units.unit;
+INNER JOIN events AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
 
 -- name: mark_event_unprocessed_group(units)
 -- Puts events back into the poll.
@@ -231,13 +285,41 @@ locked AS (
     SELECT id
     FROM events
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE events
+    SET is_processed = FALSE
+    FROM units
+    INNER JOIN locked ON units.id = locked.id
+    WHERE events.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE events
-SET is_processed = FALSE
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id
-WHERE events.id = units.id
-RETURNING units.unit;
+INNER JOIN events AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
+
+-- name: lock_events(ids)
+-- Waits for the events whose ids are in :ids, a JSON array, and holds them until the transaction ends, as lock_workflows.
+-- used by: run_group
+-- index: events_pkey
+SELECT id
+FROM events
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+ORDER BY id
+FOR UPDATE;

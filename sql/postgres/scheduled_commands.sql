@@ -23,11 +23,27 @@ CREATE INDEX IF NOT EXISTS idx_scheduled_commands_due ON scheduled_commands (exe
 
 -- name: schedule_command(command_name, data, execute_time)!
 -- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
--- rescheduled_time, so that the completion of the claim does not lose it.
+-- rescheduled_time, so that the completion of the claim does not lose it. A twin is looked for first: an insert takes a
+-- number of 32 bits, also where it meets a conflict. It meets one only where another host inserts a twin meanwhile.
 -- used by: schedule_command
--- index: none
+-- index: scheduled_commands_command_name_data_key
+WITH twin AS (
+    UPDATE scheduled_commands
+    SET
+        execute_time = CASE
+            WHEN claim_token IS NULL THEN least(execute_time, cast(:execute_time AS BIGINT))
+            ELSE execute_time
+        END,
+        rescheduled_time = CASE
+            WHEN claim_token IS NOT NULL THEN least(rescheduled_time, cast(:execute_time AS BIGINT))
+        END
+    WHERE command_name = :command_name AND data = :data
+    RETURNING id
+)
+
 INSERT INTO scheduled_commands (command_name, data, execute_time)
-VALUES (:command_name, :data, cast(:execute_time AS BIGINT))
+SELECT :command_name, :data, cast(:execute_time AS BIGINT)
+WHERE NOT EXISTS (SELECT 1 FROM twin)
 ON CONFLICT (command_name, data) DO UPDATE SET
     execute_time = CASE
         WHEN scheduled_commands.claim_token IS NULL THEN least(scheduled_commands.execute_time, excluded.execute_time)
@@ -40,43 +56,59 @@ ON CONFLICT (command_name, data) DO UPDATE SET
 
 -- name: claim_commands(as_of, now, after_time, after_id, token, worker_id, expires_at, row_limit)
 -- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
--- Rows that another host is writing are left for the next call.
+-- Rows that another host is writing are left for the next call. The document is made of what was claimed, as Citus refuses
+-- a function in RETURNING.
 -- used by: process_commands
 -- index: idx_scheduled_commands_due, scheduled_commands_pkey
-UPDATE scheduled_commands
-SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
-WHERE
-    id IN (
-        SELECT due.id
-        FROM scheduled_commands AS due
-        WHERE
-            due.execute_time <= cast(:as_of AS BIGINT)
-            AND (due.execute_time, due.id) > (cast(:after_time AS BIGINT), cast(:after_id AS BIGINT))
-            AND (due.claim_token IS NULL OR due.claim_expires_at <= cast(:now AS TIMESTAMPTZ))
-        ORDER BY due.execute_time, due.id
-        LIMIT cast(:row_limit AS BIGINT)
-        FOR UPDATE SKIP LOCKED
-    )
-RETURNING
+WITH claimed AS (
+    UPDATE scheduled_commands
+    SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
+    WHERE
+        id IN (
+            SELECT due.id
+            FROM scheduled_commands AS due
+            WHERE
+                due.execute_time <= cast(:as_of AS BIGINT)
+                AND (due.execute_time, due.id) > (cast(:after_time AS BIGINT), cast(:after_id AS BIGINT))
+                AND (due.claim_token IS NULL OR due.claim_expires_at <= cast(:now AS TIMESTAMPTZ))
+            ORDER BY due.execute_time, due.id
+            LIMIT cast(:row_limit AS BIGINT)
+            FOR UPDATE SKIP LOCKED
+        )
+    RETURNING
+        scheduled_commands.id, scheduled_commands.execute_time, scheduled_commands.command_name, scheduled_commands.data
+)
+
+SELECT
     id,
     execute_time,
     cast(json_build_object(
         'command_name', command_name,
         'data', data,
         'execute_time', execute_time
-    ) AS TEXT) AS document;
+    ) AS TEXT) AS document
+FROM claimed;
 
 -- name: renew_commands(ids, token, expires_at)
 -- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them,
 -- and returns the ids of these, in no order: what is missing is another host's by now, or done.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
+WITH locked AS (
+    SELECT id
+    FROM scheduled_commands
+    WHERE
+        id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id)))
+        AND claim_token = :token
+    ORDER BY id
+    FOR UPDATE
+)
+
 UPDATE scheduled_commands
 SET claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
-WHERE
-    id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id)))
-    AND claim_token = :token
-RETURNING id;
+FROM locked
+WHERE scheduled_commands.id = locked.id
+RETURNING scheduled_commands.id;
 
 -- name: reschedule_command(id, token)!
 -- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.

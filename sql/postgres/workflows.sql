@@ -5,7 +5,8 @@
 -- A query whose name ends in _group takes :units, a JSON array of the units of work that wait: each has its number as
 -- "unit", the parameters of the query that the group is named after (see the same file of SQLite), and under their names
 -- the parameters of the unit's other queries, in lists. It returns a row, or rows, for each unit that found its row.
--- Rows are locked in the order of their ids, so that two hosts cannot deadlock.
+-- One that changes rows waits for none of them: a row that somebody else holds is passed over, and its unit comes back
+-- with null in place of a result. It runs again by itself, after the statement that waits for that row (lock_workflows).
 
 -- name: create_workflows_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and three more indexes. The
@@ -175,9 +176,10 @@ INNER JOIN units ON created.id = units.id;
 -- name: persist_workflow_group(units)
 -- Overwrites workflows, all but their create_time, with those of their pointers that changed, and returns each one's new
 -- revision; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
--- it, or :expected_revision is given and is not its revision. One that another host changed while this statement waited
--- for its lock comes back with a null revision, and nothing of it is written: what the statement sees of its pointers is
--- from before that change, so it must run again, after lock_workflows.
+-- it, or :expected_revision is given and is not its revision. One that somebody else holds, or changed since this statement
+-- began, comes back with a null revision, and nothing of it is written: what the statement sees of its pointers is from
+-- before that change.
+-- Pointers are written by two statements that differ in one column, as a subquery in DO UPDATE SET is refused by Citus.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
 WITH units AS (
@@ -202,8 +204,7 @@ locked AS (
     SELECT id, revision, claim_token
     FROM workflows
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
 ),
 
 updated AS (
@@ -283,6 +284,45 @@ deleted AS (
 
 -- What one statement deleted it cannot insert again, so pointers that are all written anew overwrite those that are there
 -- and get a new place. A pointer of another workflow would have no workflow: NOT NULL refuses it.
+rewritten AS (
+    INSERT INTO execution_pointers (
+        id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+        event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id,
+        outcome, scope, extension_attributes
+    )
+    SELECT
+        id, workflow_id, step_id, active, status, sleep_until, cast(persistence_data AS JSONB), start_time, end_time,
+        event_name, event_key, event_published, cast(event_data AS JSONB), step_name, retry_count,
+        cast(children AS JSONB), cast(context_item AS JSONB), predecessor_id, cast(outcome AS JSONB),
+        cast(scope AS JSONB), cast(extension_attributes AS JSONB)
+    FROM pointers
+    WHERE unit IN (SELECT replaced.unit FROM replaced)
+    ORDER BY unit, place
+    ON CONFLICT (id) DO UPDATE SET
+        workflow_id
+        = CASE WHEN execution_pointers.workflow_id = excluded.workflow_id THEN excluded.workflow_id END,
+        position = excluded.position,
+        step_id = excluded.step_id,
+        active = excluded.active,
+        status = excluded.status,
+        sleep_until = excluded.sleep_until,
+        persistence_data = excluded.persistence_data,
+        start_time = excluded.start_time,
+        end_time = excluded.end_time,
+        event_name = excluded.event_name,
+        event_key = excluded.event_key,
+        event_published = excluded.event_published,
+        event_data = excluded.event_data,
+        step_name = excluded.step_name,
+        retry_count = excluded.retry_count,
+        children = excluded.children,
+        context_item = excluded.context_item,
+        predecessor_id = excluded.predecessor_id,
+        outcome = excluded.outcome,
+        scope = excluded.scope,
+        extension_attributes = excluded.extension_attributes
+),
+
 written AS (
     INSERT INTO execution_pointers (
         id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
@@ -295,14 +335,11 @@ written AS (
         cast(children AS JSONB), cast(context_item AS JSONB), predecessor_id, cast(outcome AS JSONB),
         cast(scope AS JSONB), cast(extension_attributes AS JSONB)
     FROM pointers
+    WHERE unit NOT IN (SELECT replaced.unit FROM replaced)
     ORDER BY unit, place
     ON CONFLICT (id) DO UPDATE SET
         workflow_id
         = CASE WHEN execution_pointers.workflow_id = excluded.workflow_id THEN excluded.workflow_id END,
-        position = CASE
-            WHEN excluded.workflow_id IN (SELECT replaced.id FROM replaced) THEN excluded.position
-            ELSE execution_pointers.position
-        END,
         step_id = excluded.step_id,
         active = excluded.active,
         status = excluded.status,
@@ -351,11 +388,16 @@ UNION ALL
 SELECT units.unit, NULL AS revision
 FROM units
 INNER JOIN seen ON units.id = seen.id
-INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = seen.id AND locked.revision = seen.revision
+    );
 
 -- name: lock_workflows(ids)
--- Holds the workflows whose ids are in :ids, a JSON array, until the transaction ends, so that the next statement sees
--- what was changed before.
+-- Waits for the workflows whose ids are in :ids, a JSON array, and holds them until the transaction ends, so that the next
+-- statement sees what was changed before.
 -- used by: run_group
 -- index: workflows_pkey
 SELECT id
@@ -437,16 +479,34 @@ locked AS (
     SELECT id, claim_token
     FROM workflows
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE workflows
+    SET claim_expires_at = units.expires_at
+    FROM units
+    INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+    WHERE workflows.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE workflows
-SET claim_expires_at = units.expires_at
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
-WHERE workflows.id = units.id
-RETURNING units.unit;
+INNER JOIN workflows AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
 
 -- name: release_workflow_claim_group(units)
 -- Ends claims; changes no row where the token does not hold the workflow.
@@ -461,16 +521,34 @@ locked AS (
     SELECT id, claim_token
     FROM workflows
     WHERE id = any(array(SELECT units.id FROM units))
-    ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
+),
+
+changed AS (
+    UPDATE workflows
+    SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+    FROM units
+    INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
+    WHERE workflows.id = units.id
+    RETURNING units.unit
 )
 
-UPDATE workflows
-SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
+SELECT
+    unit,
+    1 AS changed
+FROM changed
+UNION ALL
+SELECT
+    units.unit,
+    NULL AS changed
 FROM units
-INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
-WHERE workflows.id = units.id
-RETURNING units.unit;
+INNER JOIN workflows AS stored ON units.id = stored.id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM locked
+        WHERE locked.id = stored.id
+    );
 
 -- name: get_workflow_instance_group(units)
 -- Workflows by id, each with its pointers in list order.

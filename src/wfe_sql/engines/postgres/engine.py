@@ -83,11 +83,13 @@ class PostgresEngine:
         self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout)
         turns = Turns(min(_STATEMENTS_AT_ONCE, max_connections))
         self._groups = {
-            lead: GroupQueue(group, partial(self.run_group, group), _OF_ONE_GROUP, turns)
+            lead: GroupQueue(group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns)
             for lead, group in GROUPS.items()
         }
         self._alone: set[asyncio.Task[Results]] = set()
-        self._alone_at_once = asyncio.Semaphore(max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2))
+        alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
+        self._alone_at_once = asyncio.Semaphore(alone_at_once)
+        self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
@@ -193,28 +195,40 @@ class PostgresEngine:
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
-        """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
-        statements = [Statement(group.query, {"units": encode_units(units)})]
-        if locks_first:
-            ids = encode_ids(param_of(unit, "id") for unit in units)
-            statements.insert(0, Statement("lock_workflows", {"ids": ids}))
+    async def run_group(self, group: Group, units: Sequence[Unit], *locks: Statement) -> list[Outcome | None]:
+        """Run units as one statement, or as few as their size allows; None for those whose row somebody else holds."""
+        outcomes: list[Outcome | None] = []
+        for count, encoded in encode_units(units):
+            some = units[len(outcomes) : len(outcomes) + count]
+            outcomes += await self._run_together(group, some, [*locks, Statement(group.query, {"units": encoded})])
+        return outcomes
+
+    async def run_held(self, group: Group, units: Sequence[Unit]) -> list[Outcome]:
+        """Run units of one key, whose row somebody else holds, once that is over.
+
+        Few wait at the same time, where there are enough connections: each has one, and others must go on.
+        """
+        lock = Statement(group.lock, {"ids": encode_ids([param_of(units[0], group.key)])})
+        async with self._held_at_once, self._alone_at_once:
+            while True:
+                outcomes = await self.run_group(group, units, lock)
+                # A row that was not there to be locked may have been made, and be held, before the second statement.
+                if None not in outcomes:
+                    return outcomes  # type: ignore[return-value]
+
+    async def _run_together(
+        self, group: Group, units: Sequence[Unit], statements: Sequence[Statement]
+    ) -> list[Outcome | None]:
+        """Run the statements of several units. Where they fail, each unit is tried once by itself, to fail alone."""
         try:
             rows = (await self._run_statements(statements, Attempt(), writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
                 return [unit_error(self._store, error, unit) for unit in units]
-            half = len(units) // 2
-            halves = [
-                await self.run_group(group, some, locks_first=locks_first) for some in (units[:half], units[half:])
-            ]
-            return [outcome for some in halves for outcome in some]
-        results = [group.results(found) for found in rows_by_unit(len(units), rows)]
-        again = [unit for unit, result in zip(units, results, strict=True) if result is None]
-        later = iter(await self.run_group(group, again, locks_first=True) if again else ())
+            return [outcome for unit in units for outcome in await self.run_group(group, [unit])]
         return [
-            next(later) if result is None else _outcome(unit, result)
-            for unit, result in zip(units, results, strict=True)
+            None if group.lock and found and found[0][0] is None else _outcome(unit, group.results(found))
+            for unit, found in zip(units, rows_by_unit(len(units), rows), strict=True)
         ]
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:

@@ -2,10 +2,11 @@
 
 The query `persist_workflow_group(units)` runs any number of units that begin with `persist_workflow`. It takes them as
 one JSON array of objects with the unit's number, the parameters of its first query, and under their names lists of the
-parameters of its other queries; it returns rows that begin with the unit's number. A unit without a row found nothing.
+parameters of its other queries; it returns rows that begin with the unit's number. A unit without a row found nothing;
+one whose row has null found that somebody else holds the row that it is to change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,10 @@ import msgspec
 from wfe_sql.engines import Results, Unit
 
 Rows = Sequence[Sequence[Any]]
+
+_BYTES_TOGETHER = 256 * 1024
+"""Bytes of JSON that are one statement at most, unless one unit is larger: the server copies a statement's array for
+each of its parts, so 24 units of 1 MB together took nearly three times as long as one by one."""
 
 
 def _changed(rows: Rows) -> Results:
@@ -32,11 +37,6 @@ def _rows(rows: Rows) -> Results:
     return [rows]
 
 
-def _revision(rows: Rows) -> Results | None:
-    """A null revision: another host changed the workflow while the statement waited for it."""
-    return None if rows and rows[0][0] is None else _value(rows)
-
-
 def _instance(rows: Rows) -> Results:
     """A row of document, revision and the documents of the pointers, as the two queries of the unit return them."""
     if not rows:
@@ -51,19 +51,21 @@ class Group:
 
     Attributes:
         lead: The query that each of them begins with.
-        results: Turns a unit's rows, without the unit's number, into what its queries return; None if the unit must
-            run again, its workflow locked first.
+        results: Turns a unit's rows, without the unit's number, into what its queries return.
         parts: What else a unit may consist of.
-        key: The parameter that names the row a unit writes: two units with one key never run at the same time, for one
-            statement can change a row only once.
+        key: The parameter that names the row a unit changes: two units with one key never run at the same time.
+        lock: The query that waits for rows by their keys, and holds them.
+        shares: Whether one statement serves all units of a key; else it can change a row only once.
         alike: A parameter that all units of one statement have in common.
         writes: Whether it changes anything.
     """
 
     lead: str
-    results: Callable[[Rows], Results | None]
+    results: Callable[[Rows], Results]
     parts: frozenset[str] = field(default_factory=frozenset)
-    key: str | None = None
+    key: str = ""
+    lock: str = ""
+    shares: bool = False
     alike: str | None = None
     writes: bool = True
 
@@ -87,7 +89,7 @@ GROUPS = {
     group.lead: group
     for group in (
         Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
-        Group("persist_workflow", _revision, parts=_POINTER_WRITES, key="id"),
+        Group("persist_workflow", _value, parts=_POINTER_WRITES, key="id", lock="lock_workflows"),
         Group("get_workflow_instance", _instance, parts=frozenset({"get_execution_pointers"}), writes=False),
         Group(
             "get_workflow_instance_by_name",
@@ -96,19 +98,19 @@ GROUPS = {
             writes=False,
         ),
         Group("claim_runnable_instances", _rows, alike="as_at"),
-        Group("renew_workflow_claim", _changed, key="id"),
-        Group("release_workflow_claim", _changed, key="id"),
-        Group("next_definition_sequence", _value),
+        Group("renew_workflow_claim", _changed, key="id", lock="lock_workflows"),
+        Group("release_workflow_claim", _changed, key="id", lock="lock_workflows"),
+        Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),
         Group("create_event", _changed),
         Group("get_event", _row, writes=False),
-        Group("mark_event_processed", _changed, key="id"),
-        Group("mark_event_unprocessed", _changed, key="id"),
+        Group("mark_event_processed", _changed, key="id", lock="lock_events"),
+        Group("mark_event_unprocessed", _changed, key="id", lock="lock_events"),
         Group("claim_runnable_events", _rows, alike="as_at"),
-        Group("renew_event_claim", _changed, key="id"),
-        Group("release_event_claim", _changed, key="id"),
+        Group("renew_event_claim", _changed, key="id", lock="lock_events"),
+        Group("release_event_claim", _changed, key="id", lock="lock_events"),
         Group("create_event_subscription", _changed),
         Group("get_subscriptions", _rows, writes=False),
-        Group("terminate_subscription", _changed, key="id"),
+        Group("terminate_subscription", _changed, key="id", lock="lock_event_subscriptions"),
     )
 }
 """Every group, by its lead."""
@@ -128,18 +130,31 @@ def param_of(unit: Unit, name: str) -> Any:
     return params[name]
 
 
-def encode_units(units: Sequence[Unit]) -> str:
-    """Return units of one group as the parameter of its query."""
-    return msgspec.json.encode([_encode_unit(number, unit) for number, unit in enumerate(units)]).decode()
+def encode_units(units: Sequence[Unit]) -> Iterator[tuple[int, str]]:
+    """Yield units of one group as parameters of its query: how many units, and their text, one after the other."""
+    encoded: list[bytes] = []
+    size = 0
+    for unit in units:
+        text = _encode_unit(len(encoded), unit)
+        if encoded and size + len(text) > _BYTES_TOGETHER:
+            yield len(encoded), _array(encoded)
+            encoded, size, text = [], 0, _encode_unit(0, unit)
+        encoded.append(text)
+        size += len(text)
+    yield len(encoded), _array(encoded)
 
 
-def _encode_unit(number: int, unit: Unit) -> dict[str, Any]:
+def _array(encoded: Sequence[bytes]) -> str:
+    return f"[{b','.join(encoded).decode()}]"
+
+
+def _encode_unit(number: int, unit: Unit) -> bytes:
     lead: Any = unit[0].params
     encoded = {"unit": number, **lead}
     for statement in unit[1:]:
         params = statement.params
         encoded.setdefault(statement.query, []).extend(params if isinstance(params, Sequence) else [params])
-    return encoded
+    return msgspec.json.encode(encoded)
 
 
 def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:

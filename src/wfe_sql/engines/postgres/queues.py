@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.grouping import Group, param_of
@@ -16,6 +16,8 @@ the server runs one full statement the next is made. Of 16, 32 and 64, 32 served
 
 _LONGEST_TURN = 0.1
 """Seconds."""
+
+_Outcome = TypeVar("_Outcome")
 
 
 class Turns:
@@ -55,11 +57,13 @@ class GroupQueue:
     call, and a commit serves many. A second statement begins beside it only when it would be full, or when the first
     takes long, for it waits for something, and others need not wait with it.
 
-    Two units with the same key are never under way at the same time: the later one waits.
+    Two units with the same key are never under way at the same time: the later one waits. A unit whose row somebody
+    else holds waits for it by itself, with what shares its key; the others are answered without it.
 
     Args:
         group: Which units these are.
-        run: Runs units as one statement, and returns the outcome of each, in order.
+        run: Runs units as one statement, and returns the outcome of each, in order; None where its row is held.
+        run_held: Runs units of one key once their row is free, and returns the outcome of each, in order.
         at_once: How many statements may be under way.
         turns: Shared by all groups.
     """
@@ -67,13 +71,16 @@ class GroupQueue:
     def __init__(
         self,
         group: Group,
-        run: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
+        run: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome | None]]],
+        run_held: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
         at_once: int,
         turns: Turns,
     ) -> None:
         self._key = group.key
+        self._shares = group.shares
         self._alike = group.alike
         self._run_units = run
+        self._run_held = run_held
         self._at_once = at_once
         self._turns = turns
         self._waiting: deque[Waiting] = deque()
@@ -100,9 +107,12 @@ class GroupQueue:
             # The task starts after everything that is ready to run now, so callers that were woken together still
             # go together, and a caller that is alone waits for nobody.
             self._under_way += 1
-            task = asyncio.get_running_loop().create_task(self._drain())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._drain())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drain(self) -> None:
         batch: list[Waiting] = []
@@ -111,15 +121,38 @@ class GroupQueue:
                 async with self._turns.turn():
                     batch = self._take()
                     outcomes = await self._run([unit for unit, _ in batch]) if batch else []
-                answer(batch, outcomes)
                 if not batch:
                     break
+                self._settle(batch, outcomes)
+                batch = []
         finally:
             for _, future in batch:
                 future.cancel()
             self._under_way -= 1
 
-    async def _run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+    def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> None:
+        """Answer those whose units ran; have those wait for their rows whose rows are held."""
+        held: dict[Any, list[Waiting]] = {}
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            key = self._key_of(waiting[0])
+            if outcome is None:
+                held.setdefault(key, []).append(waiting)
+            else:
+                self._keys_under_way.discard(key)
+                answer([waiting], [outcome])
+        for key, some in held.items():
+            self._begin(self._wait_for_row(key, some))
+
+    async def _wait_for_row(self, key: Any, held: Sequence[Waiting]) -> None:
+        try:
+            answer(held, await _run_all(self._run_held, [unit for unit, _ in held]))
+        finally:
+            for _, future in held:
+                future.cancel()
+            self._keys_under_way.discard(key)
+            self._start()
+
+    async def _run(self, units: Sequence[Unit]) -> Sequence[Outcome | None]:
         is_held_up = False
 
         def hold_up() -> None:
@@ -130,18 +163,15 @@ class GroupQueue:
 
         holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
         try:
-            return await self._run_units(units)
-        except Exception as error:  # whatever it is, those who wait must hear of it
-            return [error for _ in units]
+            return await _run_all(self._run_units, units)
         finally:
             holding_up.cancel()
             self._held_up -= is_held_up
-            if self._key is not None:
-                self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
 
     def _take(self) -> list[Waiting]:
         """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
         batch: list[Waiting] = []
+        keys: set[Any] = set()
         passed: deque[Waiting] = deque()
         while self._waiting and len(batch) < _UNITS_TOGETHER:
             unit, future = self._waiting.popleft()
@@ -151,12 +181,28 @@ class GroupQueue:
                 passed.append((unit, future))
                 continue
             batch.append((unit, future))
-            if self._key is not None:
-                self._keys_under_way.add(param_of(unit, self._key))
+            key = self._key_of(unit)
+            if self._shares:
+                keys.add(key)
+            elif key is not None:
+                self._keys_under_way.add(key)
+        self._keys_under_way |= keys
         self._waiting.extendleft(reversed(passed))
         return batch
 
+    def _key_of(self, unit: Unit) -> Any:
+        return param_of(unit, self._key) if self._key else None
+
     def _must_wait(self, unit: Unit, first: Unit) -> bool:
-        if self._key is not None and param_of(unit, self._key) in self._keys_under_way:
+        if self._key_of(unit) in self._keys_under_way:
             return True
         return self._alike is not None and param_of(unit, self._alike) != param_of(first, self._alike)
+
+
+async def _run_all(
+    run: Callable[[Sequence[Unit]], Awaitable[Sequence[_Outcome]]], units: Sequence[Unit]
+) -> Sequence[_Outcome | Exception]:
+    try:
+        return await run(units)
+    except Exception as error:  # whatever it is, those who wait must hear of it
+        return [error for _ in units]

@@ -1,0 +1,126 @@
+"""Somebody keeps a row locked, such as psql left in a transaction: only those who want that row wait."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from wfe_sql import PostgresPersistenceProvider, StoreBusyError
+from wfe_sql.testing import ManualClock, full_event, full_instance, full_subscription, sample_instance
+from wfe_sql.testing.samples import TIME
+
+COUNT = 24
+LEASE = timedelta(minutes=1)
+
+Call = Callable[[int], Awaitable[object]]
+
+
+@pytest.fixture
+async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=ManualClock()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def somebody(postgres_url: str, schema: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as connection:
+        yield connection
+
+
+async def _calls(provider: PostgresPersistenceProvider) -> dict[str, tuple[str, Call]]:
+    """Fill the store, and return calls that each change the row of a number, and the statement that locks the 8th."""
+    workflows = [
+        full_instance(id=f"w{n:02}", name=f"w{n:02}", status="Runnable", next_execution=0) for n in range(COUNT)
+    ]
+    for n in range(COUNT):
+        await provider.create_new_workflow(workflows[n])
+        await provider.create_event(full_event(id=f"e{n:02}", is_processed=False))
+        await provider.create_event_subscription(full_subscription(id=f"s{n:02}"))
+        await provider.next_definition_sequence(f"d{n:02}")
+    held = await provider.claim_runnable_instances(TIME, "one", lease=LEASE, limit=COUNT)
+    events = await provider.claim_runnable_events(TIME, "one", lease=LEASE, limit=COUNT)
+    claims = {claim.id: claim for claim in [*held, *events]}
+
+    def lock(table: str, id_: str, column: str = "id") -> str:
+        return f"SELECT 1 FROM {table} WHERE {column} = '{id_}' FOR UPDATE"
+
+    workflow, event = lock("workflows", "w07"), lock("events", "e07")
+    return {
+        "persist_workflow": (workflow, lambda n: provider.persist_workflow(workflows[n])),
+        "renew_claim": (workflow, lambda n: provider.renew_claim(claims[f"w{n:02}"], LEASE)),
+        "release_claim": (workflow, lambda n: provider.release_claim(claims[f"w{n:02}"])),
+        "renew_claim of an event": (event, lambda n: provider.renew_claim(claims[f"e{n:02}"], LEASE)),
+        "mark_event_processed": (event, lambda n: provider.mark_event_processed(f"e{n:02}")),
+        "mark_event_unprocessed": (event, lambda n: provider.mark_event_unprocessed(f"e{n:02}")),
+        "release_claim of an event": (event, lambda n: provider.release_claim(claims[f"e{n:02}"])),
+        "terminate_subscription": (
+            lock("event_subscriptions", "s07"),
+            lambda n: provider.terminate_subscription(f"s{n:02}"),
+        ),
+        "next_definition_sequence": (
+            lock("definition_sequences", "d07", "definition_id"),
+            lambda n: provider.next_definition_sequence(f"d{n:02}"),
+        ),
+    }
+
+
+async def test_all_others_are_answered_while_a_row_is_locked(
+    provider: PostgresPersistenceProvider, somebody: psycopg.Connection
+) -> None:
+    for name, (lock, call) in (await _calls(provider)).items():
+        somebody.execute(lock)
+        calls = [asyncio.ensure_future(call(n)) for n in range(COUNT)]
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(calls[n] for n in range(COUNT) if n != 7))
+            assert not calls[7].done(), name
+        finally:
+            somebody.rollback()
+        await calls[7]
+
+
+async def test_who_wants_the_locked_row_waits_for_the_statement_timeout(
+    postgres_url: str, schema: str, somebody: psycopg.Connection
+) -> None:
+    timeout = timedelta(milliseconds=200)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, statement_timeout=timeout) as provider:
+        instances = [sample_instance(id=f"w{n}") for n in range(4)]
+        for instance in instances:
+            await provider.create_new_workflow(instance)
+        somebody.execute("SELECT 1 FROM workflows WHERE id = 'w2' FOR UPDATE")
+        outcomes = await asyncio.gather(*map(provider.persist_workflow, instances), return_exceptions=True)
+        assert isinstance(outcomes.pop(2), StoreBusyError)
+        assert outcomes == [None] * 3
+
+
+async def test_numbers_of_a_locked_definition_are_drawn_together_when_it_is_free(
+    provider: PostgresPersistenceProvider, somebody: psycopg.Connection
+) -> None:
+    await provider.next_definition_sequence("order")
+    somebody.execute("UPDATE definition_sequences SET next_num = 10")
+    drawing = [asyncio.ensure_future(provider.next_definition_sequence("order")) for _ in range(100)]
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
+    while somebody.execute(waiting).fetchone() == (0,):
+        await asyncio.sleep(0)
+    assert somebody.execute(waiting).fetchone() == (1,)
+    somebody.commit()
+    assert sorted(await asyncio.gather(*drawing)) == list(range(11, 111))
+
+
+async def test_many_locked_rows_leave_connections_to_others(
+    provider: PostgresPersistenceProvider, somebody: psycopg.Connection
+) -> None:
+    instances = [sample_instance(id=f"w{n}") for n in range(40)]
+    for instance in instances:
+        await provider.create_new_workflow(instance)
+    somebody.execute("SELECT 1 FROM workflows WHERE id <> 'w0' FOR UPDATE")
+    held = [asyncio.ensure_future(provider.persist_workflow(instance)) for instance in instances[1:]]
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await provider.persist_workflow(instances[0])
+            await provider.get_runnable_instances(TIME)
+    assert not any(persist.done() for persist in held)
+    somebody.rollback()
+    await asyncio.gather(*held)
