@@ -1,0 +1,69 @@
+"""What a row that somebody keeps locked costs those who want other rows, on PostgreSQL.
+
+    WFE_SQL_TEST_POSTGRES_URL=... python tests/benchmarks/locked_row.py [--seconds 3] [--callers 24]
+
+Each caller stores a workflow of its own, again and again; in every other round the first one's row is locked.
+"""
+
+import argparse
+import asyncio
+import os
+import time
+from uuid import uuid4
+
+import psycopg
+
+from wfe_sql import PostgresPersistenceProvider, WorkflowInstance
+from wfe_sql.testing import full_instance
+
+ROUNDS = 3
+
+
+async def writes_per_second(
+    provider: PostgresPersistenceProvider, instances: list[WorkflowInstance], seconds: float
+) -> float:
+    """Return how many writes all but the first of the instances get; the first waits, or not, until all have ended."""
+    end, done = time.perf_counter() + seconds, 0
+
+    async def write_again_and_again(instance: WorkflowInstance) -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            instance.execution_pointers[0].retry_count += 1
+            await provider.persist_workflow(instance)
+            done += instance is not instances[0]
+
+    first, *others = (asyncio.ensure_future(write_again_and_again(instance)) for instance in instances)
+    await asyncio.gather(*others)
+    if not first.done():
+        first.cancel()
+        await asyncio.wait([first])
+    return done / seconds
+
+
+async def main(url: str, callers: int, seconds: float) -> None:
+    """Measure in a schema that is dropped at the end, and print both figures and their ratio."""
+    schema = f"locked_row_{uuid4().hex}"
+    try:
+        async with PostgresPersistenceProvider(url, schema=schema, on_conflict="overwrite") as provider:
+            instances = [full_instance(id=f"w{number:03}", name=f"w{number:03}") for number in range(callers)]
+            for instance in instances:
+                await provider.create_new_workflow(instance)
+            free, locked = 0.0, 0.0
+            with psycopg.connect(url, options=f"-c search_path={schema}") as somebody:
+                for _ in range(ROUNDS):
+                    free += await writes_per_second(provider, instances, seconds) / ROUNDS
+                    somebody.execute("SELECT 1 FROM workflows WHERE id = 'w000' FOR UPDATE")
+                    locked += await writes_per_second(provider, instances, seconds) / ROUNDS
+                    somebody.rollback()
+            print(f"{callers - 1} others: {free:,.0f} a second, one row locked: {locked:,.0f} ({locked / free:.0%})")
+    finally:
+        with psycopg.connect(url, autocommit=True, options="-c client_min_messages=warning") as connection:
+            connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--callers", type=int, default=24)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    asyncio.run(main(os.environ["WFE_SQL_TEST_POSTGRES_URL"], options.callers, options.seconds))
