@@ -112,9 +112,11 @@ VALUES (
     :reference, :status, :data, :next_execution, :create_time, :complete_time
 );
 
--- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time, claim_token, expected_revision)$
--- Overwrites a workflow, all but its create_time, and returns its new revision; an empty name leaves the stored one.
--- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and is not its revision.
+-- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time, claim_token, expected_revision, expected_create_time)^
+-- Overwrites a workflow, all but its create_time, and returns its new revision and that; an empty name leaves the
+-- stored one.
+-- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and it has another one, or
+-- another create_time: it was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
 UPDATE workflows
@@ -133,14 +135,15 @@ SET
 WHERE
     id = :id
     AND (:claim_token IS NULL OR claim_token = :claim_token)
-    AND (:expected_revision IS NULL OR revision = :expected_revision)
-RETURNING revision;
+    AND (:expected_revision IS NULL OR (revision = :expected_revision AND create_time = :expected_create_time))
+RETURNING revision, create_time;
 
--- name: get_workflow_guards(id)^
--- What a guarded write is held against: says why one changed no row.
+-- name: get_workflow_guards(id, expected_create_time)^
+-- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
+-- :expected_create_time was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
-SELECT claim_token, revision
+SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
 FROM workflows
 WHERE id = :id;
 
@@ -209,7 +212,8 @@ SELECT
         'complete_time',
         iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
     ) AS document,
-    revision
+    revision,
+    create_time
 FROM workflows
 WHERE id = :id;
 
@@ -234,7 +238,8 @@ SELECT
         'complete_time',
         iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
     ) AS document,
-    revision
+    revision,
+    create_time
 FROM workflows
 WHERE name = :name;
 
@@ -261,7 +266,8 @@ SELECT
         'complete_time',
         iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
     ) AS document,
-    revision
+    revision,
+    create_time
 FROM json_each(:ids) AS wanted
 CROSS JOIN workflows
 WHERE workflows.id = wanted.value;

@@ -49,7 +49,12 @@ _ADDED = {
 
 
 class PostgresStore:
-    """Opens connections to the store in one schema, and makes it where it does not exist."""
+    """Opens connections to the store in one schema, and makes it where it does not exist.
+
+    Attributes:
+        target: What it connects to.
+        id: What tells the store from all others, once there was a connection.
+    """
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class PostgresStore:
         if statement_timeout is not None and statement_timeout < timedelta(milliseconds=1):
             raise StoreError(f"statement_timeout must be at least a millisecond, or None, not {statement_timeout}")
         self.target = target
+        self.id = ""
         self._queries = queries
         self._schema = schema
         self._mode = mode
@@ -96,6 +102,7 @@ class PostgresStore:
             if isinstance(error, psycopg.Error):
                 raise store_error(self, error) from error
             raise
+        self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
 
     async def check(self, connection: Connection) -> None:
