@@ -161,9 +161,9 @@ WITH units AS (
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
             reference TEXT, status TEXT, data TEXT, next_execution BIGINT, complete_time TIMESTAMPTZ, claim_token TEXT,
-            expected_revision BIGINT, expected_create_time TIMESTAMPTZ, now TIMESTAMPTZ, delete_execution_pointers JSONB,
-            delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB, insert_execution_pointers JSONB,
-            create_event_subscription JSONB
+            expected_revision BIGINT, expected_create_time TIMESTAMPTZ, now TIMESTAMPTZ,
+            delete_execution_pointers JSONB, delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB,
+            insert_execution_pointers JSONB, create_event_subscription JSONB
         )
 ),
 
@@ -207,7 +207,7 @@ updated AS (
             OR (units.expected_revision = locked.revision AND units.expected_create_time = locked.create_time)
         )
     RETURNING
-        units.unit, workflows.id, workflows.revision, cast(workflows.create_time AS TEXT) AS create_time
+        units.unit, workflows.id, workflows.revision, to_json(workflows.create_time) #>> '{}' AS create_time
 ),
 
 replaced AS (
@@ -473,7 +473,7 @@ SELECT
         'complete_time', workflows.complete_time
     ) AS TEXT) AS document,
     workflows.revision,
-    cast(workflows.create_time AS TEXT) AS create_time,
+    to_json(workflows.create_time) #>> '{}' AS create_time,
     array(
         SELECT
             cast(json_build_object(
@@ -526,7 +526,7 @@ SELECT
         'complete_time', workflows.complete_time
     ) AS TEXT) AS document,
     workflows.revision,
-    cast(workflows.create_time AS TEXT) AS create_time,
+    to_json(workflows.create_time) #>> '{}' AS create_time,
     array(
         SELECT
             cast(json_build_object(
@@ -579,6 +579,6 @@ SELECT
         'complete_time', workflows.complete_time
     ) AS TEXT) AS document,
     workflows.revision,
-    cast(workflows.create_time AS TEXT) AS create_time
+    to_json(workflows.create_time) #>> '{}' AS create_time
 FROM workflows
 WHERE workflows.id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));

@@ -15,7 +15,6 @@ from wfe_sql import (
     StoreError,
     WorkflowAlreadyExistsError,
     WorkflowInstance,
-    connect,
 )
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
