@@ -26,7 +26,17 @@ class Snapshot:
         """
         self.workflow = WORKFLOWS.encode(instance)
         pointers = instance.execution_pointers
-        self.fingerprints = dict(zip((pointer.id for pointer in pointers), fingerprints(pointers), strict=True))
+        if not isinstance(pointers, list):
+            kind = type(pointers).__name__
+            raise SerializationError(
+                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}"
+            )
+        try:
+            self.fingerprints = dict(zip((pointer.id for pointer in pointers), fingerprints(pointers), strict=True))
+        except (AttributeError, TypeError):
+            for pointer in pointers:
+                EXECUTION_POINTERS.encode(pointer)  # its error says which field is wrong
+            raise
         if len(self.fingerprints) < len(pointers):
             ids = [pointer.id for pointer in pointers]
             at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])

@@ -1,5 +1,6 @@
 """`wfe-sql queries`, `explain` and `schema` as a DBA runs them."""
 
+import asyncio
 import os
 import pty
 import re
@@ -13,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from commands import Result
-from wfe_sql import SqlitePersistenceProvider
+from commands import Result, run_command
+from wfe_sql import ExecutionError, SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.cli import main
 from wfe_sql.queries import find_sql
-from wfe_sql.testing.samples import sample_instance
+from wfe_sql.testing.samples import full_event, sample_instance
 
 OWN = load_sqlite_queries()
 POLL = "get_runnable_instances"
@@ -30,18 +30,8 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.delenv("WFE_SQL_DIR", raising=False)
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["wfe-sql", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        out, err = capsys.readouterr()
-        code = exited.value.code
-        return Result(1, out, f"{err}{code}\n") if isinstance(code, str) else Result(int(code or 0), out, err)
-
-    return run
+def run() -> Run:
+    return run_command
 
 
 def _on_a_terminal(*arguments: str, columns: int) -> str:
@@ -111,12 +101,12 @@ def test_a_tuned_query_is_marked(run: Run, tuned: Path) -> None:
     assert [line.split("\t")[1] for line in lines if "tuned" in line] == [f"{POLL} (tuned)"]
 
 
-def test_show_prints_what_the_file_has(run: Run, tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_prints_what_the_file_has(run: Run, tuned: Path) -> None:
     shown = run("queries", "show", POLL).out
     assert shown == OWN[POLL].text
     assert shown in Path(OWN[POLL].file).read_text()
-    monkeypatch.setenv("WFE_SQL_DIR", str(tuned))
-    assert run("queries", "show", POLL).out == shown.replace("next_execution, id", "next_execution DESC, id")
+    tuned_text = run("queries", "show", POLL, WFE_SQL_DIR=str(tuned)).out
+    assert tuned_text == shown.replace("next_execution, id", "next_execution DESC, id")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +126,7 @@ def test_a_query_that_does_not_exist(run: Run, command: tuple[str, ...], name: s
 
 def test_export_writes_a_copy_that_changes_nothing(run: Run, tmp_path: Path) -> None:
     result = run("queries", "export", tmp_path / "deep" / "copy", "--json")
-    own = {file.name: file.read_text() for file in Path(str(find_sql() / "sqlite")).iterdir()}
+    own = {file.name: file.read_text() for file in (find_sql() / "sqlite").iterdir()}
     assert result.json == {"folder": str(tmp_path / "deep" / "copy"), "files": sorted(own)}
     assert {file.name: file.read_text() for file in (tmp_path / "deep" / "copy").iterdir()} == own
     assert run("queries", "diff", tmp_path / "deep" / "copy") == Result(0, "", "")
@@ -156,14 +146,13 @@ def test_export_of_what_does_not_exist_writes_nothing(run: Run, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_diff_shows_what_is_changed(run: Run, tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diff_shows_what_is_changed(run: Run, tuned: Path) -> None:
     result = run("queries", "diff", tuned)
     assert result.code == 1
     assert result.out.startswith(f"--- {OWN[POLL].file}:{OWN[POLL].line}\n+++ {tuned / 'workflows.sql'}:1\n@@")
     assert "\n-ORDER BY next_execution, id\n+ORDER BY next_execution DESC, id\n" in result.out
     assert [query["name"] for query in run("queries", "diff", tuned, "--json").json] == [POLL]
-    monkeypatch.setenv("WFE_SQL_DIR", str(tuned))
-    assert run("queries", "diff") == result
+    assert run("queries", "diff", WFE_SQL_DIR=str(tuned)) == result
 
 
 def test_diff_of_a_folder_that_cannot_be_used(run: Run, tuned: Path) -> None:
@@ -210,13 +199,49 @@ def test_a_plan_that_is_not_what_its_header_says(run: Run, tuned: Path) -> None:
     ]
 
 
-def test_a_store_of_the_reference_lacks_indexes_and_columns(run: Run, tmp_path: Path) -> None:
+def test_a_store_that_is_not_up_to_date(run: Run, tmp_path: Path) -> None:
     path = shutil.copy(REFERENCE, tmp_path)
-    plans = {plan["query"]: plan for plan in run("explain", path, "--json").json}
-    assert plans["get_event"]["wrong"] == []
-    assert "it is idx_workflows_" in plans[POLL]["wrong"][-1]
-    assert "cannot modify events because it is a view" in plans["renew_event_claim"]["wrong"][0]
+    message = f"wfe-sql: {path} is not up to date; bring it up to date first: wfe-sql init\n"
+    assert run("explain", path) == Result(1, "", message)
     assert list(tmp_path.iterdir()) == [Path(path)]
+    assert run("init", path).code == 0
+    assert run("explain", path).code == 0
+
+
+async def test_an_index_that_is_missing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with SqlitePersistenceProvider(path):
+        pass
+    with closing(sqlite3.connect(path)) as by_hand:
+        by_hand.execute("DROP INDEX idx_workflows_runnable")
+    result = run("explain", path, POLL)
+    assert result.code == 1
+    assert result.out.endswith("  ! index idx_workflows_runnable is missing; wfe-sql init makes it again\n")
+
+
+def test_a_planner_that_knows_what_is_stored_may_scan(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+
+    async def fill(errors: int, workflows: int) -> None:
+        async with SqlitePersistenceProvider(path) as provider:
+            error = ExecutionError(workflow_id="w", execution_pointer_id="p", message="no")
+            await provider.persist_errors([error] * errors)
+            for _ in range(workflows):
+                await provider.create_new_workflow(sample_instance())
+            await provider.create_event(full_event())
+
+    asyncio.run(fill(2, 2))
+    assert run("init", path).code == 0
+    result = run("explain", path)
+    assert result.code == 0
+    assert "    the planner's choice: SCAN " in result.out
+    assert "  ! " not in result.out
+    asyncio.run(fill(1_200, 0))
+    result = run("explain", path)
+    assert result.code == 1
+    assert "  ! execution_errors has 1,202 rows, which the planner does not know; wfe-sql init tells it\n" in result.out
+    assert run("init", path).code == 0
+    assert run("explain", path).code == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from datetime import timedelta
 from operator import itemgetter
 from typing import Any
 
-from dialects.case import Case, Params, Store
+from dialects.case import Case, Params, Row, Store, read_row_line
 from dialects.filling import START
 from wfe_sql import ExecutionError
 from wfe_sql.backends import load_sqlite_queries
@@ -51,13 +51,14 @@ DEFAULTS: Mapping[str, Any] = {
 DEFAULTS_OF_FILE: Mapping[str, Mapping[str, Any]] = {
     "events": {"id": "event-2", "as_at": BOUND},
     "event_subscriptions": {"id": "subscription-1"},
-    "health": {"as_of": 2000, "row_limit": 5},
+    "health": {"as_of": 2000, "free_since": None, "row_limit": 5},
     "listing": {
         **dict.fromkeys(("status", "definition_id", "since", "is_processed", "after_time", "after_id")),
     },
     "retention": {
         "after_time": None,
         "event_ids": '["gone", "event-1"]',
+        "from_id": 0,
         "ids": '["workflow-done", "workflow-1"]',
         "older_than": BOUND,
         "status": "Complete",
@@ -93,6 +94,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     ),
     "create_new_workflow": _workflow(id="workflow-new", name=""),
     "delete_gone_execution_pointers": {"ids": '["pointer-1-1", "pointer-2-1"]', "workflow_id": "workflow-1"},
+    "delete_orphaned_errors": {"ids": "[1, 4]"},
     "delete_processed_events": {"ids": '["event-1", "event-2"]'},
     "find_execution_pointer_of_another_workflow": {
         "ids": '["pointer-1-1", "pointer-2-1"]',
@@ -120,7 +122,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
 }
 
-FIND_NOTHING = {"check_integrity", "check_foreign_keys"}
+FIND_NOTHING = {"check_integrity", "check_foreign_keys", "find_rows_without_id"}
 """Queries that return what is wrong with a store, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
@@ -249,9 +251,30 @@ def in_order(rows: list[Any], query: Query) -> list[Any]:
 
 
 def changed_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Return the lines that differ, each with - or + before it."""
-    diff = list(difflib.unified_diff(before, after, n=0, lineterm=""))
-    return [line for line in diff[2:] if not line.startswith("@@")]
+    """Return what differs: of a row that was changed only the columns that differ, of definitions whole lines."""
+    diff = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:1] in "-+"][2:]
+    rows: dict[tuple[str, Any], list[Row]] = {}
+    lines = []
+    for line in diff:
+        if (found := read_row_line(line[1:])) is None:
+            lines.append(line)
+        else:
+            table, row = found
+            rows.setdefault((table, row.get("id", row.get("definition_id"))), [{}, {}])[line[0] == "+"] = row
+    for (table, key), (old, new) in rows.items():
+        columns = [
+            f"  {column}: {f'{_shown(old[column])} -> ' if column in old else ''}{_shown(value)}"
+            for column, value in new.items()
+            if value != old.get(column)
+        ]
+        if columns or not new or old == new:
+            what = "removed" if not new else "added" if not old else "changed" if columns else "moved"
+            lines += [f"{what} {table} {key!r}", *columns]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _describe_row(row: Any) -> str:

@@ -191,7 +191,6 @@ class TestWorkflowRepository:
             ("retry_count", 1, True),
             ("active", True, 1),
         ],
-        ids=repr,
     )
     async def test_what_create_refuses_persist_refuses(
         self, provider: PersistenceProvider, field: str, stored: Any, bad: Any
