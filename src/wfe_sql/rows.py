@@ -504,22 +504,19 @@ _PLAIN = {str, int, bool, float, type(None), list, dict, PointerStatus}
 def are_plain(pointers: Sequence[ExecutionPointer]) -> bool:
     """Tell whether their values are of the types that JSON is made of, not of others that MessagePack writes like them.
 
-    Ids, times and truth values are not looked at: nothing is written like them. This goes level by level through all
-    pointers at once, which leaves the loops to C.
+    Ids, times and truth values are not looked at: nothing is written like them. This goes through all pointers at once,
+    which leaves the loops to C, and through JSON by what comes back of it: a set comes back as a list.
     """
     if not _PLAIN.issuperset(map(type, chain.from_iterable(map(_TEXTS_AND_NUMBERS, pointers)))):
         return False
-    level = list(chain.from_iterable(map(_JSON_VALUES, pointers)))
-    while level:
-        if not _PLAIN.issuperset(map(type, level)):
-            return False
-        full = list(filter(None, level))
-        dicts = [value for value in full if type(value) is dict]
-        if any(type(key) is not str for key in chain.from_iterable(dicts)):
-            return False
-        level = [item for value in full if type(value) is list for item in value]
-        level += chain.from_iterable(map(dict.values, dicts))
-    return True
+    values = list(chain.from_iterable(map(_JSON_VALUES, pointers)))
+    if not _PLAIN.issuperset(map(type, values)):
+        return False
+    full = list(filter(None, values))
+    try:
+        return bool(_fingerprint_decoder.decode(_fingerprint_encoder.encode(full)) == full)
+    except _NO_FINGERPRINT:
+        return False
 
 
 def encode_argument(name: str, codec: Codec, value: Any) -> Any:
