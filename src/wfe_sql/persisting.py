@@ -86,7 +86,7 @@ class Turn:
             except asyncio.CancelledError:
                 self._end_after_pending()
                 raise
-            self._pending = None
+            self._earlier = self._pending = None  # else each would keep all before it
         return self
 
     async def __aexit__(
