@@ -26,6 +26,9 @@ ADMIN_QUERIES: Any = aiosql.from_path(Path(__file__).parent / "data" / "postgres
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reference", action="store_true", help="also run the tests against the Rust crate; needs cargo")
+    parser.addoption(
+        "--operations", type=int, metavar="N", help="how many random operations tests/property does on each store"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
