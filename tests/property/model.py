@@ -443,8 +443,8 @@ class Model:
 
 def fields_of(instance: WorkflowInstance) -> Fields:
     ids = [pointer.id for pointer in instance.execution_pointers]
-    is_number = instance.data == instance.data  # NaN is not, and JSON has none
-    if not is_number or len(set(ids)) < len(ids):
+    values = [instance.data, *(pointer.outcome for pointer in instance.execution_pointers)]
+    if len(set(ids)) < len(ids) or any(value != value for value in values):  # NaN, which JSON has not
         raise Refused(SerializationError)
     return asdict(instance)
 

@@ -1,22 +1,25 @@
 """Random operations: the calls of a host, with few ids and few moments, so that they meet.
 
 Moments are given from the clock's time, instances and claims by their number among those that the run has so far; all of
-it becomes arguments when the operation's turn comes.
+it becomes arguments when the operation's turn comes. Hypothesis draws one number for each operation, from which the
+operation follows: that takes a tenth of the time that it takes to draw all of its arguments.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 from wfe_sql import CommandName, PointerStatus, WorkflowStatus
 
-WORKFLOW_IDS, EVENT_IDS, SUBSCRIPTION_IDS = ("a", "b", "c"), ("e", "f", "g"), ("s", "t", "u", "v")
 LEASES = [timedelta(seconds=10), timedelta(minutes=1)]
 BEYOND_LEASES = timedelta(minutes=2)
+OPERATIONS_OF_A_RUN = 40
+NOTHING = 0
+"""The number of no operation: what hypothesis tries first when it makes a failing run shorter."""
+
+Pick = Callable[[Random], Any]
 
 
 @dataclass(frozen=True)
@@ -32,75 +35,95 @@ class Operation:
         return f"{self.host}.{self.name}({arguments})"
 
 
-workflow_ids, event_ids, subscription_ids = map(st.sampled_from, (WORKFLOW_IDS, EVENT_IDS, SUBSCRIPTION_IDS))
-numbers = st.integers(0, 7)
-moments = st.sampled_from([timedelta(seconds=seconds) for seconds in (0, -5, 5, -60)] + [timedelta(microseconds=1)])
-as_at = st.sampled_from([timedelta(0), timedelta(hours=1), timedelta(seconds=-5)])
-limits = st.sampled_from([None, 1, 2, 5])
-few = st.sampled_from([5, 1, 2])
-leases, workers, tokens = st.sampled_from(LEASES), st.sampled_from(["one", "two"]), st.sampled_from(["t", "u"])
-names, keys = st.sampled_from(["paid", "sent"]), st.just("k")
-values = st.sampled_from([1, None, "żółć", {"k": [1.5, None, {}]}, float("nan")])
-ages = st.sampled_from([timedelta(0), timedelta(seconds=10), timedelta(seconds=100)])
+def one(*values: Any) -> Pick:
+    return lambda random: random.choice(values)
 
-CHANGES: list[SearchStrategy[tuple[str, Any]]] = [
-    st.tuples(st.just("data"), values),
-    st.tuples(st.just("status"), st.sampled_from(WorkflowStatus)),
-    st.tuples(st.just("status"), st.sampled_from(WorkflowStatus)),
-    st.tuples(st.just("next_execution"), st.none() | moments),
-    st.tuples(st.just("name"), st.sampled_from(["", "n", *WORKFLOW_IDS])),
-    st.tuples(st.just("complete_time"), st.none() | moments),
-    st.tuples(st.just("add pointer"), st.sampled_from(["p", "q", "r", "of all"])),
-    st.tuples(st.just("add pointer"), st.sampled_from(["p", "q", "r", "of all"])),
-    st.tuples(st.just("drop pointer"), numbers),
-    st.tuples(st.just("change pointer"), st.tuples(numbers, st.sampled_from(PointerStatus), values)),
-    st.tuples(st.just("turn pointers round"), st.none()),
-]
-changes = st.lists(st.one_of(CHANGES), max_size=3)
-subscriptions = st.fixed_dictionaries(
+
+def one_of(*picks: Pick) -> Pick:
+    return lambda random: random.choice(picks)(random)
+
+
+def both(*picks: Pick) -> Pick:
+    return lambda random: tuple(pick(random) for pick in picks)
+
+
+def fields(picks: dict[str, Pick]) -> Pick:
+    return lambda random: {name: pick(random) for name, pick in picks.items()}
+
+
+def up_to(most: int, pick: Pick, *, least: int = 0) -> Pick:
+    return lambda random: [pick(random) for _ in range(random.randint(least, most))]
+
+
+workflow_ids, event_ids, subscription_ids = one(*"aaabbc"), one(*"efg"), one(*"stuv")
+numbers = one(0, 0, 0, 1, 2, 3, 4, 5, 6, 7)
+moments = one(*(timedelta(seconds=seconds) for seconds in (0, -5, 5, -60)), timedelta(microseconds=1))
+as_at = one(timedelta(0), timedelta(hours=1), timedelta(seconds=-5))
+limits, few = one(None, 1, 2, 5), one(5, 1, 2)
+leases, workers, tokens = one(*LEASES), one("one", "two"), one("t", "u")
+names, keys, flags = one("paid", "sent"), one("k"), one(True, False)
+values = one(1, 2, None, "żółć", {"k": [1.5, None, {}]}, 1, 2, None, float("nan"))
+statuses = one(*WorkflowStatus)
+ages = one(timedelta(0), timedelta(seconds=10), timedelta(seconds=100))
+
+change = one_of(
+    both(one("data"), values),
+    both(one("status"), statuses),
+    both(one("status"), statuses),
+    both(one("next_execution"), one_of(one(None), moments)),
+    both(one("name"), one("", "n", "a", "b")),
+    both(one("complete_time"), one_of(one(None), moments)),
+    both(one("add pointer"), one("p", "q", "r", "of all")),
+    both(one("add pointer"), one("p", "q", "r", "of all")),
+    both(one("drop pointer"), numbers),
+    both(one("change pointer"), both(numbers, one(*PointerStatus), values)),
+    both(one("turn pointers round"), one(None)),
+)
+changes = up_to(3, change)
+subscriptions = fields(
     {
         "id": subscription_ids,
         "workflow_id": workflow_ids,
         "event_name": names,
         "event_key": keys,
         "subscribe_as_of": moments,
-        "external_token": st.none() | tokens,
+        "external_token": one_of(one(None), tokens),
         "external_token_expiry": moments,
     }
 )
-events = st.fixed_dictionaries(
-    {"id": event_ids, "event_name": names, "event_key": keys, "event_time": moments, "is_processed": st.booleans()}
+events = fields(
+    {"id": event_ids, "event_name": names, "event_key": keys, "event_time": moments, "is_processed": flags}
 )
-commands = st.one_of(
-    st.tuples(st.just(CommandName.ProcessWorkflow), workflow_ids, moments),
-    st.tuples(st.just(CommandName.ProcessEvent), event_ids, moments),
+commands = one_of(
+    both(one(CommandName.ProcessWorkflow), workflow_ids, moments),
+    both(one(CommandName.ProcessEvent), event_ids, moments),
 )
-errors = st.lists(st.tuples(workflow_ids, st.sampled_from(["boom", "bang"])), max_size=2)
+errors = up_to(2, both(workflow_ids, one("boom", "bang")))
 name_key_bound = {"event_name": names, "event_key": keys, "as_of": as_at}
 claiming = {"as_at": as_at, "worker_id": workers, "lease": leases, "limit": few}
 claims = numbers
-maybe_claim = st.none() | claims
-batches = {"batch_size": few, "dry_run": st.booleans()}
+maybe_claim = one_of(one(None), claims)
+batches = {"batch_size": few, "dry_run": flags}
 pages = {"limit": few}
 
-CALLS: dict[str, dict[str, SearchStrategy[Any]]] = {
+CALLS: dict[str, dict[str, Pick]] = {
     "create_new_workflow": {"id": workflow_ids, "changes": changes},
     "persist_workflow": {"instance": numbers, "changes": changes, "claim": maybe_claim},
     "persist_workflow_with_subscriptions": {
         "instance": numbers,
         "changes": changes,
-        "subscriptions": st.lists(subscriptions, max_size=2),
+        "subscriptions": up_to(2, subscriptions),
         "claim": maybe_claim,
     },
     "get_workflow_instance": {"id": workflow_ids},
-    "get_workflow_instance_by_name": {"name": st.sampled_from(["n", *WORKFLOW_IDS])},
-    "get_workflow_instances": {"ids": st.lists(workflow_ids, max_size=3, unique=True)},
+    "get_workflow_instance_by_name": {"name": one("n", "a", "b", "c")},
+    "get_workflow_instances": {"ids": one(["a"], ["b", "a"], ["a", "c", "b"], [])},
     "get_runnable_instances": {"as_at": as_at, "limit": limits},
     "claim_runnable_instances": claiming,
     "claim_runnable_events": claiming,
     "renew_claim": {"claim": claims, "lease": leases},
     "release_claim": {"claim": claims},
-    "next_definition_sequence": {"definition_id": st.sampled_from(["d", "e"])},
+    "next_definition_sequence": {"definition_id": one("d", "e")},
     "create_event_subscription": {"subscription": subscriptions},
     "get_subscriptions": {**name_key_bound, "limit": limits},
     "get_first_open_subscription": name_key_bound,
@@ -116,54 +139,45 @@ CALLS: dict[str, dict[str, SearchStrategy[Any]]] = {
     "mark_event_unprocessed": {"id": event_ids},
     "schedule_command": {"command": commands},
     "persist_errors": {"errors": errors},
-    "get_execution_errors": {"workflow_id": st.none() | workflow_ids, "limit": limits},
+    "get_execution_errors": {"workflow_id": one_of(one(None), workflow_ids), "limit": limits},
     "delete_workflow": {"id": workflow_ids},
 }
 """Calls that are one unit of work each, which may go side by side."""
 
-LONGER_CALLS: dict[str, dict[str, SearchStrategy[Any]]] = {
+LONGER_CALLS: dict[str, dict[str, Pick]] = {
     "purge_workflows": {
-        "status": st.sampled_from([WorkflowStatus.Complete, WorkflowStatus.Terminated]),
+        "status": one(WorkflowStatus.Complete, WorkflowStatus.Terminated),
         "older_than": ages,
         **batches,
     },
     "purge_events": {"older_than": ages, **batches},
-    "list_workflows": {"status": st.none() | st.sampled_from(WorkflowStatus), "since": st.none() | moments, **pages},
-    "list_events": {"is_processed": st.none() | st.booleans(), **pages},
+    "list_workflows": {"status": one_of(one(None), statuses), "since": one_of(one(None), moments), **pages},
+    "list_events": {"is_processed": one(None, True, False), **pages},
     "list_scheduled_commands": pages,
-    "list_execution_errors": {"workflow_id": st.none() | workflow_ids, **pages},
-    "advance": {"by": st.sampled_from([timedelta(milliseconds=1), timedelta(seconds=5), *LEASES, BEYOND_LEASES])},
+    "list_execution_errors": {"workflow_id": one_of(one(None), workflow_ids), **pages},
+    "advance": {"by": one(timedelta(milliseconds=1), timedelta(seconds=5), *LEASES, BEYOND_LEASES)},
 }
-OFTEN = ["create_new_workflow", "persist_workflow", "get_workflow_instance", "schedule_command", "advance"]
 
 
-def _operation(name: str, arguments: dict[str, SearchStrategy[Any]]) -> SearchStrategy[Operation]:
-    return st.builds(partial(Operation, name), st.integers(0, 2), st.fixed_dictionaries(arguments))
+def _operation(name: str, arguments: dict[str, Pick]) -> Pick:
+    pick = fields(arguments)
+    return lambda random: Operation(name, random.randrange(3), pick(random))
 
 
-def _processing(during: SearchStrategy[Operation]) -> SearchStrategy[Operation]:
+def _processing(during: Pick) -> Pick:
     """Process commands by handlers that may fail, each after it did something else."""
-    handlers = st.lists(st.tuples(st.booleans(), st.lists(during, max_size=2)), max_size=4)
+    handlers = up_to(4, both(flags, up_to(2, during)))
     return _operation("process_commands", {"as_of": as_at, "limit": limits, "lease": leases, "handlers": handlers})
 
 
 _calls = {name: _operation(name, arguments) for name, arguments in (CALLS | LONGER_CALLS).items()}
-_beyond = _operation("advance", {"by": st.just(BEYOND_LEASES)})
-_during = st.one_of(_calls["schedule_command"], _beyond)
-_gather = _operation("gather", {"operations": st.lists(st.one_of([_calls[name] for name in CALLS]), min_size=2, max_size=4)})
-_nothing = st.just(Operation("nothing", 0, {}))
+_often = ("create_new_workflow", "persist_workflow", "get_workflow_instance", "schedule_command", "advance")
+_gather = _operation("gather", {"operations": up_to(4, one_of(*(_calls[name] for name in CALLS)), least=2)})
+_during = one_of(_calls["schedule_command"], _operation("advance", {"by": one(BEYOND_LEASES)}))
+_nested = _processing(one_of(_during, _processing(_during)))
+_any = one_of(*_calls.values(), *(_calls[name] for name in _often), *[_gather] * 6, *[_nested] * 4)
 
-runs = st.lists(
-    st.one_of(
-        [
-            _nothing,  # what hypothesis tries first when it makes a failing run smaller
-            *_calls.values(),
-            *(_calls[name] for name in OFTEN),
-            *(_gather for _ in range(6)),
-            *(_processing(st.one_of(_during, _processing(_during))) for _ in range(4)),
-        ]
-    ),
-    min_size=40,
-    max_size=40,
-)
-"""Runs of forty operations."""
+
+def operations_of(numbers: list[int]) -> list[Operation]:
+    """Return the operations that follow from numbers."""
+    return [_any(Random(number)) for number in numbers if number != NOTHING]
