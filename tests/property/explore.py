@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timedelta
 from itertools import permutations
 from typing import Any
 
-from property.model import Model, Refused
+from property.model import Model, RefusedError
 from property.operations import Operation
 from wfe_sql import (
     Claim,
@@ -62,7 +63,7 @@ class Call:
         self.expected: Any = None
         try:
             self.expected = plain(getattr(model, self.method)(**self.arguments, **hints))
-        except Refused as refused:
+        except RefusedError as refused:
             self.expected = refused.errors
             return type(self.outcome) in refused.errors
         return bool(plain(self.outcome) == self.expected)
@@ -256,7 +257,10 @@ class Run:
     def rows(self, model: Model) -> Iterator[Any]:
         """The model's rows as the dump has them."""
         for table, columns in model.dump():
-            yield table, {name: text(value) if isinstance(value, datetime) else value for name, value in columns.items()}
+            yield (
+                table,
+                {name: text(value) if isinstance(value, datetime) else value for name, value in columns.items()},
+            )
 
 
 def claims_of(call: Call) -> list[Claim]:
@@ -284,6 +288,14 @@ async def _all_pages(method: Callable[..., Awaitable[Any]], arguments: dict[str,
         page = await method(**arguments, after=page.after)
         items += page.items
     return [getattr(item, name) for item in items for name in ("id", "message", "data") if hasattr(item, name)]
+
+
+async def open_hosts(
+    stack: AsyncExitStack, host: Callable[..., SqlPersistenceProvider], *, count: int = 3
+) -> list[SqlPersistenceProvider]:
+    """Open the providers of one store, until the stack ends."""
+    how = ["overwrite" if number == OVERWRITES else "raise" for number in range(count)]
+    return [await stack.enter_async_context(host(on_conflict=on_conflict)) for on_conflict in how]
 
 
 async def empty(provider: SqlPersistenceProvider) -> None:

@@ -1,10 +1,10 @@
-"""What a store does, as plain dicts: a specification of `PersistenceProvider` and of what maintenance deletes and lists.
+"""What a store does, as plain dicts: a specification of `PersistenceProvider`, and of what maintenance deletes and lists.
 
-Each method has the name and the arguments of the provider's, returns what the provider must return, and raises `Refused`
-where the provider must raise. Rows are never changed in place, so that a copy of the model is cheap.
+Each method has the name and the arguments of the provider's, returns what the provider must return, and raises
+`RefusedError` where the provider must raise. Rows are never changed in place, so that a copy of the model is cheap.
 
-What only the store can decide is taken from what it returned, as `got`: a claim's fresh token, and which object a loaded
-instance is. `busy` are ids that others write at the same time: a claim may leave them for the next poll.
+What only the store can decide is taken from what it returned, as `got`: a claim's fresh token, and which object a
+loaded instance is. `busy` are ids that others write at the same time: a claim may leave them for the next poll.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -37,7 +37,7 @@ Fields = dict[str, Any]
 COMMAND_BATCH = 20
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The call must raise one of these errors, and change nothing."""
 
     def __init__(self, *errors: type[Exception]) -> None:
@@ -110,16 +110,20 @@ class Model:
         refuse_other_claim(claim, ClaimKind.Workflow, instance.id)
         stored = found(self.workflows, instance.id, WorkflowNotFoundError)
         if claim is not None and not stored.holds(claim.token):
-            raise Refused(ClaimLostError)
+            raise RefusedError(ClaimLostError)
         if not overwrite and self.remembered.get(id(instance)) not in (None, life(stored)):
-            raise Refused(WorkflowConflictError)
+            raise RefusedError(WorkflowConflictError)
         fields["name"] = fields["name"] or stored.fields["name"]
         fields["create_time"] = stored.fields["create_time"]
         new = [subscription.id for subscription in subscriptions]
         wrong: list[type[Exception]] = []
         if self._is_name_of_another(fields):
             wrong.append(WorkflowAlreadyExistsError)
-        if self._has_pointer_of_another(fields) or len(set(new)) < len(new) or not self.subscriptions.keys().isdisjoint(new):
+        if (
+            self._has_pointer_of_another(fields)
+            or len(set(new)) < len(new)
+            or not self.subscriptions.keys().isdisjoint(new)
+        ):
             wrong.append(StoreError)
         refuse_if(wrong)
         self._store(instance, replace(stored, fields=fields, revision=stored.revision + 1))
@@ -217,7 +221,7 @@ class Model:
     def _change_claim(self, claim: Claim, changed: Any) -> Any:
         table = self.workflows if claim.kind is ClaimKind.Workflow else self.events
         if claim.id not in table or not table[claim.id].holds(claim.token):
-            raise Refused(ClaimLostError)
+            raise RefusedError(ClaimLostError)
         table[claim.id] = replace(table[claim.id], claim=changed)
         return changed
 
@@ -225,7 +229,7 @@ class Model:
 
     def create_event_subscription(self, subscription: EventSubscription) -> str:
         if subscription.id in self.subscriptions:
-            raise Refused(StoreError)
+            raise RefusedError(StoreError)
         self.subscriptions[subscription.id] = Row(asdict(subscription))
         return subscription.id
 
@@ -265,7 +269,7 @@ class Model:
 
     def clear_subscription_token(self, id: str, token: str) -> None:
         if found(self.subscriptions, id, SubscriptionNotFoundError).fields["external_token"] != token:
-            raise Refused(SubscriptionTokenError)
+            raise RefusedError(SubscriptionTokenError)
         self._set_token(id, None, None, None)
 
     def _set_token(self, id_: str, token: str | None, worker_id: str | None, expiry: datetime | None) -> None:
@@ -277,7 +281,7 @@ class Model:
 
     def create_event(self, event: Event) -> str:
         if event.id in self.events:
-            raise Refused(EventAlreadyExistsError)
+            raise RefusedError(EventAlreadyExistsError)
         self.events[event.id] = Row(asdict(event))
         return event.id
 
@@ -301,7 +305,7 @@ class Model:
         refuse_other_claim(claim, ClaimKind.Event, id)
         row = found(self.events, id, EventNotFoundError)
         if claim is not None and not row.holds(claim.token):
-            raise Refused(ClaimLostError)
+            raise RefusedError(ClaimLostError)
         self.events[id] = replace(row, fields=row.fields | {"is_processed": True})
 
     def mark_event_unprocessed(self, id: str) -> None:
@@ -316,7 +320,9 @@ class Model:
         if row is None:
             self.commands[key] = Row(asdict(command), number=self._next())
         elif row.claim is None:
-            self.commands[key] = replace(row, fields=row.fields | {"execute_time": min(row.fields["execute_time"], time)})
+            self.commands[key] = replace(
+                row, fields=row.fields | {"execute_time": min(row.fields["execute_time"], time)}
+            )
         else:  # it is being handled, and runs again after that
             again = time if row.rescheduled_time is None else min(row.rescheduled_time, time)
             self.commands[key] = replace(row, rescheduled_time=again)
@@ -348,9 +354,7 @@ class Model:
 
     def _hold_commands(self, keys: list[tuple[str, str]], token: str, lease: timedelta) -> None:
         for key in keys:
-            claim = Claim(
-                kind=ClaimKind.Workflow, id="", token=token, worker_id="", expires_at=self.clock() + lease
-            )
+            claim = Claim(kind=ClaimKind.Workflow, id="", token=token, worker_id="", expires_at=self.clock() + lease)
             self.commands[key] = replace(self.commands[key], claim=claim)
 
     def _finish_command(self, key: tuple[str, str], failed: bool) -> None:
@@ -445,7 +449,7 @@ def fields_of(instance: WorkflowInstance) -> Fields:
     ids = [pointer.id for pointer in instance.execution_pointers]
     values = [instance.data, *(pointer.outcome for pointer in instance.execution_pointers)]
     if len(set(ids)) < len(ids) or any(value != value for value in values):  # NaN, which JSON has not
-        raise Refused(SerializationError)
+        raise RefusedError(SerializationError)
     return asdict(instance)
 
 
@@ -456,18 +460,18 @@ def life(row: Row) -> tuple[datetime, int]:
 
 def found(table: dict[str, Row], id_: str, error: type[Exception]) -> Row:
     if id_ not in table:
-        raise Refused(error)
+        raise RefusedError(error)
     return table[id_]
 
 
 def refuse_if(wrong: list[type[Exception]]) -> None:
     if wrong:
-        raise Refused(*wrong)
+        raise RefusedError(*wrong)
 
 
 def refuse_other_claim(claim: Claim | None, kind: ClaimKind, id_: str) -> None:
     if claim is not None and (claim.kind, claim.id) != (kind, id_):
-        raise Refused(SerializationError)
+        raise RefusedError(SerializationError)
 
 
 def claim_columns(row: Row) -> Fields:

@@ -1,7 +1,7 @@
 """Random operations: the calls of a host, with few ids and few moments, so that they meet.
 
-Moments are given from the clock's time, instances and claims by their number among those that the run has so far; all of
-it becomes arguments when the operation's turn comes. Hypothesis draws one number for each operation, from which the
+Moments are given from the clock's time, instances and claims by their number among those that the run has so far; all
+of it becomes arguments when the operation's turn comes. Hypothesis draws one number for each operation, from which the
 operation follows: that takes a tenth of the time that it takes to draw all of its arguments.
 """
 
@@ -91,9 +91,7 @@ subscriptions = fields(
         "external_token_expiry": moments,
     }
 )
-events = fields(
-    {"id": event_ids, "event_name": names, "event_key": keys, "event_time": moments, "is_processed": flags}
-)
+events = fields({"id": event_ids, "event_name": names, "event_key": keys, "event_time": moments, "is_processed": flags})
 commands = one_of(
     both(one(CommandName.ProcessWorkflow), workflow_ids, moments),
     both(one(CommandName.ProcessEvent), event_ids, moments),
@@ -172,7 +170,9 @@ def _processing(during: Pick) -> Pick:
 
 _calls = {name: _operation(name, arguments) for name, arguments in (CALLS | LONGER_CALLS).items()}
 _often = ("create_new_workflow", "persist_workflow", "get_workflow_instance", "schedule_command", "advance")
-_gather = _operation("gather", {"operations": up_to(4, one_of(*(_calls[name] for name in CALLS)), least=2)})
+_meeting = ("persist_workflow", "next_definition_sequence", "claim_runnable_instances", "set_subscription_token")
+_beside = one_of(*(_calls[name] for name in CALLS), *(_calls[name] for name in _meeting * 4))
+_gather = _operation("gather", {"operations": up_to(4, _beside, least=2)})
 _during = one_of(_calls["schedule_command"], _operation("advance", {"by": one(BEYOND_LEASES)}))
 _nested = _processing(one_of(_during, _processing(_during)))
 _any = one_of(*_calls.values(), *(_calls[name] for name in _often), *[_gather] * 6, *[_nested] * 4)

@@ -9,51 +9,54 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from property.explore import Run
-from property.operations import OPERATIONS_OF_A_RUN, operations_of
+from property.explore import Run, open_hosts
+from property.operations import NOTHING, OPERATIONS_OF_A_RUN, operations_of
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import ManualClock
 
-SHORT = {"memory": 2_000, "file": 2_000, "postgres": 1_500}
-"""How many operations the test's short form has."""
+SHORT = {"memory": 2_000, "file": 1_500, "postgres": 800}
+"""How many operations the test has in the short form."""
+
+numbers_of_a_run = st.lists(st.integers(NOTHING, 2**32), min_size=OPERATIONS_OF_A_RUN, max_size=OPERATIONS_OF_A_RUN)
 
 
-def hosts(store: str, request: pytest.FixtureRequest, clock: ManualClock) -> list[SqlPersistenceProvider]:
-    """Return the providers of one store, not opened yet; a store in memory has one."""
+@pytest.fixture
+def host(store: str, request: pytest.FixtureRequest, clock: ManualClock) -> Callable[..., SqlPersistenceProvider]:
+    """Makes a provider of the test's store."""
     if store == "memory":
-        return [SqlitePersistenceProvider(":memory:", clock=clock, on_conflict="raise")]
+        return lambda **options: SqlitePersistenceProvider(":memory:", clock=clock, **options)
     if store == "file":
         path: Path = request.getfixturevalue("tmp_path") / "store.db"
-        open_: Callable[..., SqlPersistenceProvider] = lambda **options: SqlitePersistenceProvider(path, **options)
-    else:
-        url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("schema")
-        open_ = lambda **options: PostgresPersistenceProvider(url, schema=schema, **options)
-    return [open_(clock=clock, on_conflict=how) for how in ("raise", "raise", "overwrite")]
+        return lambda **options: SqlitePersistenceProvider(path, clock=clock, **options)
+    url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("schema")
+    return lambda **options: PostgresPersistenceProvider(url, schema=schema, clock=clock, **options)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.mark.parametrize("store", ["memory", "file", "postgres"])
-def test_a_store_does_what_the_model_does(store: str, request: pytest.FixtureRequest) -> None:
-    asked = request.config.getoption("--operations")
-    at_least, done, clock = asked or SHORT[store], 0, ManualClock()
+def test_a_store_does_what_the_model_does(
+    store: str, host: Callable[..., SqlPersistenceProvider], clock: ManualClock, pytestconfig: pytest.Config
+) -> None:
+    asked, done = pytestconfig.getoption("--operations"), 0
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-
-        async def open_all() -> list[SqlPersistenceProvider]:
-            return [await stack.enter_async_context(host) for host in hosts(store, request, clock)]
-
-        providers = runner.run(open_all())
+        providers = runner.run(open_hosts(stack, host, count=1 if store == "memory" else 3))
 
         @settings(
-            max_examples=at_least // OPERATIONS_OF_A_RUN,
+            max_examples=(asked or SHORT[store]) // OPERATIONS_OF_A_RUN,
             derandomize=asked is None,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.generate, Phase.shrink],
         )
-        @given(st.lists(st.integers(0, 2**32), min_size=OPERATIONS_OF_A_RUN, max_size=OPERATIONS_OF_A_RUN))
+        @given(numbers_of_a_run)
         def explore(numbers: list[int]) -> None:
             nonlocal done
             operations = operations_of(numbers)
