@@ -276,5 +276,5 @@ async def test_claims_of_one_statement_go_by_the_earliest_clock(
             return await claim_some(TIME, "other", lease=LEASE, limit=1)
 
         fast, slow = TIME + LEASE, TIME
-        assert await asyncio.gather(claim_at(fast), claim_at(slow), claim_at(fast)) == [[], [], []]
+        assert [*await asyncio.gather(claim_at(fast), claim_at(slow), claim_at(fast))] == [[], [], []]
         assert len(await claim_at(fast)) == 1

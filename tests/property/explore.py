@@ -179,10 +179,6 @@ class Run:
     def call(self, operation: Operation) -> Call | None:
         """Return the call that an operation is by now; None if there is nothing yet to make it with."""
         arguments = self.resolved(operation.arguments)
-        if "claim" in arguments and arguments["claim"] is not None:
-            if not self.claims:
-                return None
-            arguments["claim"] = self.claims[-1 - arguments["claim"] % len(self.claims)]
         if operation.name == "create_new_workflow":
             self.clock.now += timedelta(microseconds=1)  # so that no two lives of one id begin at the same time
             arguments["instance"] = WorkflowInstance(
@@ -192,6 +188,12 @@ class Run:
             if not self.instances:
                 return None
             arguments["instance"] = self.instances[-1 - arguments["instance"] % len(self.instances)]
+        if arguments.get("claim") is not None:
+            of = arguments["instance"].id if "instance" in arguments else arguments.get("id")
+            claims = [claim for claim in self.claims if claim.id == of] or self.claims
+            if not claims:
+                return None
+            arguments["claim"] = claims[-1 - arguments["claim"] % len(claims)]
         if "changes" in arguments:
             for what, value in arguments.pop("changes"):
                 self.change(arguments["instance"], what, value)

@@ -1,6 +1,7 @@
 """Puts faults into copies of the code, one at a time, and prints after how many operations the model sees each.
 
-Run it from the project's folder: `PYTHONPATH=tests python -m property.faults`. It works on SQLite files with three hosts.
+Run it from the project's folder: `PYTHONPATH=tests python -m property.faults`. It works on SQLite files, with three
+hosts on each.
 """
 
 import asyncio

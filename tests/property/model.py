@@ -1,4 +1,4 @@
-"""What a store does, as plain dicts: a specification of `PersistenceProvider`, and of what maintenance deletes and lists.
+"""What a store does, as plain dicts: a specification of `PersistenceProvider` and of much of maintenance.
 
 Each method has the name and the arguments of the provider's, returns what the provider must return, and raises
 `RefusedError` where the provider must raise. Rows are never changed in place, so that a copy of the model is cheap.
@@ -159,9 +159,9 @@ class Model:
 
     def get_workflow_instances(self, ids: Sequence[str], *, got: list[WorkflowInstance] | None) -> list[Fields]:
         rows = [self.workflows[id_] for id_ in ids if id_ in self.workflows]
-        return [self._loaded(row, instance) for row, instance in zip(rows, got or [None] * len(rows), strict=False)]
+        return [self._loaded(row, instance) for row, instance in zip(rows, got or rows, strict=False)]
 
-    def _loaded(self, row: Row, got: WorkflowInstance | None) -> Fields:
+    def _loaded(self, row: Row, got: object) -> Fields:
         self.remembered[id(got)] = life(row)
         return row.fields
 
@@ -213,17 +213,18 @@ class Model:
         return row.claim is None or row.claim.expires_at <= self.clock()
 
     def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
-        return self._change_claim(claim, replace(claim, expires_at=self.clock() + lease))
+        renewed = replace(claim, expires_at=self.clock() + lease)
+        self._change_claim(claim, renewed)
+        return renewed
 
     def release_claim(self, claim: Claim) -> None:
         self._change_claim(claim, None)
 
-    def _change_claim(self, claim: Claim, changed: Any) -> Any:
+    def _change_claim(self, claim: Claim, changed: Claim | None) -> None:
         table = self.workflows if claim.kind is ClaimKind.Workflow else self.events
         if claim.id not in table or not table[claim.id].holds(claim.token):
             raise RefusedError(ClaimLostError)
         table[claim.id] = replace(table[claim.id], claim=changed)
-        return changed
 
     # subscriptions
 

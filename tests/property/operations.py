@@ -55,7 +55,7 @@ def up_to(most: int, pick: Pick, *, least: int = 0) -> Pick:
     return lambda random: [pick(random) for _ in range(random.randint(least, most))]
 
 
-workflow_ids, event_ids, subscription_ids = one(*"aaabbc"), one(*"efg"), one(*"stuv")
+workflow_ids, event_ids, subscription_ids = one(*"aaabbc"), one(*"eeefg"), one(*"ssstuv")
 numbers = one(0, 0, 0, 1, 2, 3, 4, 5, 6, 7)
 moments = one(*(timedelta(seconds=seconds) for seconds in (0, -5, 5, -60)), timedelta(microseconds=1))
 as_at = one(timedelta(0), timedelta(hours=1), timedelta(seconds=-5))
