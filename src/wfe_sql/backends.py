@@ -8,7 +8,6 @@ from typing import Any
 
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.engines.sqlite.engine import SqliteEngine
-from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import Durability, SqliteStore
 from wfe_sql.engines.sqlite.tuning import check_tuned_sqlite
 from wfe_sql.errors import StoreError
@@ -24,13 +23,8 @@ def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QueryS
     Raises:
         QueryFileError: A `.sql` file breaks a rule of the house, or a query there does not do for the one it replaces.
     """
-    users = (SqlPersistenceProvider, SqliteEngine, SqliteStore, SqlitePlanner)
-    own = load("sqlite", InTransactionAdapter(), users)
-    if sql_dir is None:
-        return own
-    tuned = load("sqlite", InTransactionAdapter(), users, overlay=Path(sql_dir))
-    check_tuned_sqlite(tuned, own)
-    return tuned
+    overlay = None if sql_dir is None else Path(sql_dir)
+    return load("sqlite", InTransactionAdapter, check=check_tuned_sqlite, overlay=overlay)
 
 
 class SqlitePersistenceProvider(SqlPersistenceProvider):
@@ -82,17 +76,15 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
         StoreError: The driver is not installed.
     """
     try:
-        from wfe_sql.engines.postgres.driver import PostgresAdapter
-        from wfe_sql.engines.postgres.engine import PostgresEngine
-        from wfe_sql.engines.postgres.plans import PostgresPlanner
-        from wfe_sql.engines.postgres.store import PostgresStore
+        import psycopg  # noqa: F401
     except ImportError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
         ) from error
-    users = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner)
-    adapter: Any = PostgresAdapter()  # its methods return awaitables, which aiosql passes on but has no type for
-    return load("postgres", adapter, users, overlay=None if sql_dir is None else Path(sql_dir))
+    from wfe_sql.engines.postgres.driver import PostgresAdapter
+
+    adapter: Any = PostgresAdapter  # its methods return awaitables, which aiosql passes on but has no type for
+    return load("postgres", adapter, overlay=None if sql_dir is None else Path(sql_dir))
 
 
 class PostgresPersistenceProvider(SqlPersistenceProvider):

@@ -12,7 +12,7 @@ The words after `name:` are aiosql's: the name, its parameters, and the operatio
 one value, `!` the number of rows changed, `*!` the same for many sets of parameters, `#` a script). `used by:` names
 the methods that run the query; those of `persist_workflow_group`, the form in which an engine runs many
 `persist_workflow` as one statement, run `persist_workflow`. `index:` names the indexes that its plan uses, or `none`;
-`scan:` instead says why it needs none.
+`scan:` instead says why it needs none. That they are true is the business of the library's own tests.
 
 aiosql is lenient where a mistake loses a query without a word (https://nackjicholson.github.io/aiosql/defining-sql-queries.html);
 the checks here turn each of these cases into a `QueryFileError` that names file, line and query.
@@ -21,8 +21,7 @@ the checks here turn each of these cases into a `QueryFileError` that names file
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
@@ -34,7 +33,6 @@ from aiosql.types import DriverAdapterProtocol
 from aiosql.utils import SQLLoadException, SQLParseException
 
 from wfe_sql.errors import QueryFileError
-from wfe_sql.query_users import check_users
 
 _NAME_LINE = re.compile(r"-- name: (?P<name>[a-z][a-z0-9_]*)\((?P<params>[a-z0-9_, ]*)\)(?P<operation>\^|\$|!|\*!|#|)")
 _LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+[\w-]+\s*\()", re.IGNORECASE)
@@ -126,53 +124,65 @@ class QuerySet(Mapping[str, Query]):
         return len(self._queries)
 
 
-def find_sql() -> Traversable:
+def find_sql() -> Path:
     """Return the folder of the `.sql` files: inside the installed package, or at the top of a checkout."""
-    package = files("wfe_sql")
+    package = Path(__file__).parent
     installed = package / "sql"
-    if installed.is_dir():
-        return installed
-    return Path(str(package)).parents[1] / "sql"
+    return installed if installed.is_dir() else package.parents[1] / "sql"
 
 
 def load(
     dialect: str,
-    adapter: DriverAdapterProtocol,
-    users: Sequence[type],
+    adapter: Callable[[], DriverAdapterProtocol],
     *,
-    sql: Traversable | None = None,
+    check: Callable[[QuerySet, QuerySet], None] | None = None,
+    sql: Path | None = None,
     overlay: Path | None = None,
 ) -> QuerySet:
     """Load all queries of a dialect.
 
+    The library's own are read once in a process. Those of an overlay are read anew each time, because a DBA may have
+    changed them, and loaded again when they did change.
+
     Args:
         dialect: The folder's name, such as "sqlite".
-        adapter: aiosql's adapter for the driver.
-        users: The classes whose methods run the queries; each `used by:` names one of their methods.
+        adapter: Makes aiosql's adapter for the driver.
+        check: Takes a set with tuned queries and the library's own, and raises `QueryFileError` if they do not match.
         sql: The folder that holds the dialects' folders; the library's own when None.
         overlay: A folder with `.sql` files whose queries replace those of the same name.
 
     Raises:
         QueryFileError: A file breaks a rule of the house; the message names file, line and query.
     """
-    queries = _read_folder((find_sql() if sql is None else sql) / dialect)
-    replaced: list[Query] = []
-    for name, replacement in ({} if overlay is None else _read_folder(overlay)).items():
-        _check_replacement(replacement, queries)
-        if replacement.text != queries[name].text:
-            replaced.append(queries[name])
-        queries[name] = replacement
-    for query in queries.values():
-        check_users(query.name, query.used_by, users, place=query.place)
-    return QuerySet(queries.values(), adapter, replaced=replaced)
+    folder = (find_sql() if sql is None else sql) / dialect
+    tuned = () if overlay is None else tuple(_read_folder(overlay).values())
+    return _load(folder, adapter, check, tuned)
 
 
-def _read_folder(folder: Traversable | Path) -> dict[str, Query]:
+@lru_cache(maxsize=16)
+def _load(
+    folder: Path,
+    adapter: Callable[[], DriverAdapterProtocol],
+    check: Callable[[QuerySet, QuerySet], None] | None,
+    tuned: tuple[Query, ...],
+) -> QuerySet:
+    if not tuned:
+        return QuerySet(_read_folder(folder).values(), adapter())
+    own = _load(folder, adapter, check, ())
+    for query in tuned:
+        _check_replacement(query, own)
+    replaced = [own[query.name] for query in tuned if query.text != own[query.name].text]
+    queries = QuerySet({**own, **{query.name: query for query in tuned}}.values(), adapter(), replaced=replaced)
+    if check is not None:
+        check(queries, own)
+    return queries
+
+
+def _read_folder(folder: Path) -> dict[str, Query]:
     if not folder.is_dir():
         raise QueryFileError(f"{folder} is not a folder; it should hold .sql files")
     queries: dict[str, Query] = {}
-    files_by_name = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".sql")}
-    for _, file in sorted(files_by_name.items()):
+    for file in sorted(folder.glob("*.sql")):
         for query in _read_file(file):
             if query.name in queries:
                 raise QueryFileError(f"{query.place}: the name is taken by {queries[query.name].place}")
@@ -182,7 +192,7 @@ def _read_folder(folder: Traversable | Path) -> dict[str, Query]:
     return queries
 
 
-def _read_file(file: Traversable) -> Iterator[Query]:
+def _read_file(file: Path) -> Iterator[Query]:
     """Cut a file into its queries; comments above the first one are the file's own."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,6 @@
 """The `wfe-sql` command as a DBA and an operator use it, on a pipe and on terminals."""
 
 import asyncio
-import io
 import json
 import re
 import sqlite3
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from commands import Result
+from commands import Result, run_command
 from wfe_sql import (
     ExecutionError,
     ExecutionPointer,
@@ -26,7 +25,6 @@ from wfe_sql import (
     WorkflowStatus,
     utc_now,
 )
-from wfe_sql.cli import main
 from wfe_sql.cli.app import app
 from wfe_sql.cli.store import shown
 from wfe_sql.testing import full_event, full_subscription, sample_instance
@@ -40,23 +38,7 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return what runs the command in this process, as `main` does, on a pipe."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "WFE_SQL_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run_command(*arguments: str | Path, stdin: str = "", **environment: str) -> Result:
-        with monkeypatch.context() as patched:
-            patched.setattr(sys, "argv", ["wfe-sql", *map(str, arguments)])
-            patched.setattr(sys, "stdin", io.StringIO(stdin))
-            for name, value in environment.items():
-                patched.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Result(code, *capsys.readouterr())
-
+def run() -> Run:
     return run_command
 
 

@@ -1,9 +1,7 @@
-"""The `wfe-sql` command on PostgreSQL, as processes; what is the same on SQLite is tested there."""
+"""The `wfe-sql` command on PostgreSQL; what is the same on SQLite is tested there."""
 
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,23 +10,17 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from commands import Result
+from commands import Result, run_command
 
 PASSWORD = "s3cr@t/pass word"
 ENCODED = "s3cr%40t%2Fpass%20word"
 
 
 def _run(*arguments: str | Path) -> Result:
-    ran = subprocess.run(
-        [sys.executable, "-m", "wfe_sql.cli", *map(str, arguments)],
-        input="",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    for text in (ran.stdout, ran.stderr):
+    ran = run_command(*arguments)
+    for text in (ran.out, ran.err):
         assert not any(secret in text for secret in (PASSWORD, ENCODED, "s3cr"))
-    return Result(ran.returncode, ran.stdout, ran.stderr)
+    return ran
 
 
 @pytest.fixture

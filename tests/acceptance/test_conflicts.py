@@ -110,7 +110,9 @@ async def test_by_default_the_last_writer_wins(connect_store: ConnectStore) -> N
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.copy, copy.deepcopy, lambda instance: pickle.loads(pickle.dumps(instance))], ids=str
+    "copied",
+    [copy.copy, copy.deepcopy, lambda instance: pickle.loads(pickle.dumps(instance))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 async def test_a_copy_is_as_old_as_its_original(provider: SqlPersistenceProvider, copied: Any) -> None:
     stored = sample_instance()

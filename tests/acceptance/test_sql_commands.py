@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from commands import Result
+from commands import Result, run_command
 from wfe_sql import SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.cli import main
 from wfe_sql.queries import find_sql
 from wfe_sql.testing.samples import sample_instance
 
@@ -30,18 +29,8 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.delenv("WFE_SQL_DIR", raising=False)
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["wfe-sql", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        out, err = capsys.readouterr()
-        code = exited.value.code
-        return Result(1, out, f"{err}{code}\n") if isinstance(code, str) else Result(int(code or 0), out, err)
-
-    return run
+def run() -> Run:
+    return run_command
 
 
 def _on_a_terminal(*arguments: str, columns: int) -> str:
@@ -111,12 +100,12 @@ def test_a_tuned_query_is_marked(run: Run, tuned: Path) -> None:
     assert [line.split("\t")[1] for line in lines if "tuned" in line] == [f"{POLL} (tuned)"]
 
 
-def test_show_prints_what_the_file_has(run: Run, tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_prints_what_the_file_has(run: Run, tuned: Path) -> None:
     shown = run("queries", "show", POLL).out
     assert shown == OWN[POLL].text
     assert shown in Path(OWN[POLL].file).read_text()
-    monkeypatch.setenv("WFE_SQL_DIR", str(tuned))
-    assert run("queries", "show", POLL).out == shown.replace("next_execution, id", "next_execution DESC, id")
+    tuned_text = run("queries", "show", POLL, WFE_SQL_DIR=str(tuned)).out
+    assert tuned_text == shown.replace("next_execution, id", "next_execution DESC, id")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +125,7 @@ def test_a_query_that_does_not_exist(run: Run, command: tuple[str, ...], name: s
 
 def test_export_writes_a_copy_that_changes_nothing(run: Run, tmp_path: Path) -> None:
     result = run("queries", "export", tmp_path / "deep" / "copy", "--json")
-    own = {file.name: file.read_text() for file in Path(str(find_sql() / "sqlite")).iterdir()}
+    own = {file.name: file.read_text() for file in (find_sql() / "sqlite").iterdir()}
     assert result.json == {"folder": str(tmp_path / "deep" / "copy"), "files": sorted(own)}
     assert {file.name: file.read_text() for file in (tmp_path / "deep" / "copy").iterdir()} == own
     assert run("queries", "diff", tmp_path / "deep" / "copy") == Result(0, "", "")
@@ -156,14 +145,13 @@ def test_export_of_what_does_not_exist_writes_nothing(run: Run, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_diff_shows_what_is_changed(run: Run, tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diff_shows_what_is_changed(run: Run, tuned: Path) -> None:
     result = run("queries", "diff", tuned)
     assert result.code == 1
     assert result.out.startswith(f"--- {OWN[POLL].file}:{OWN[POLL].line}\n+++ {tuned / 'workflows.sql'}:1\n@@")
     assert "\n-ORDER BY next_execution, id\n+ORDER BY next_execution DESC, id\n" in result.out
     assert [query["name"] for query in run("queries", "diff", tuned, "--json").json] == [POLL]
-    monkeypatch.setenv("WFE_SQL_DIR", str(tuned))
-    assert run("queries", "diff") == result
+    assert run("queries", "diff", WFE_SQL_DIR=str(tuned)) == result
 
 
 def test_diff_of_a_folder_that_cannot_be_used(run: Run, tuned: Path) -> None:

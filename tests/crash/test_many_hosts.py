@@ -14,8 +14,12 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from wfe_sql import Event, ScheduledCommand, connect
 from wfe_sql.testing import full_subscription, sample_instance
+
+pytestmark = pytest.mark.slow
 
 HOST = Path(__file__).with_name("host.py")
 LEASE = 1.0

@@ -10,6 +10,8 @@ import pytest
 
 from wfe_sql import connect
 
+pytestmark = pytest.mark.slow
+
 WRITER = Path(__file__).parent / "writer.py"
 
 

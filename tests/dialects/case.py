@@ -1,5 +1,6 @@
 """What the tests of `.sql` files need from a dialect."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +11,19 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.testing.clock import ManualClock
 
+Row = Mapping[str, Any]
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def row_line(table: str, row: Row) -> str:
+    """Return a row as one line of a dump."""
+    return f"{table} {json.dumps(row, ensure_ascii=False)}"
+
+
+def read_row_line(line: str) -> tuple[str, Row] | None:
+    """Return the table and the row of a line of a dump; None for a line that defines something."""
+    table, _, row = line.partition(" ")
+    return (table, json.loads(row)) if row.startswith("{") else None
 
 
 class Store(Protocol):

@@ -12,7 +12,7 @@ import aiosql
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from dialects.case import Params
+from dialects.case import Params, row_line
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines.postgres.plans import PostgresPlanner
@@ -71,7 +71,7 @@ class PostgresTestStore:
     def dump(self) -> list[str]:
         lines = [definition for (definition,) in self.help("list_definitions")]
         for (table,) in self.help("list_tables"):
-            lines += [f"{table} {document}" for (document,) in self.help("list_rows", table_name=table)]
+            lines += [row_line(table, row) for (row,) in self.help("list_rows", table_name=table)]
         return lines
 
     @contextmanager

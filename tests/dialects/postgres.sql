@@ -40,7 +40,7 @@ ORDER BY relname;
 
 -- name: list_rows(table_name)
 -- :table_name stands for a name, which cannot be bound. A document begins with the shortest name, the id.
-SELECT cast(to_jsonb(stored) AS TEXT) AS document
+SELECT to_jsonb(stored) AS row
 FROM :table_name AS stored
 ORDER BY cast(to_jsonb(stored) AS TEXT) COLLATE "C";
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from operator import itemgetter
 from typing import Any
 
-from dialects.case import Case, Params, Store
+from dialects.case import Case, Params, Row, Store, read_row_line
 from dialects.filling import START
 from wfe_sql import ExecutionError
 from wfe_sql.backends import load_sqlite_queries
@@ -248,9 +248,30 @@ def in_order(rows: list[Any], query: Query) -> list[Any]:
 
 
 def changed_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Return the lines that differ, each with - or + before it."""
-    diff = list(difflib.unified_diff(before, after, n=0, lineterm=""))
-    return [line for line in diff[2:] if not line.startswith("@@")]
+    """Return what differs: of a row that was changed only the columns that differ, of definitions whole lines."""
+    diff = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:1] in "-+"][2:]
+    rows: dict[tuple[str, Any], list[Row]] = {}
+    lines = []
+    for line in diff:
+        if (found := read_row_line(line[1:])) is None:
+            lines.append(line)
+        else:
+            table, row = found
+            rows.setdefault((table, row.get("id", row.get("definition_id"))), [{}, {}])[line[0] == "+"] = row
+    for (table, key), (old, new) in rows.items():
+        columns = [
+            f"  {column}: {f'{_shown(old[column])} -> ' if column in old else ''}{_shown(value)}"
+            for column, value in new.items()
+            if value != old.get(column)
+        ]
+        if columns or not new or old == new:
+            what = "removed" if not new else "added" if not old else "changed" if columns else "moved"
+            lines += [f"{what} {table} {key!r}", *columns]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _describe_row(row: Any) -> str:

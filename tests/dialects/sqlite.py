@@ -10,7 +10,7 @@ from typing import Any
 
 import aiosql
 
-from dialects.case import Params
+from dialects.case import Params, row_line
 from wfe_sql import SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
@@ -32,8 +32,12 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _dump(connection: sqlite3.Connection) -> list[str]:
-    # Later versions of Python begin with a pragma where a foreign key does not hold.
-    return [line for line in connection.iterdump() if not line.startswith("PRAGMA")]
+    lines = [definition for (definition,) in HELPERS.list_definitions(connection)]
+    for (table,) in list(HELPERS.list_tables(connection)):
+        cursor = connection.execute(HELPERS.list_rows.sql.replace(":table_name", table))
+        names = [column[0] for column in cursor.description]
+        lines += [row_line(table, dict(zip(names, row, strict=True))) for row in cursor]
+    return lines
 
 
 class SqliteTestStore:

@@ -139,7 +139,9 @@ async def test_a_workflow_deleted_and_made_again(provider: SqlPersistenceProvide
     assert await provider.get_workflow_instance(instance.id) == instance
 
 
-@pytest.mark.parametrize("bad", [float("nan"), b"x", {1: 2}, {1}, "\ud800", object()], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [float("nan"), b"x", {1: 2}, {1}, "\ud800", object()], ids=lambda bad: type(bad).__name__
+)
 async def test_what_cannot_be_stored_never_looks_unchanged(provider: SqlPersistenceProvider, bad: Any) -> None:
     """Each of these is what JSON would write for what is stored."""
     looks_like = {repr(float("nan")): None, repr(b"x"): "eA==", repr({1: 2}): {"1": 2}, repr({1}): [2]}

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -13,46 +14,13 @@ import wfe_sql
 from wfe_sql import QueryFileError
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
+from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query, QuerySet, find_sql, load
 
 HEADER = "-- Does it.\n-- used by: run\n-- index: none"
 FIRST = f"-- name: first(id)^\n{HEADER}\nSELECT :id;\n\n"
 SECOND = FIRST.count("\n") + 1
 """The line on which what follows `FIRST` begins."""
-
-
-class Host:
-    """What runs the queries of these tests."""
-
-    text = "second"
-
-    def run(self) -> tuple[str, ...]:
-        return (
-            *("first", "second", "foo", "foo_cursor", "rows", "row", "value", "change", "many", "script"),
-            *("add_queries", "add_query", "available_queries", "driver_adapter", "is_aio", "load_from_list"),
-        )
-
-    def run_first(self) -> str:
-        return "first"
-
-    def run_something_else(self) -> str:
-        return "third"
-
-    def run_in_a_closure(self) -> list[str]:
-        return [name.strip() for name in (lambda: ["second"])()]
-
-    def run_through_a_method(self) -> str:
-        return self._run()
-
-    def run_through_a_function(self) -> str:
-        return _run()
-
-    def _run(self) -> str:
-        return "second"
-
-
-def _run() -> str:
-    return "second"
 
 
 def _query(name_line: str, sql: str = "SELECT 2;", *, header: str = HEADER) -> str:
@@ -66,7 +34,7 @@ def _write(folder: Path, **files: str) -> None:
 
 
 def _load(sql: Path, *, overlay: Path | None = None) -> QuerySet:
-    return load("dialect", InTransactionAdapter(), (Host,), sql=sql, overlay=overlay)
+    return load("dialect", InTransactionAdapter, sql=sql, overlay=overlay)
 
 
 def _refusal(sql: Path, *, overlay: Path | None = None) -> str:
@@ -171,17 +139,9 @@ def test_each_operation_runs(tmp_path: Path) -> None:
         assert queries.run(connection, "value", {}) == 2
 
 
-@pytest.mark.parametrize(
-    "user", ["run", "run_in_a_closure", "run_through_a_method", "run_through_a_function", "run, run_in_a_closure"]
-)
-def test_a_user_may_run_the_query_itself_or_in_what_it_calls(tmp_path: Path, user: str) -> None:
-    _write(tmp_path / "dialect", things=_query("-- name: second()", header=HEADER.replace("run", user)))
-    assert list(_load(tmp_path)) == ["second"]
-
-
 def test_the_dialect_of_the_library_loads_whole() -> None:
     queries = load_sqlite_queries()
-    folder = Path(str(find_sql() / "sqlite"))
+    folder = find_sql() / "sqlite"
     text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(folder.iterdir()) if file.suffix == ".sql")
     assert sorted(queries) == sorted(re.findall(r"^--\s*name\s*:\s*(\w+)", text, re.MULTILINE))
     assert {Path(query.file).parent for query in queries.values()} == {folder}
@@ -406,18 +366,6 @@ def test_a_header_that_lacks_something_or_has_it_twice(tmp_path: Path, header: s
     assert message.startswith("query second: needs a header below its name")
 
 
-@pytest.mark.parametrize("user", ["no_method", "Host", "text", "__doc__", "__init__", "run, no_method"])
-def test_a_user_that_is_no_method(tmp_path: Path, user: str) -> None:
-    message = _refusal_below_first(tmp_path, _query("-- name: second()", header=HEADER.replace("run", user)))
-    assert message == f"query second: used by {user.removeprefix('run, ')}, which is no method of Host"
-
-
-@pytest.mark.parametrize("user", ["run_something_else", "run, run_something_else"])
-def test_a_user_that_does_not_run_the_query(tmp_path: Path, user: str) -> None:
-    message = _refusal_below_first(tmp_path, _query("-- name: second()", header=HEADER.replace("run", user)))
-    assert message == "query second: nobody uses it, run_something_else does not run it"
-
-
 # what is refused: files and folders
 
 
@@ -472,7 +420,6 @@ def test_an_overlay_replaces_one_query(tmp_path: Path, original: Path) -> None:
         (_query("-- name: row(id, now)", "SELECT :id, :now;"), "query row: must keep the parameters and the operation"),
         (_query("-- name: value()^"), "query value: must keep the parameters and the operation: value()$"),
         (_query("-- name: value()$", header="-- Does it."), "query value: needs a header"),
-        (_query("-- name: value()$", header=HEADER.replace("run", "nobody")), "query value: used by nobody"),
         (_query("-- name: value()$", "SELECT :id;"), "query value: undeclared parameter"),
     ],
 )
@@ -495,6 +442,27 @@ def test_an_overlay_that_is_missing(tmp_path: Path, original: Path) -> None:
 def test_an_overlay_that_would_replace_nothing_as_its_files_lie_deeper(tmp_path: Path, original: Path) -> None:
     _write(tmp_path / "tuned" / "dialect", mine=_query("-- name: value()$"))
     assert str(tmp_path / "tuned") in _refusal(original, overlay=tmp_path / "tuned")
+
+
+# what is loaded once
+
+
+def test_the_queries_of_the_library_are_loaded_once() -> None:
+    assert load_sqlite_queries() is load_sqlite_queries()
+
+
+def test_an_overlay_is_loaded_again_when_it_changed(tmp_path: Path, original: Path) -> None:
+    _write(tmp_path / "tuned", mine=_query("-- name: value()$", "SELECT 2;"))
+    before = _load(original, overlay=tmp_path / "tuned")
+    assert _load(original, overlay=tmp_path / "tuned") is before
+    _write(tmp_path / "tuned", mine=_query("-- name: value()$", "SELECT 3;"))
+    assert _load(original, overlay=tmp_path / "tuned")["value"].sql == "SELECT 3;"
+
+
+async def test_a_host_may_patch_a_method() -> None:
+    with mock.patch.object(SqlPersistenceProvider, "get_event", autospec=True):
+        async with wfe_sql.connect(":memory:"):
+            pass
 
 
 # every statement lives in a .sql file

@@ -1,0 +1,118 @@
+"""`used by:` in the header of a query is true: the methods named there exist and run the query."""
+
+from collections.abc import Callable, Sequence
+from inspect import isfunction, unwrap
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
+from wfe_sql.engines.postgres.engine import PostgresEngine
+from wfe_sql.engines.postgres.plans import PostgresPlanner
+from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.sqlite.engine import SqliteEngine
+from wfe_sql.engines.sqlite.plans import SqlitePlanner
+from wfe_sql.engines.sqlite.store import SqliteStore
+from wfe_sql.provider import SqlPersistenceProvider
+from wfe_sql.queries import Query
+
+SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, SqlitePlanner)
+POSTGRES_USERS = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner)
+QUERIES = [
+    *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),
+    *(pytest.param(query, POSTGRES_USERS, id=f"postgres-{name}") for name, query in load_postgres_queries().items()),
+]
+
+
+def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> list[str]:
+    """Return what is wrong with the methods named in a query's header, a line for each."""
+    complaints = []
+    for user in used_by:
+        methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
+        if not methods:
+            complaints.append(f"no class has a method {user}")
+        elif not any(query.removesuffix("_group") in _strings(method, users) for method in methods):
+            complaints.append(f"{user} does not run it")
+    return complaints
+
+
+def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
+    """Return every string in the code of a method and of the private methods and functions that it calls."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    pending: list[Any] = [method]
+    while pending:
+        function = unwrap(pending.pop())
+        names, strings = _names_and_strings(function.__code__)
+        found |= strings
+        for name in (name for name in names - seen if name.startswith("_")):
+            seen.add(name)
+            helpers = [getattr(owner, name, None) for owner in users] + [function.__globals__.get(name)]
+            pending.extend(helper for helper in helpers if hasattr(helper, "__code__"))
+    return found
+
+
+def _names_and_strings(code: CodeType) -> tuple[set[str], set[str]]:
+    names, strings = set(code.co_names), set[str]()
+    pending = list(code.co_consts)
+    while pending:
+        constant = pending.pop()
+        if isinstance(constant, str):
+            strings.add(constant)
+        elif isinstance(constant, tuple):
+            pending.extend(constant)
+        elif isinstance(constant, CodeType):
+            names.update(constant.co_names)
+            pending.extend(constant.co_consts)
+    return names, strings
+
+
+@pytest.mark.parametrize(("query", "users"), QUERIES)
+def test_the_methods_in_a_header_run_the_query(query: Query, users: Sequence[type]) -> None:
+    assert _complaints(query.name, query.used_by, users) == [], query.place
+
+
+class Host:
+    """A class whose methods run queries in each way that the code does."""
+
+    text = "second"
+
+    def run(self) -> tuple[str, ...]:
+        return ("first", "second")
+
+    def run_something_else(self) -> str:
+        return "third"
+
+    def run_in_a_closure(self) -> list[str]:
+        return [name.strip() for name in (lambda: ["second"])()]
+
+    def run_through_a_method(self) -> str:
+        return self._run()
+
+    def run_through_a_function(self) -> str:
+        return _run()
+
+    def _run(self) -> str:
+        return "second"
+
+
+def _run() -> str:
+    return "second"
+
+
+@pytest.mark.parametrize(
+    "user", ["run", "run_in_a_closure", "run_through_a_method", "run_through_a_function", "run, run_in_a_closure"]
+)
+def test_a_method_may_run_the_query_itself_or_in_what_it_calls(user: str) -> None:
+    assert _complaints("second", user.split(", "), (Host,)) == []
+
+
+@pytest.mark.parametrize("user", ["no_method", "text", "__doc__", "__init__", "run, no_method"])
+def test_a_name_that_is_not_a_method_is_found(user: str) -> None:
+    assert _complaints("second", user.split(", "), (Host,)) == [f"no class has a method {user.removeprefix('run, ')}"]
+
+
+@pytest.mark.parametrize("user", ["run_something_else", "run, run_something_else"])
+def test_a_method_that_does_not_run_the_query_is_found(user: str) -> None:
+    assert _complaints("second", user.split(", "), (Host,)) == ["run_something_else does not run it"]
