@@ -48,6 +48,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--operations"):
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+            for name, value in report.user_properties:
+                if name == "operations" and report.when == "call":
+                    terminalreporter.write_line(str(value))
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""

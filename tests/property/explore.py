@@ -181,8 +181,15 @@ class Run:
         arguments = self.resolved(operation.arguments)
         if operation.name == "create_new_workflow":
             self.clock.now += timedelta(microseconds=1)  # so that no two lives of one id begin at the same time
+            id_ = arguments.pop("id")
+            pointers = [ExecutionPointer(id=f"{id_}{name}", step_id=0) for name in "pq"]
             arguments["instance"] = WorkflowInstance(
-                id=arguments.pop("id"), workflow_definition_id="d", version=1, data=1, create_time=self.clock()
+                id=id_,
+                workflow_definition_id="d",
+                version=1,
+                data=1,
+                create_time=self.clock(),
+                execution_pointers=pointers,
             )
         elif "instance" in arguments:
             if not self.instances:

@@ -73,9 +73,9 @@ change = one_of(
     both(one("next_execution"), one_of(one(None), moments)),
     both(one("name"), one("", "n", "a", "b")),
     both(one("complete_time"), one_of(one(None), moments)),
-    both(one("add pointer"), one("p", "q", "r", "of all")),
-    both(one("add pointer"), one("p", "q", "r", "of all")),
-    both(one("drop pointer"), numbers),
+    both(one("add pointer"), one("p", "r", "s", "of all")),
+    both(one("add pointer"), one("p", "r", "s", "of all")),
+    both(one("drop pointer"), one(1, 1, 0, 2)),
     both(one("change pointer"), both(numbers, one(*PointerStatus), values)),
     both(one("turn pointers round"), one(None)),
 )

@@ -15,7 +15,7 @@ from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import ManualClock
 
-SHORT = {"memory": 2_000, "file": 1_500, "postgres": 800}
+SHORT = {"memory": 2_000, "file": 1_200, "postgres": 600}
 """How many operations the test has in the short form."""
 
 numbers_of_a_run = st.lists(st.integers(NOTHING, 2**32), min_size=OPERATIONS_OF_A_RUN, max_size=OPERATIONS_OF_A_RUN)
@@ -40,7 +40,11 @@ def clock() -> ManualClock:
 
 @pytest.mark.parametrize("store", ["memory", "file", "postgres"])
 def test_a_store_does_what_the_model_does(
-    store: str, host: Callable[..., SqlPersistenceProvider], clock: ManualClock, pytestconfig: pytest.Config
+    store: str,
+    host: Callable[..., SqlPersistenceProvider],
+    clock: ManualClock,
+    pytestconfig: pytest.Config,
+    record_property: Callable[[str, object], None],
 ) -> None:
     asked, done = pytestconfig.getoption("--operations"), 0
 
@@ -70,5 +74,5 @@ def test_a_store_does_what_the_model_does(
         try:
             explore()
         finally:
-            print(f"{store}: {done:,} operations")
+            record_property("operations", f"{store}: {done:,} operations")
             runner.run(stack.aclose())
