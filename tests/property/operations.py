@@ -15,7 +15,7 @@ from wfe_sql import CommandName, PointerStatus, WorkflowStatus
 
 LEASES = [timedelta(seconds=10), timedelta(minutes=1)]
 BEYOND_LEASES = timedelta(minutes=2)
-OPERATIONS_OF_A_RUN = 40
+OPERATIONS_OF_A_RUN = 60
 NOTHING = 0
 """The number of no operation: what hypothesis tries first when it makes a failing run shorter."""
 
@@ -55,13 +55,13 @@ def up_to(most: int, pick: Pick, *, least: int = 0) -> Pick:
     return lambda random: [pick(random) for _ in range(random.randint(least, most))]
 
 
-workflow_ids, event_ids, subscription_ids = one(*"aaabbc"), one(*"eeefg"), one(*"ssstuv")
+workflow_ids, event_ids, subscription_ids = one(*"aaabbc"), one(*"eeefg"), one(*"sstuv")
 numbers = one(0, 0, 0, 1, 2, 3, 4, 5, 6, 7)
 moments = one(*(timedelta(seconds=seconds) for seconds in (0, -5, 5, -60)), timedelta(microseconds=1))
 as_at = one(timedelta(0), timedelta(hours=1), timedelta(seconds=-5))
 limits, few = one(None, 1, 2, 5), one(5, 1, 2)
 leases, workers, tokens = one(*LEASES), one("one", "two"), one("t", "u")
-names, keys, flags = one("paid", "sent"), one("k"), one(True, False)
+names, keys, flags = one("paid", "paid", "sent"), one("k"), one(True, False)
 values = one(1, 2, None, "żółć", {"k": [1.5, None, {}]}, 1, 2, None, float("nan"))
 statuses = one(*WorkflowStatus)
 ages = one(timedelta(0), timedelta(seconds=10), timedelta(seconds=100))
@@ -169,7 +169,11 @@ def _processing(during: Pick) -> Pick:
 
 
 _calls = {name: _operation(name, arguments) for name, arguments in (CALLS | LONGER_CALLS).items()}
-_often = ("create_new_workflow", "persist_workflow", "get_workflow_instance", "schedule_command", "advance")
+_often = (
+    *("create_new_workflow", "persist_workflow", "get_workflow_instance", "schedule_command", "advance", "advance"),
+    *("create_event", "claim_runnable_events", "claim_runnable_instances", "mark_event_processed"),
+    *("create_event_subscription", "create_event_subscription", "get_subscriptions", "set_subscription_token"),
+)
 _meeting = ("persist_workflow", "next_definition_sequence", "claim_runnable_instances", "set_subscription_token")
 _beside = one_of(*(_calls[name] for name in CALLS), *(_calls[name] for name in _meeting * 4))
 _gather = _operation("gather", {"operations": up_to(4, _beside, least=2)})
