@@ -101,7 +101,7 @@ ORDER BY units.unit, found.subscribe_as_of, found.id COLLATE "C";
 
 -- name: get_subscription(id)^
 -- One subscription by id, terminated or not.
--- used by: get_subscription, set_subscription_token, clear_subscription_token
+-- used by: get_subscription, clear_subscription_token
 -- index: event_subscriptions_pkey
 SELECT
     cast(json_build_object(
@@ -146,17 +146,32 @@ WHERE
 ORDER BY subscribe_as_of, id COLLATE "C"
 LIMIT 1;
 
--- name: set_subscription_token(id, token, worker_id, expiry, now)!
--- Takes a live subscription that is free at :now, or renews the same token; changes no row when another holds it.
+-- name: set_subscription_token(id, token, worker_id, expiry, now)^
+-- Takes a live subscription that is free at :now, or renews the same token. Returns 1 when it did, 0 when another holds
+-- it or it is terminated, and no row when there is none.
 -- used by: set_subscription_token
 -- index: event_subscriptions_pkey
-UPDATE event_subscriptions
-SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = cast(:expiry AS TIMESTAMPTZ)
-WHERE
-    id = :id AND NOT terminated
-    AND (
-        external_token IS NULL OR external_token = :token OR external_token_expiry <= cast(:now AS TIMESTAMPTZ)
-    );
+WITH locked AS (
+    SELECT
+        id,
+        NOT terminated
+        AND (
+            external_token IS NULL OR external_token = :token OR external_token_expiry <= cast(:now AS TIMESTAMPTZ)
+        ) AS is_free
+    FROM event_subscriptions
+    WHERE id = :id
+    FOR UPDATE
+),
+
+taken AS (
+    UPDATE event_subscriptions
+    SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = cast(:expiry AS TIMESTAMPTZ)
+    FROM locked
+    WHERE event_subscriptions.id = locked.id AND locked.is_free
+)
+
+SELECT cast(coalesce(is_free, FALSE) AS INT) AS is_taken
+FROM locked;
 
 -- name: clear_subscription_token(id, token)!
 -- Frees a subscription; changes no row when it does not hold this token. A terminated one stays hidden.

@@ -1,6 +1,8 @@
 -- One row for each event from outside.
 -- A bound on a time comes as text with nine decimals, for SQLite's sake; timestamptz would round it up to a microsecond
 -- that it does not take in, so it is cut to six: the 26 characters before them are date and time.
+-- Times before the year 1, -infinity among them, only another program can write, and nobody here can read: polls pass
+-- such events over, and check names them.
 -- A claim is a fresh token, the worker that took it, and when it expires; an event is free when claim_token is null or
 -- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
 -- What a query whose name ends in _group takes and returns is said in workflows.sql.
@@ -76,7 +78,9 @@ INNER JOIN events ON units.id = events.id;
 -- index: idx_events_unprocessed
 SELECT id
 FROM events
-WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
+WHERE
+    NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
+    AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
 ORDER BY event_time, id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
 
@@ -100,7 +104,7 @@ due AS (
     SELECT id, event_time
     FROM events
     WHERE
-        NOT is_processed
+        NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
         AND event_time <= (SELECT min(cast(left(units.as_at, 26) || '+00:00' AS TIMESTAMPTZ)) FROM units)
         AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
     ORDER BY event_time, id COLLATE "C"
@@ -148,7 +152,7 @@ RETURNING units.unit;
 
 -- name: release_event_claim_group(units)
 -- Ends claims; changes no row where the token does not hold the event.
--- used by: release_claim
+-- used by: release_claim, claim_runnable_events
 -- index: events_pkey
 WITH units AS (
     SELECT unit.*

@@ -66,15 +66,17 @@ RETURNING
         'execute_time', execute_time
     ) AS TEXT) AS document;
 
--- name: renew_commands(ids, token, expires_at)!
--- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them.
+-- name: renew_commands(ids, token, expires_at)
+-- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them,
+-- and returns the ids of these, in no order: what is missing is another host's by now, or done.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
 UPDATE scheduled_commands
 SET claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
 WHERE
     id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id)))
-    AND claim_token = :token;
+    AND claim_token = :token
+RETURNING id;
 
 -- name: reschedule_command(id, token)!
 -- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.

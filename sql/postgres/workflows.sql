@@ -424,7 +424,7 @@ RETURNING units.unit;
 
 -- name: release_workflow_claim_group(units)
 -- Ends claims; changes no row where the token does not hold the workflow.
--- used by: release_claim
+-- used by: release_claim, claim_runnable_instances
 -- index: workflows_pkey
 WITH units AS (
     SELECT unit.*

@@ -74,7 +74,7 @@ LIMIT coalesce(:row_limit, -1);
 
 -- name: get_subscription(id)^
 -- One subscription by id, terminated or not.
--- used by: get_subscription, set_subscription_token, clear_subscription_token
+-- used by: get_subscription, clear_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
 SELECT
     json_object(
@@ -138,15 +138,28 @@ WHERE
 ORDER BY subscribe_as_of, id
 LIMIT 1;
 
--- name: set_subscription_token(id, token, worker_id, expiry, now)!
--- Takes a live subscription that is free at :now, or renews the same token; changes no row when another holds it.
+-- name: set_subscription_token(id, token, worker_id, expiry, now)^
+-- Takes a live subscription that is free at :now, or renews the same token. Returns 1 when it did, 0 when another holds
+-- it or it is terminated, and no row when there is none. (Where it is 0 the row is written as it was: PostgreSQL's locks
+-- it instead, which SQLite need not.)
 -- used by: set_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
 UPDATE event_subscriptions
-SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = :expiry
-WHERE
-    id = :id AND terminated = 0
-    AND (external_token IS NULL OR external_token = :token OR external_token_expiry <= :now);
+SET
+    (external_token, external_worker_id, external_token_expiry) = (
+        SELECT
+            iif(free.is_free, :token, external_token),
+            iif(free.is_free, :worker_id, external_worker_id),
+            iif(free.is_free, :expiry, external_token_expiry)
+        FROM
+            (
+                SELECT
+                    terminated = 0
+                    AND (external_token IS NULL OR external_token = :token OR external_token_expiry <= :now) AS is_free
+            ) AS free
+    )
+WHERE id = :id
+RETURNING terminated = 0 AND external_token = :token AS is_taken;
 
 -- name: clear_subscription_token(id, token)!
 -- Frees a subscription; changes no row when it does not hold this token.

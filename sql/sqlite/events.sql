@@ -103,7 +103,7 @@ WHERE id = :id AND claim_token = :token;
 
 -- name: release_event_claim(id, token)!
 -- Ends a claim; changes no row when the token does not hold the event.
--- used by: release_claim
+-- used by: release_claim, claim_runnable_events
 -- index: sqlite_autoindex_events_1
 UPDATE events
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL

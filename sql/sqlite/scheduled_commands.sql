@@ -80,13 +80,15 @@ RETURNING
         'execute_time', execute_time
     ) AS document;
 
--- name: renew_commands(ids, token, expires_at)!
--- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them.
+-- name: renew_commands(ids, token, expires_at)
+-- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them,
+-- and returns the ids of these, in no order: what is missing is another host's by now, or done.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
 UPDATE scheduled_commands
 SET claim_expires_at = :expires_at
-WHERE id IN (SELECT value FROM json_each(:ids)) AND claim_token = :token;
+WHERE id IN (SELECT value FROM json_each(:ids)) AND claim_token = :token
+RETURNING id;
 
 -- name: reschedule_command(id, token)!
 -- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.

@@ -182,7 +182,7 @@ WHERE id = :id AND claim_token = :token;
 
 -- name: release_workflow_claim(id, token)!
 -- Ends a claim; changes no row when the token does not hold the workflow.
--- used by: release_claim
+-- used by: release_claim, claim_runnable_instances
 -- index: sqlite_autoindex_workflows_1
 UPDATE workflows
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL

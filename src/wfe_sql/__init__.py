@@ -1,6 +1,6 @@
 """The state of a WFE workflow engine, stored in SQL that a DBA can open, read and tune."""
 
-from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, connect
+from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreOptions, connect
 from wfe_sql.errors import (
     ClaimLostError,
     CorruptRowError,
@@ -95,6 +95,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreNotEmptyError",
+    "StoreOptions",
     "StoreReadOnlyError",
     "StoreStats",
     "StoreUnavailableError",

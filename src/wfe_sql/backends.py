@@ -1,11 +1,13 @@
 """The providers that a host makes, and `connect`, which picks one by the URL's scheme."""
 
+import inspect
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Never, TypedDict, Unpack
 
+from wfe_sql.durations import check_duration
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.store import Durability, SqliteStore
@@ -14,7 +16,58 @@ from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
+from wfe_sql.rows import INTEGER, TEXT
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
+
+_LONGEST_TIMEOUT = timedelta(milliseconds=2**31 - 1)
+"""Both databases count timeouts in milliseconds, in 32 bits."""
+
+
+class StoreOptions(TypedDict, total=False):
+    """What `connect` takes: the options of the providers, each of which documents its own. Lengths are `timedelta`s."""
+
+    durability: Durability
+    busy_timeout: timedelta
+    max_connections: int
+    clock: Callable[[], datetime]
+    on_conflict: OnConflict
+    sql_dir: str | os.PathLike[str] | None
+    schema: str
+    connect_timeout: timedelta
+    statement_timeout: timedelta | None
+    wait_for_server: timedelta
+
+
+def _check_options(
+    provider: type[SqlPersistenceProvider], unknown: dict[str, Never], **options: Unpack[StoreOptions]
+) -> None:
+    """Check the types of options, and what no driver takes.
+
+    Raises:
+        StoreError: The provider does not have one of them, or it is of the wrong type, or a timeout is too long.
+    """
+    for name in unknown:
+        known = ", ".join(inspect.getfullargspec(provider).kwonlyargs)
+        raise StoreError(f"{provider.__name__} has no option {name!r}; its options are {known}")
+    for name, value in options.items():
+        if value is None and name in ("sql_dir", "statement_timeout"):
+            continue
+        if name == "sql_dir":
+            _check_path(name, value)
+        elif name in ("max_connections", "schema"):
+            try:
+                (TEXT if name == "schema" else INTEGER).encode(value)
+            except ValueError as error:
+                raise StoreError(f"{name} {error}") from error
+        elif name.endswith("_timeout") or name == "wait_for_server":
+            check_duration(name, value, StoreError)
+            if isinstance(value, timedelta) and value > _LONGEST_TIMEOUT:
+                raise StoreError(f"{name} must be at most {_LONGEST_TIMEOUT.days} days, not {value}")
+
+
+def _check_path(name: str, value: object) -> None:
+    if not isinstance(value, str | os.PathLike):
+        raise StoreError(f"{name} must be a str or a path, not {type(value).__name__}")
 
 
 def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
@@ -58,7 +111,16 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         clock: Callable[[], datetime] = utc_now,
         on_conflict: OnConflict = "overwrite",
         sql_dir: str | os.PathLike[str] | None = None,
+        **unknown: Never,
     ) -> None:
+        _check_path("url", url)
+        _check_options(
+            SqlitePersistenceProvider,
+            unknown,
+            sql_dir=sql_dir,
+            max_connections=max_connections,
+            busy_timeout=busy_timeout,
+        )
         queries = load_sqlite_queries(sql_dir)
         store = SqliteStore(parse_sqlite_url(url), queries, durability, busy_timeout)
         engine = SqliteEngine(store, queries, max_connections=max_connections)
@@ -124,7 +186,20 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         connect_timeout: timedelta = timedelta(seconds=10),
         statement_timeout: timedelta | None = timedelta(seconds=30),
         wait_for_server: timedelta = timedelta(0),
+        **unknown: Never,
     ) -> None:
+        if not isinstance(url, str):
+            raise StoreError(f"url must be a str, not {type(url).__name__}")
+        _check_options(
+            PostgresPersistenceProvider,
+            unknown,
+            sql_dir=sql_dir,
+            schema=schema,
+            max_connections=max_connections,
+            connect_timeout=connect_timeout,
+            statement_timeout=statement_timeout,
+            wait_for_server=wait_for_server,
+        )
         queries = load_postgres_queries(sql_dir)
         from wfe_sql.engines.postgres.engine import PostgresEngine
         from wfe_sql.engines.postgres.pool import PostgresTarget
@@ -148,7 +223,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         super().__init__(engine, clock=clock, on_conflict=on_conflict)
 
 
-def connect(url: str | os.PathLike[str], **options: Any) -> SqlPersistenceProvider:
+def connect(url: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> SqlPersistenceProvider:
     """Return the provider for a URL, not opened yet: use it with `async with`, or `await` its `open()`.
 
     Args:
@@ -156,7 +231,7 @@ def connect(url: str | os.PathLike[str], **options: Any) -> SqlPersistenceProvid
         options: What the provider of that scheme takes.
 
     Raises:
-        StoreError: No backend has the URL's scheme, or the URL or an option is wrong.
+        StoreError: No backend has the URL's scheme, the URL or an option is wrong, or the provider has no such option.
     """
     return _PROVIDERS[scheme_of(url)](url, **options)
 

@@ -5,15 +5,17 @@ comes back. It never names a dialect; a query's name is the words of the method 
 """
 
 import asyncio
+import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
+from wfe_sql.durations import time_after
 from wfe_sql.engines import Engine, Results, Statement, UniqueViolationError, Unit
 from wfe_sql.errors import (
     ClaimLostError,
@@ -51,6 +53,7 @@ from wfe_sql.rows import (
     SCHEDULED_COMMANDS,
     TEXT,
     TIME,
+    TOKEN,
     WORKFLOWS,
     Row,
     encode_argument,
@@ -58,7 +61,11 @@ from wfe_sql.rows import (
     encode_ids,
     epoch_ms,
     fingerprint,
+    to_utc,
+    wrong_type,
 )
+
+_log = logging.getLogger("wfe_sql")
 
 OnConflict = Literal["overwrite", "raise"]
 
@@ -67,6 +74,27 @@ _COMMAND_BATCH = 20
 
 _BEFORE_ALL = (-(2**63), 0)
 """An (execute_time, id) that comes before every command."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _HeldCommands:
+    """Commands that one claim holds: those that are not handled yet, and the one that is being handled.
+
+    Attributes:
+        ids: Which they are. What is found lost is taken out.
+        lease: How long they are held from each renewal.
+        token: The claim's token.
+        expires_at: Until when the store is known to hold them.
+        renewing: Held by a renewal, so that a later one ends later also in the store.
+    """
+
+    ids: list[int]
+    lease: timedelta
+    token: str
+    expires_at: datetime
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class SqlPersistenceProvider(Maintenance):
@@ -79,8 +107,11 @@ class SqlPersistenceProvider(Maintenance):
         """Set up on an engine that is not open yet; see `SqlitePersistenceProvider` for the options."""
         if on_conflict not in ("overwrite", "raise"):
             raise StoreError(f"on_conflict must be 'overwrite' or 'raise', not {on_conflict!r}")
+        if not callable(clock):
+            kind = type(clock).__name__
+            raise StoreError(f"clock must be a function that returns the time, such as wfe_sql.utc_now, not {kind}")
         self._engine = engine
-        self._clock = clock
+        self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
         self._raises_on_conflict = on_conflict == "raise"
         self._origin = new_id()
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
@@ -129,7 +160,8 @@ class SqlPersistenceProvider(Maintenance):
     async def persist_workflow_with_subscriptions(
         self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription], *, claim: Claim | None = None
     ) -> None:
-        await self._persist(instance, [_create_subscription(subscription) for subscription in subscriptions], claim)
+        new = _listed("subscriptions", EventSubscription, subscriptions)
+        await self._persist(instance, [_create_subscription(subscription) for subscription in new], claim)
 
     async def _persist(self, instance: WorkflowInstance, more: Unit, claim: Claim | None) -> None:
         """Write what changed since the instance was loaded or stored, if the workflow is still at that revision.
@@ -227,20 +259,19 @@ class SqlPersistenceProvider(Maintenance):
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[Claim]:
         params = {"as_at": epoch_ms("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
-        (rows,) = await self._engine.write([Statement("claim_runnable_instances", params)])
+        rows = await self._claim("claim_runnable_instances", params, "release_workflow_claim")
         return _claims(ClaimKind.Workflow, rows, params)
 
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
         expires_at = self._expiry(lease)
-        query = "renew_workflow_claim" if claim.kind is ClaimKind.Workflow else "renew_event_claim"
-        params = {"id": claim.id, "token": claim.token, "expires_at": TIME.encode(expires_at)}
+        query = "renew_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "renew_event_claim"
+        params = {**_id_and_token(claim), "expires_at": TIME.encode(expires_at)}
         await self._engine.write([Statement(query, params, otherwise=_claim_lost(claim))])
         return replace(claim, expires_at=expires_at)
 
     async def release_claim(self, claim: Claim) -> None:
-        query = "release_workflow_claim" if claim.kind is ClaimKind.Workflow else "release_event_claim"
-        params = {"id": claim.id, "token": claim.token}
-        await self._engine.write([Statement(query, params, otherwise=_claim_lost(claim))])
+        query = "release_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "release_event_claim"
+        await self._engine.write([Statement(query, _id_and_token(claim), otherwise=_claim_lost(claim))])
 
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
         workflow, pointers = await self._engine.read(
@@ -263,6 +294,7 @@ class SqlPersistenceProvider(Maintenance):
         return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
+        ids = _listed("ids", str, ids)
         params = {"ids": encode_ids(_key("ids", id_) for id_ in ids)}
         workflows, pointers = await self._engine.read(
             [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
@@ -284,7 +316,10 @@ class SqlPersistenceProvider(Maintenance):
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
-        (number,) = await self._engine.write([Statement("next_definition_sequence", params)])
+        exhausted = StoreError(
+            f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
+        )
+        (number,) = await self._engine.write([Statement("next_definition_sequence", params, otherwise=exhausted)])
         return int(number)
 
     # subscriptions
@@ -319,24 +354,21 @@ class SqlPersistenceProvider(Maintenance):
     async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
         params = {
             "id": _key("id", id),
-            "token": encode_argument("token", ID, token),
+            "token": encode_argument("token", TOKEN, token),
             "worker_id": encode_argument("worker_id", ID, worker_id),
             "expiry": encode_argument("expiry", TIME, expiry),
             "now": self._now(),
         }
-        changed, _ = await self._engine.write(
-            [
-                Statement("set_subscription_token", params),
-                Statement("get_subscription", {"id": id}, otherwise=_no_subscription(id)),
-            ]
+        ((is_taken,),) = await self._engine.write(
+            [Statement("set_subscription_token", params, otherwise=_no_subscription(id))]
         )
-        return bool(changed)
+        return bool(is_taken)
 
     async def clear_subscription_token(self, id: str, token: str) -> None:
-        changed, _ = await self._engine.write(
+        _, changed = await self._engine.write(
             [
-                Statement("clear_subscription_token", {"id": _key("id", id), "token": _key("token", token)}),
-                Statement("get_subscription", {"id": id}, otherwise=_no_subscription(id)),
+                Statement("get_subscription", {"id": _key("id", id)}, otherwise=_no_subscription(id)),
+                Statement("clear_subscription_token", {"id": id, "token": _key("token", token)}),
             ]
         )
         if not changed:
@@ -345,8 +377,9 @@ class SqlPersistenceProvider(Maintenance):
     # events
 
     async def create_event(self, event: Event) -> str:
+        row = EVENTS.encode(event)
         exists = EventAlreadyExistsError(f"an event with id {event.id!r} exists already")
-        await self._engine.write([Statement("create_event", EVENTS.encode(event), conflicts={"events.id": exists})])
+        await self._engine.write([Statement("create_event", row, conflicts={"events.id": exists})])
         return event.id
 
     async def get_event(self, id: str) -> Event:
@@ -362,7 +395,7 @@ class SqlPersistenceProvider(Maintenance):
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[Claim]:
         params = {"as_at": encode_bound("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
-        (rows,) = await self._engine.write([Statement("claim_runnable_events", params)])
+        rows = await self._claim("claim_runnable_events", params, "release_event_claim")
         return _claims(ClaimKind.Event, rows, params)
 
     async def get_events(
@@ -401,68 +434,107 @@ class SqlPersistenceProvider(Maintenance):
         limit: int | None = None,
         lease: timedelta = timedelta(minutes=1),
     ) -> None:
+        if not callable(handler):
+            kind = type(handler).__name__
+            raise SerializationError(f"handler must be an async function that takes a ScheduledCommand, not {kind}")
         due, left, after = epoch_ms("as_of", as_of), _checked_limit(limit), _BEFORE_ALL
         failures: list[Exception] = []
         while left is None or left > 0:
             claim = self._new_claim(self._worker_id, lease, min(left or _COMMAND_BATCH, _COMMAND_BATCH))
             params = {"as_of": due, "after_time": after[0], "after_id": after[1], **claim}
-            (rows,) = await self._engine.write([Statement("claim_commands", params)])
+            rows = await self._claim("claim_commands", params, "release_command")
             if not rows:
                 break
             rows = sorted(rows, key=lambda row: (row[1], row[0]))
             after = (rows[-1][1], rows[-1][0])
             left = None if left is None else left - len(rows)
-            failures += await self._handle_commands(rows, claim["token"], lease, handler)
+            held = _HeldCommands([row[0] for row in rows], lease, claim["token"], _expires_at(claim))
+            failures += await self._handle_commands(rows, held, handler)
         if failures:
             raise ExceptionGroup(f"{len(failures)} scheduled commands failed and are due again", failures)
 
     async def _handle_commands(
-        self, rows: Sequence[Any], token: str, lease: timedelta, handler: CommandHandler
+        self, rows: Sequence[Any], held: _HeldCommands, handler: CommandHandler
     ) -> list[Exception]:
-        """Handle claimed commands in their order; return what handlers raised."""
+        """Handle claimed commands in their order, those that are still held; return what handlers raised."""
         failures: list[Exception] = []
-        held = [row[0] for row in rows]
-        async with self._renewing(held, token, lease):
-            for row in rows:
-                claim = {"id": row[0], "token": token}
+        async with self._renewing(held):
+            for id_, _, document in rows:
+                await self._make_sure(held)
+                if id_ not in held.ids:
+                    continue
+                claim = {"id": id_, "token": held.token}
                 try:
-                    await handler(SCHEDULED_COMMANDS.decode(row[2], row_id=row[0]))
+                    await handler(SCHEDULED_COMMANDS.decode(document, row_id=id_))
                 except Exception as error:  # the others still run; they are raised together
                     failures.append(error)
                     unit = [Statement("release_command", claim)]
                 else:
                     unit = [Statement("reschedule_command", claim), Statement("complete_command", claim)]
-                held.remove(row[0])
-                await self._engine.write(unit)
+                if id_ in held.ids:  # or a renewal found it lost while it was handled
+                    held.ids.remove(id_)
+                    changed = await _settled(self._engine.submit(unit))
+                    if not any(changed):
+                        _log_lost(id_)
         return failures
 
     @asynccontextmanager
-    async def _renewing(self, held: list[int], token: str, lease: timedelta) -> AsyncIterator[None]:
+    async def _renewing(self, held: _HeldCommands) -> AsyncIterator[None]:
         """Renew the claims on the commands that are still held, while the block runs; give back what it leaves."""
 
         async def renew() -> None:
             while True:
-                await asyncio.sleep(lease.total_seconds() / 3)
-                expires_at = TIME.encode(self._expiry(lease))
-                params = {"ids": encode_ids(held), "token": token, "expires_at": expires_at}
-                with suppress(StoreError):  # the next turn tries again, well before the lease has passed
-                    await self._engine.write([Statement("renew_commands", params)])
+                await asyncio.sleep(held.lease.total_seconds() / 3)
+                try:
+                    await self._renew_commands(held)
+                except WfeError as error:  # the next turn tries again, well before the lease has passed
+                    _log_not_renewed(held, error)
 
         renewal = asyncio.create_task(renew())
         try:
             yield
         finally:
             renewal.cancel()
-            if held:
-                await self._engine.write([Statement("release_command", {"id": id_, "token": token}) for id_ in held])
+            if held.ids:
+                await self._give_back("release_command", held.ids, held.token)
+
+    async def _make_sure(self, held: _HeldCommands) -> None:
+        """See to it that what is held is held now, by the clock; take out what is not.
+
+        It is renewed at every third of the lease, so where less than a third is left, this host stood still, or the
+        store did not answer, and another host may have taken it.
+        """
+        if held.expires_at - self._clock() >= held.lease / 3:
+            return
+        try:
+            await self._renew_commands(held)
+        except StoreError as error:
+            if self._clock() >= held.expires_at:
+                raise
+            _log_not_renewed(held, error)
+        if held.ids and self._clock() >= held.expires_at:
+            _log.warning("%d scheduled commands are given back: renewing takes longer than their lease", len(held.ids))
+            given_back, held.ids = held.ids, []
+            await self._give_back("release_command", given_back, held.token)
+
+    async def _renew_commands(self, held: _HeldCommands) -> None:
+        """Move on the end of the claims on commands, and take out those that the token does not hold any more."""
+        async with held.renewing:
+            ids, expires_at = list(held.ids), self._expiry(held.lease)
+            params = {"ids": encode_ids(ids), "token": held.token, "expires_at": TIME.encode(expires_at)}
+            (rows,) = await self._engine.write([Statement("renew_commands", params)])
+            held.expires_at = expires_at
+            renewed = {row[0] for row in rows}
+            for id_ in ids:
+                if id_ in held.ids and id_ not in renewed:
+                    held.ids.remove(id_)
+                    _log_lost(id_)
 
     # errors
 
     async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        if errors:
-            await self._engine.write(
-                [Statement("persist_errors", [EXECUTION_ERRORS.encode(error) for error in errors])]
-            )
+        if rows := [EXECUTION_ERRORS.encode(error) for error in _listed("errors", ExecutionError, errors)]:
+            await self._engine.write([Statement("persist_errors", rows)])
 
     async def get_execution_errors(
         self, workflow_id: str | None = None, *, limit: int | None = None
@@ -476,13 +548,31 @@ class SqlPersistenceProvider(Maintenance):
         (rows,) = await self._engine.read([statement])
         return EXECUTION_ERRORS.decode_all([row[0] for row in rows], [row[1] for row in rows])
 
+    async def _claim(self, query: str, params: Row, release: str) -> Sequence[Any]:
+        """Run a query that claims and return its rows; a caller that is cancelled meanwhile gives back what it took."""
+        claiming = self._engine.submit([Statement(query, params)])
+        try:
+            (rows,) = await _settled(claiming)
+        except asyncio.CancelledError:
+            if not claiming.cancelled() and claiming.exception() is None:
+                (rows,) = claiming.result()
+                await self._give_back(release, [row[0] for row in rows], params["token"])
+            raise
+        return list(rows)
+
+    async def _give_back(self, release: str, ids: Sequence[Any], token: str) -> None:
+        """End claims where the token still holds them; what cannot be given back runs out."""
+        try:
+            releasing = [self._engine.submit([Statement(release, {"id": id_, "token": token})]) for id_ in ids]
+            await _settled(asyncio.gather(*releasing))
+        except WfeError as error:
+            _log.warning("what was claimed is not given back, it is free when its lease is over: %s", error)
+
     def _now(self) -> str:
-        return str(encode_argument("the clock's time", TIME, self._clock()))
+        return str(TIME.encode(self._clock()))
 
     def _expiry(self, lease: timedelta) -> datetime:
-        if lease <= timedelta(0):
-            raise SerializationError(f"lease must be above zero, not {lease}")
-        return self._clock() + lease
+        return time_after(self._clock(), "lease", lease)
 
     def _new_claim(self, worker_id: str, lease: timedelta, limit: int) -> Row:
         """Return the parameters that every query has that takes claims: one fresh token for all that it takes."""
@@ -490,7 +580,7 @@ class SqlPersistenceProvider(Maintenance):
             "now": self._now(),
             "token": new_id(),
             "worker_id": encode_argument("worker_id", ID, worker_id),
-            "expires_at": encode_argument("lease", TIME, self._expiry(lease)),
+            "expires_at": TIME.encode(self._expiry(lease)),
             "row_limit": _checked_limit(limit),
         }
 
@@ -501,7 +591,17 @@ class _NothingChangedError(Exception):
 
 def _fingerprints(instance: WorkflowInstance) -> dict[str, bytes | None]:
     """Return a fingerprint of each pointer by its id, and refuse two pointers with one id."""
-    fingerprints = {pointer.id: fingerprint(pointer) for pointer in instance.execution_pointers}
+    if not isinstance(instance, WorkflowInstance):
+        raise wrong_type(WorkflowInstance, instance)
+    pointers = instance.execution_pointers
+    if not isinstance(pointers, list):
+        kind = type(pointers).__name__
+        raise SerializationError(f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}")
+    try:
+        fingerprints = {pointer.id: fingerprint(pointer) for pointer in pointers}
+    except (AttributeError, TypeError):
+        _encode_pointers(instance, pointers)  # its error says which field is wrong
+        raise
     if len(fingerprints) < len(instance.execution_pointers):
         ids = [pointer.id for pointer in instance.execution_pointers]
         at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
@@ -521,8 +621,7 @@ def _encode_pointers(instance: WorkflowInstance, pointers: Sequence[ExecutionPoi
 
 def _claims(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:
     """Return the claims on rows of (id, place in the poll's order)."""
-    expires_at = datetime.fromisoformat(params["expires_at"])
-    held = {"token": params["token"], "worker_id": params["worker_id"], "expires_at": expires_at}
+    held = {"token": params["token"], "worker_id": params["worker_id"], "expires_at": _expires_at(params)}
     return [Claim(kind=kind, id=row[0], **held) for row in sorted(rows, key=lambda row: (row[1], row[0]))]
 
 
@@ -536,17 +635,63 @@ def _claim_lost(claim: Claim) -> ClaimLostError:
 def _checked_token(claim: Claim | None, kind: ClaimKind, id_: str) -> str | None:
     if claim is None:
         return None
-    if (claim.kind, claim.id) != (kind, id_):
+    if (_kind(claim), claim.id) != (kind, id_):
         raise SerializationError(
             f"the claim is on {claim.kind.lower()} {claim.id!r}, which is not what is written, {kind.lower()} {id_!r}"
         )
-    return claim.token
+    return str(_id_and_token(claim)["token"])
+
+
+def _kind(claim: Claim) -> ClaimKind:
+    """Return what a claim is on, which is text where the claim came back from JSON."""
+    try:
+        return ClaimKind(claim.kind)
+    except AttributeError as error:
+        raise wrong_type(Claim, claim) from error
+    except ValueError as error:
+        raise SerializationError(f"Claim.kind must be one of {', '.join(ClaimKind)}, not {claim.kind!r}") from error
+
+
+def _id_and_token(claim: Claim) -> Row:
+    return {
+        "id": encode_argument("Claim.id", ID, claim.id),
+        "token": encode_argument("Claim.token", ID, claim.token),
+    }
+
+
+def _expires_at(params: Row) -> datetime:
+    return datetime.fromisoformat(params["expires_at"])
+
+
+def _listed(name: str, kind: type[_T], values: Iterable[_T]) -> list[_T]:
+    """Return the values of an argument as a list; a str is not taken for the list of its letters."""
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+        raise SerializationError(f"{name} must be a list of {kind.__name__}, not {type(values).__name__}")
+    return list(values)
+
+
+def _log_lost(command_id: int) -> None:
+    _log.warning("scheduled command %d is no longer held: its lease was over, and another host took it", command_id)
+
+
+def _log_not_renewed(held: _HeldCommands, error: WfeError) -> None:
+    _log.warning("the claims on scheduled commands %s are not renewed: %s", held.ids, error)
+
+
+async def _settled(future: "asyncio.Future[_T]") -> _T:
+    """Wait for what is under way; a caller that is cancelled does not stop it, and hears of that when it is done."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
 
 
 def _create_subscription(subscription: EventSubscription) -> Statement:
+    row = EVENT_SUBSCRIPTIONS.encode(subscription)
     exists = StoreError(f"a subscription with id {subscription.id!r} exists already; nothing was written")
     conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
-    return Statement("create_event_subscription", EVENT_SUBSCRIPTIONS.encode(subscription), conflicts=conflicts)
+    return Statement("create_event_subscription", row, conflicts=conflicts)
 
 
 def _name_in_use(instance: WorkflowInstance) -> WorkflowAlreadyExistsError:

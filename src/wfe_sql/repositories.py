@@ -2,7 +2,8 @@
 
 Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
 do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
-stated order. Times must be aware; a naive one is a `SerializationError`.
+stated order. Times must be aware; a naive one is a `SerializationError`. Lengths of time are `timedelta`s; a number, or
+an argument of any other wrong type, is a `SerializationError` too.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -77,7 +78,7 @@ class WorkflowRepository(Protocol):
         """Take Runnable workflows that are due at `as_at` and that no other claim holds, and return the claims.
 
         In the order of `get_runnable_instances`. A claim holds until it is released or its lease has passed by the
-        provider's clock and somebody else takes the workflow.
+        provider's clock and somebody else takes the workflow. A cancelled call gives back what it took.
 
         Args:
             as_at: Workflows with `next_execution` at or before this, cut to the millisecond, are due.
@@ -86,7 +87,8 @@ class WorkflowRepository(Protocol):
             limit: Take at most this many.
 
         Raises:
-            SerializationError: `as_at` is naive, `worker_id` is empty, or `limit` or `lease` is not above zero.
+            SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
+                ends after the year 9999.
         """
         ...
 
@@ -240,7 +242,8 @@ class EventRepository(Protocol):
         `release_claim` take these claims too.
 
         Raises:
-            SerializationError: `as_at` is naive, `worker_id` is empty, or `limit` or `lease` is not above zero.
+            SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
+                ends after the year 9999.
         """
         ...
 
@@ -302,7 +305,9 @@ class ScheduledCommandRepository(Protocol):
 
         At-least-once: a command is taken under a lease, so that no other host handles it meanwhile, and is deleted
         when its handler returns. One whose handler raised, or whose host died (after the lease), is due again. The
-        others still run. While a handler runs, the lease is renewed at every third of it.
+        others still run. While a handler runs, the lease is renewed at every third of it. No handler begins on a
+        command whose lease may be over, as after this host stood still: what another host took is left to it, with a
+        warning to the logger `wfe_sql`. A cancelled call gives back what it has not handled.
 
         Args:
             as_of: Commands with `execute_time` at or before this are due.
@@ -312,8 +317,10 @@ class ScheduledCommandRepository(Protocol):
 
         Raises:
             ExceptionGroup: What handlers raised, after all have run.
-            SerializationError: `as_of` is naive, `limit` is below 1, or `lease` is not above zero.
+            SerializationError: `as_of` is naive, `limit` is below 1, `lease` is not above zero or ends after the year
+                9999, or `handler` cannot be called.
             CorruptRowError: A stored row cannot be read.
+            StoreError: Also when a lease is over and cannot be renewed; what was not handled is due again after it.
         """
         ...
 
@@ -330,7 +337,7 @@ class PersistenceProvider(
 
         Raises:
             ClaimLostError: The claim does not hold it any more.
-            SerializationError: `lease` is not above zero.
+            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
         """
         ...
 

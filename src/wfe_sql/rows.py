@@ -79,6 +79,17 @@ def _encode_id(value: Any) -> str:
     return text
 
 
+_TERMINATED = "wfe-sql:terminated"
+"""The token that PostgreSQL's `event_subscriptions.sql` hides terminated subscriptions from the reference with."""
+
+
+def _encode_token(value: Any) -> str:
+    text = _encode_id(value)
+    if text == _TERMINATED:
+        raise ValueError(f"must not be {text!r}, which stands for a terminated subscription")
+    return text
+
+
 _LEAST, _GREATEST = -(2**63), 2**63 - 1
 
 
@@ -99,7 +110,7 @@ def _encode_boolean(value: Any) -> int:
 
 
 def _encode_time(value: Any) -> str:
-    utc = value if type(value) is datetime and value.tzinfo is UTC else _to_utc(value)
+    utc = value if type(value) is type(EPOCH) and value.tzinfo is UTC else _to_utc(value)
     if utc.microsecond and not utc.microsecond % 1000:
         return utc.isoformat(timespec="milliseconds")
     return f"{_json_encoder.encode(utc)[1:-2].decode()}+00:00"  # it writes Z at the end, and five times as fast
@@ -111,7 +122,8 @@ def _to_utc(value: Any) -> datetime:
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError(f"is naive: {value!r}; give it a time zone, such as datetime.UTC")
     try:
-        return value.astimezone(UTC)
+        # Subclasses, such as freezegun's and pendulum's, have arithmetic of their own; this gives a plain datetime.
+        return EPOCH - EPOCH.__sub__(value)
     except OverflowError as error:
         raise ValueError(f"is out of range in UTC: {value!r}") from error
 
@@ -232,6 +244,7 @@ def _optional(codec: Codec) -> Codec:
 
 
 ID = Codec(_encode_id)
+TOKEN = Codec(_encode_token)
 TEXT = Codec(_encode_text)
 INTEGER = Codec(_encode_integer)
 BOOLEAN = Codec(_encode_boolean)
@@ -275,7 +288,10 @@ class Table(Generic[_T]):
         Raises:
             SerializationError: A value cannot be stored; the message names the field.
         """
-        values = self._values(item)
+        try:
+            values = self._values(item)
+        except AttributeError as error:
+            raise wrong_type(self._model, item) from error
         shape = tuple(map(type, values))
         plan = self._plans.get(shape)
         if plan is None:
@@ -416,7 +432,7 @@ EVENT_SUBSCRIPTIONS = Table(
         ("event_key", TEXT),
         ("subscribe_as_of", TIME),
         ("subscription_data", _optional(JSON)),
-        ("external_token", _optional(ID)),
+        ("external_token", _optional(TOKEN)),
         ("external_worker_id", _optional(ID)),
         ("external_token_expiry", _optional(TIME)),
     ],
@@ -462,14 +478,34 @@ def encode_argument(name: str, codec: Codec, value: Any) -> Any:
         raise SerializationError(f"{name} {error}") from error
 
 
+def wrong_type(expected: type, value: object) -> SerializationError:
+    """Return the error of a call that was given something else than an object of a class, without showing it."""
+    return SerializationError(f"expected {expected.__name__}, not {type(value).__name__}")
+
+
+def to_utc(name: str, value: datetime) -> datetime:
+    """Return a time as a plain `datetime` in UTC: subtracting times of one other zone ignores its summer time.
+
+    https://docs.python.org/3/library/datetime.html#datetime-objects (aware arithmetic within one zone)
+
+    Raises:
+        SerializationError: It is not a time, is naive or is out of range in UTC; the message names the argument.
+    """
+    if type(value) is type(EPOCH) and value.tzinfo is UTC:
+        return value
+    try:
+        return _to_utc(value)
+    except ValueError as error:
+        raise SerializationError(f"{name} {error}") from error
+
+
 def encode_bound(name: str, value: datetime) -> str:
     """Return a time as an upper bound that takes in its whole microsecond, nanoseconds of the reference included.
 
     Raises:
         SerializationError: The time is naive; the message names the argument.
     """
-    encode_argument(name, TIME, value)
-    return _to_utc(value).isoformat(timespec="microseconds").replace("+00:00", "999+00:00")
+    return to_utc(name, value).isoformat(timespec="microseconds").replace("+00:00", "999+00:00")
 
 
 def epoch_ms(name: str, value: datetime) -> int:
@@ -478,8 +514,7 @@ def epoch_ms(name: str, value: datetime) -> int:
     Raises:
         SerializationError: The time is naive; the message names the argument.
     """
-    encode_argument(name, TIME, value)
-    return (value - EPOCH) // timedelta(milliseconds=1)
+    return (to_utc(name, value) - EPOCH) // timedelta(milliseconds=1)
 
 
 def encode_ids(ids: Iterable[str | int]) -> str:

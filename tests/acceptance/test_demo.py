@@ -491,6 +491,44 @@ async def test_a_host_that_lost_its_claim_takes_no_event_from_those_who_wait() -
             assert (await until(store, id_, is_complete)).data == {"news": "stored late"}
 
 
+class StallingLoad(SqlitePersistenceProvider):
+    """A store whose host stands still for longer than its lease, once, when it has claimed and loads the workflow."""
+
+    stalls = 1
+    caller_clock: ManualClock
+    taken: Claim
+
+    async def get_workflow_instance(self, id: str) -> WorkflowInstance:
+        if self.stalls:
+            self.stalls -= 1
+            self.caller_clock.advance(minutes=2)
+            now = self.caller_clock()
+            (self.taken,) = await self.claim_runnable_instances(now, "another", lease=timedelta(hours=1), limit=1)
+        return await super().get_workflow_instance(id)
+
+
+async def test_a_host_that_stood_still_begins_no_step_that_another_may_run(caplog: pytest.LogCaptureFixture) -> None:
+    clock, begun = ManualClock(), list[str]()
+
+    async def note(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        begun.append(instance.id)
+        return Done()
+
+    store = StallingLoad(":memory:", on_conflict="raise", clock=clock)
+    store.caller_clock = clock
+    async with store:
+        host = a_host(store, Step(name="note", body=note), clock=clock)
+        id_ = await host.start("d", {})
+        async with running(host):
+            async with asyncio.timeout(5):
+                while "lost" not in caplog.text:
+                    await asyncio.sleep(0.005)
+            assert begun == []
+            await store.release_claim(store.taken)
+            await until(store, id_, is_complete)
+    assert begun == [id_]
+
+
 async def test_a_host_that_is_stopped_gives_back_what_it_holds() -> None:
     gate, begun = asyncio.Event(), asyncio.Event()
 

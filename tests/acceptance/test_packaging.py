@@ -122,6 +122,9 @@ class Half:
 
 
 half: PersistenceProvider = Half()
+wfe_sql.connect(":memory:", busy_timout=timedelta(seconds=5))
+wfe_sql.connect(":memory:", busy_timeout=5)
+SqlitePersistenceProvider(":memory:", retries=5)
 """
 
 
@@ -257,4 +260,6 @@ def test_a_host_is_type_checked_against_the_installed_wheel(python: Path, tmp_pa
     mypy = (sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-executable", python)
     _run(*mypy, "host.py", cwd=tmp_path)
     complaints = _run(*mypy, "mistaken.py", cwd=tmp_path, exit_code=1)
-    assert re.findall(r"error: .*\[([\w-]+)\]$", complaints, re.MULTILINE) == ["arg-type", "assignment", "assignment"]
+    assert re.findall(r"error: .*\[([\w-]+)\]$", complaints, re.MULTILINE) == [
+        *("arg-type", "assignment", "assignment", "call-arg", "arg-type", "arg-type"),
+    ]

@@ -2,12 +2,14 @@
 
 Jobs: `work` finishes workflows, events and commands; `draw` draws numbers of a sequence, and `open` opens the store and
 draws one, both when stdin ends, so that all hosts start together; `race` races for the tokens of the subscriptions that
-stdin names.
+stdin names; `handle` handles commands, and `stall` does so and stops itself in every third.
 """
 
 import asyncio
 import json
+import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -26,7 +28,8 @@ from wfe_sql import (
 )
 
 LEASE = timedelta(seconds=1)
-TASKS = {"work": 8, "draw": 16, "open": 1, "race": 1}
+SHORT_LEASE = timedelta(seconds=0.6)
+TASKS = {"work": 8, "draw": 16, "open": 1, "race": 1, "handle": 1, "stall": 1}
 DRAWS = 2_500
 RACERS = 4
 
@@ -118,13 +121,43 @@ async def race(provider: PersistenceProvider, name: str) -> None:
         say(won=[token for token, mine in zip(tokens, won, strict=True) if mine])
 
 
+class SaysWhatIsLost(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(lost=record.getMessage())
+
+
+async def handle(provider: PersistenceProvider, name: str, *, stalls: bool = False) -> None:
+    handled = 0
+    logging.getLogger("wfe_sql").addHandler(SaysWhatIsLost())
+
+    async def handler(command: ScheduledCommand) -> None:
+        nonlocal handled
+        handled += 1
+        say(host=name, command=command.data, began=time.time())
+        if stalls and handled % 3 == 0:
+            say(host=name, stopped=command.data)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        await asyncio.sleep(0.015)
+
+    while True:
+        await retried(lambda: provider.process_commands(datetime.now(UTC), handler, limit=20, lease=SHORT_LEASE))
+        await asyncio.sleep(0.02)
+
+
 def wait_for_others() -> None:
     say(ready=True)
     sys.stdin.read()
 
 
 async def main(job: str, url: str, name: str) -> None:
-    jobs = {"work": work, "draw": draw, "open": draw_one, "race": race}
+    jobs: dict[str, Callable[[PersistenceProvider, str], Awaitable[None]]] = {
+        "work": work,
+        "draw": draw,
+        "open": draw_one,
+        "race": race,
+        "handle": handle,
+        "stall": partial(handle, stalls=True),
+    }
     provider = connect(url)
     if job == "open":
         wait_for_others()

@@ -4,6 +4,8 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,6 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from wfe_sql import PostgresPersistenceProvider, ProviderClosedError, StoreError, connect
+from wfe_sql.backends import load_postgres_queries
 from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -26,6 +29,29 @@ async def by_hand(postgres_url: str, schema: str) -> AsyncIterator[psycopg.Async
     """A person's open transaction."""
     async with await psycopg.AsyncConnection.connect(postgres_url, options=f"-c search_path={schema}") as connection:
         yield connection
+
+
+async def test_what_came_back_unreadable_may_have_been_written(
+    provider: PostgresPersistenceProvider,
+    by_hand: psycopg.AsyncConnection,
+    postgres_url: str,
+    schema: str,
+    tmp_path: Path,
+) -> None:
+    """A claim by a tuned query that does not pass over what Python has no time for."""
+    own = load_postgres_queries()["claim_runnable_events_group"]
+    (tmp_path / "events.sql").write_text(own.text.replace(" AND event_time >= '0001-01-01 00:00:00+00'", ""))
+    for id_ in ("bad", "good"):
+        await provider.create_event(full_event(id=id_, is_processed=False))
+    await by_hand.execute("UPDATE events SET event_time = '-infinity' WHERE id = 'bad'")
+    await by_hand.commit()
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=tmp_path) as tuned:
+        calls = [tuned.claim_runnable_events(TIME, f"host-{n}", lease=timedelta(days=1), limit=1) for n in range(2)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreError, StoreError]
+    assert all("what was asked for may have been written" in str(outcome) for outcome in outcomes)
+    cursor = await by_hand.execute("SELECT claim_worker_id FROM events ORDER BY id")
+    assert await cursor.fetchall() == [("host-0",), ("host-1",)]  # once, and not again in halves
 
 
 async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:

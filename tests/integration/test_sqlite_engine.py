@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ import pytest
 from wfe_sql import (
     ExecutionError,
     ProviderClosedError,
+    ScheduledCommand,
     SqlitePersistenceProvider,
     StoreBusyError,
     StoreError,
@@ -31,7 +32,7 @@ from wfe_sql import (
     connect,
 )
 from wfe_sql.engines.sqlite.lanes import WorkerConnection
-from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
+from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
 HELD = Path(__file__).parents[1] / "data" / "held"
@@ -586,3 +587,50 @@ async def test_conflicts_in_one_batch_name_their_own_workflow(provider: SqlitePe
             assert f"'order-{number // 2}'" in str(outcome)
         else:
             assert isinstance(outcome, str)
+
+
+# commands whose lease cannot be renewed
+
+
+class ClockOfAStall(ManualClock):
+    """A clock of a host that stands still after it claimed, while another process holds the file."""
+
+    def __init__(self, seconds: float, locks: sqlite3.Connection) -> None:
+        super().__init__()
+        self._seconds, self._locks = seconds, locks
+        self.looks = 0
+
+    def __call__(self) -> datetime:
+        self.looks += 1
+        if self.looks == 3:  # the first two are for the claim
+            self.advance(seconds=self._seconds)
+            self._locks.execute("BEGIN IMMEDIATE")
+        return super().__call__()
+
+
+@pytest.mark.parametrize("seconds", [45, 61])
+async def test_commands_whose_lease_cannot_be_renewed(
+    file: Path, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are handled as long as the lease is known to hold, and else left: `seconds` of 60 have passed."""
+    handled = []
+    async with SqlitePersistenceProvider(file) as provider:
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+
+        async def handler(command: ScheduledCommand) -> None:
+            other.execute("ROLLBACK")
+            handled.append(command.data)
+
+        clock = ClockOfAStall(seconds, other)
+        timeout = timedelta(milliseconds=20)
+        async with SqlitePersistenceProvider(file, clock=clock, busy_timeout=timeout) as provider:
+            if seconds < 60:
+                await provider.process_commands(TIME, handler, lease=timedelta(seconds=60))
+                assert "claims on scheduled commands [1] are not renewed" in caplog.text
+            else:
+                with pytest.raises(StoreBusyError):
+                    await provider.process_commands(TIME, handler, lease=timedelta(seconds=60))
+                assert handled == []
+                assert "is not given back" in caplog.text
+    assert handled == (["w1"] if seconds < 60 else [])

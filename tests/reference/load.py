@@ -19,6 +19,7 @@ from wfe_sql import (
     ExecutionPointer,
     PersistenceProvider,
     StoreBusyError,
+    StoreOptions,
     WorkflowInstance,
     connect,
 )
@@ -77,7 +78,7 @@ async def main(store: str, worker: str, operations: str, shared: str) -> None:
             await run_round(provider, worker, number, shared.split(","))
 
     url, _, schema = store.partition("#")
-    options = {"schema": schema} if schema else {}
+    options: StoreOptions = {"schema": schema} if schema else {}
     async with connect(url, **options) as provider:
         await asyncio.gather(*(rounds() for _ in range(8)))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from wfe_sql.cli.output import print_json
+from wfe_sql.cli.output import print_json, say
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, find_workflow, opened, run
 from wfe_sql.errors import WfeError, WorkflowConflictError
@@ -110,7 +110,7 @@ def _print_change(instance: WorkflowInstance, before: WorkflowStatus, *, as_json
     if as_json:
         print_json({"id": instance.id, "name": instance.name, "status": instance.status, "before": before})
     else:
-        typer.echo(f"{instance.name} is {instance.status}; it was {before}")
+        say(f"{instance.name} is {instance.status}; it was {before}")
 
 
 @app.command()
@@ -135,7 +135,7 @@ def publish(
         if as_json:
             print_json({"id": id_})
         else:
-            typer.echo(f"event {id_} is stored")
+            say(f"event {id_} is stored")
 
     run(command())
 

@@ -21,7 +21,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -73,7 +73,7 @@ class WorkflowHost:
         store: Where everything is, opened with `on_conflict="raise"`; opened and closed by the caller.
         definitions: The kinds of workflow that it can run; all hosts of a store have the same.
         worker_id: What the store shows as the holder of this host's claims.
-        clock: Returns the current time, aware.
+        clock: Returns the current time, aware, the one that the store goes by.
         poll_interval: How often to look for what became due.
         max_tasks: How many workflows, and how many events, to work on at the same time.
         lease: How long what this host has taken stays with it when it is killed. It must be long compared with the time
@@ -94,7 +94,7 @@ class WorkflowHost:
         self._store = store
         self._definitions = {definition.id: definition for definition in definitions}
         self._worker_id = worker_id
-        self._clock = clock
+        self._clock: Callable[[], datetime] = lambda: clock().astimezone(UTC)
         self._poll_interval = poll_interval.total_seconds()
         self._max_tasks = max_tasks
         self._lease = lease
@@ -168,8 +168,10 @@ class WorkflowHost:
         while True:
             await asyncio.sleep(self._lease.total_seconds() / 3)
             try:
-                await self._store.renew_claim(claim, self._lease)
-            except StoreError:  # there is time for another try or two
+                claim = await self._store.renew_claim(claim, self._lease)
+            except StoreError:
+                if self._clock() >= claim.expires_at:  # another host may have it
+                    raise
                 _log.exception("cannot renew the claim on %s", claim.id)
 
     async def _change(self, workflow_id: str, change: _Change, claim: Claim | None = None) -> None:
@@ -203,6 +205,8 @@ class WorkflowHost:
     async def _run_step(self, instance: WorkflowInstance, pointer: ExecutionPointer, claim: Claim) -> None:
         definition = self._definitions[instance.workflow_definition_id]
         body = definition.steps[pointer.step_id].body
+        if claim.expires_at - self._clock() < self._lease / 3:  # this host stood still since it claimed
+            await self._store.renew_claim(claim, self._lease)
         began = self._clock()
         result: Result | Exception | None = None
         if body is not None:

@@ -71,6 +71,11 @@ class Engine(Protocol):
         """The named queries that it runs."""
         ...
 
+    @property
+    def has_times_as_text(self) -> bool:
+        """Whether times are text in the database, which compares them as text."""
+        ...
+
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
         ...
@@ -85,6 +90,10 @@ class Engine(Protocol):
 
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
+        ...
+
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run as `write` does, and return at once; for what must not end with its caller."""
         ...
 
     async def read(self, unit: Unit) -> Results:

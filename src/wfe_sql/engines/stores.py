@@ -18,6 +18,11 @@ def columns_by_table(rows: Iterable[tuple[str, str]]) -> Columns:
     return columns
 
 
+def out_of_date(store: object) -> StoreVersionError:
+    """Return the error of a store that lacks tables or columns, where nothing may be made."""
+    return StoreVersionError(f"{store} is not up to date; bring it up to date first: wfe-sql init")
+
+
 def later_version(store: object, version: int | None) -> StoreVersionError:
     """Return the error of a store that is not of a version that this code knows."""
     return StoreVersionError(

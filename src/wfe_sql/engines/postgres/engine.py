@@ -59,6 +59,8 @@ Work = Callable[[Connection, Attempt], Awaitable[_T]]
 class PostgresEngine:
     """Runs units of named queries in one schema; made for and used on one event loop."""
 
+    has_times_as_text = False
+
     def __init__(
         self,
         store: PostgresStore,
@@ -123,11 +125,15 @@ class PostgresEngine:
 
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
-        return await self._run(unit, self._writes)
+        return await self.submit(unit)
+
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run that changes something, whatever becomes of the caller."""
+        return self._submit(unit, self._writes)
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
-        return await self._run(unit, self._reads)
+        return await self._submit(unit, self._reads)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
@@ -162,10 +168,10 @@ class PostgresEngine:
             "--dbname=URL, the URL without schema= and mode="
         )
 
-    async def _run(self, unit: Unit, alone: AloneQueue) -> Results:
+    def _submit(self, unit: Unit, alone: AloneQueue) -> "asyncio.Future[Results]":
         self._check_open()
         group = group_of(unit)
-        return await (alone if group is None else self._groups[group.lead]).submit(unit)
+        return (alone if group is None else self._groups[group.lead]).submit(unit)
 
     async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""

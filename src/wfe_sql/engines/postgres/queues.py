@@ -67,13 +67,13 @@ class UnitQueue(ABC):
     async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         """Run units, in order, and return the outcome of each."""
 
-    async def submit(self, unit: Unit) -> Results:
-        """Have a unit run, and return what its statements returned."""
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run; the future has what its statements returned."""
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         self._waiting.append((unit, future))
         if self._may_start():
             self._start()
-        return await future
+        return future
 
     async def finish(self) -> None:
         """Wait until nothing is pending."""

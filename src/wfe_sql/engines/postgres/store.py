@@ -11,7 +11,7 @@ import psycopg
 from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
 from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
-from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version
+from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version, out_of_date
 from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA
@@ -99,15 +99,21 @@ class PostgresStore:
         return connection
 
     async def check(self, connection: Connection) -> None:
-        """Check that there is a store, and that it takes tuned queries, for those who would not make one.
+        """Check that there is a store, up to date, and that it takes tuned queries, for those who would not make one.
 
         Raises:
             StoreError: There is none.
+            StoreVersionError: It is not up to date, or not of this version.
             QueryFileError: A tuned query does not do for the one it replaces.
         """
         try:
-            if not await self._columns(self._runner(connection)):
+            run = self._runner(connection)
+            columns = await self._columns(run)
+            if not columns:
                 raise StoreError(f"{self} does not exist")
+            await self._check(columns, run)
+            if not await self._is_complete(run):
+                raise out_of_date(self)
             await check_tuned_postgres(self._queries, connection)
         except psycopg.Error as error:
             raise store_error(self, error) from error

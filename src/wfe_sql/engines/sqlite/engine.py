@@ -42,6 +42,8 @@ _LONGEST_WRITES, _LONGEST_READS = 0.01, 0.002
 class SqliteEngine:
     """Runs units of named queries on one SQLite database; made for and used on one event loop."""
 
+    has_times_as_text = True
+
     def __init__(self, store: SqliteStore, queries: QuerySet, *, max_connections: int) -> None:
         """Set up without connecting; see `SqlitePersistenceProvider` for the options."""
         if max_connections < 1:
@@ -121,6 +123,10 @@ class SqliteEngine:
             return await writers.submit(unit)
         finally:
             self._calls -= 1
+
+    def submit(self, unit: Unit) -> "asyncio.Future[Results]":
+        """Have a unit run that changes something, whatever becomes of the caller."""
+        return self._open_lane(self._writers).submit(unit)
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""

@@ -1,20 +1,46 @@
 """What every backend refuses, with an error that names the thing, before anything is written."""
 
 import math
-from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from wfe_sql.errors import SerializationError, WorkflowNotFoundError
-from wfe_sql.models import Event, ExecutionError, ExecutionPointer, ScheduledCommand, WorkflowInstance
+from wfe_sql.models import (
+    Event,
+    ExecutionError,
+    ExecutionPointer,
+    ScheduledCommand,
+    WorkflowInstance,
+    WorkflowStatus,
+)
 from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.testing.capabilities import Capabilities
+from wfe_sql.testing.clock import ManualClock
 from wfe_sql.testing.samples import TIME, full_event, full_instance, full_pointer, full_subscription, sample_instance
 
 NAIVE = datetime(2026, 5, 28, 20, 26, 40)
+
+
+class OwnTime(datetime):
+    """A `datetime` of another library, whose arithmetic gives its own class again."""
+
+    def _refuse(self, *_: Any) -> Any:
+        raise AssertionError("the arithmetic of the subclass is not asked")
+
+    __sub__: Any = _refuse
+    __rsub__: Any = _refuse
+    __add__: Any = _refuse
+    astimezone: Any = _refuse
+    isoformat: Any = _refuse
+
+
+def _iter_one(item: Any) -> Iterator[Any]:
+    """Yield one item."""
+    yield item
 
 
 def _cycle() -> list[Any]:
@@ -116,6 +142,109 @@ class TestBadInput:
         assert stored == TIME
         assert stored.utcoffset() == timedelta(0)
         assert await provider.get_runnable_events(there) == ["e1"]
+
+    async def test_times_of_a_subclass_are_times(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        time: Any = OwnTime(2026, 5, 28, 22, 26, 40, 123456, tzinfo=ZoneInfo("Europe/Berlin"))
+        plain = datetime(2026, 5, 28, 20, 26, 40, 123456, tzinfo=UTC)
+        clock.now = time
+        pointer = full_pointer(sleep_until=time, start_time=time, end_time=time)
+        instance = full_instance(
+            id="w1",
+            status=WorkflowStatus.Runnable,
+            next_execution=0,
+            create_time=time,
+            complete_time=time,
+            execution_pointers=[pointer],
+        )
+        await provider.create_new_workflow(instance)
+        await provider.persist_workflow(instance)
+        stored = await provider.get_workflow_instance("w1")
+        assert stored == instance
+        assert [stored.create_time, stored.execution_pointers[0].end_time] == [plain, plain]
+        await provider.create_event(full_event(id="e1", event_time=time, is_processed=False))
+        assert (await provider.get_event("e1")).event_time == plain
+        subscription = full_subscription(id="s1", subscribe_as_of=time, external_token=None, external_token_expiry=None)
+        await provider.create_event_subscription(subscription)
+        await provider.persist_errors(
+            [ExecutionError(error_time=time, workflow_id="w", execution_pointer_id="p", message="")]
+        )
+        assert [error.error_time for error in await provider.get_execution_errors()] == [plain]
+        assert await provider.get_runnable_instances(time) == ["w1"]
+        assert await provider.get_runnable_events(time) == ["e1"]
+        assert await provider.get_events("paid", "k1", time) == ["e1"]
+        assert await provider.get_subscriptions("paid", "k1", time) == [subscription]
+        assert await provider.get_first_open_subscription("paid", "k1", time) == subscription
+        assert await provider.set_subscription_token("s1", "t", "w", time)
+        (claim,) = await provider.claim_runnable_instances(time, "w", lease=timedelta(minutes=1), limit=1)
+        assert claim.expires_at == plain + timedelta(minutes=1)
+        assert type(claim.expires_at) is type((await provider.renew_claim(claim, timedelta(1))).expires_at) is datetime
+        assert len(await provider.claim_runnable_events(time, "w", lease=timedelta(minutes=1), limit=1)) == 1
+        commands: list[ScheduledCommand] = []
+
+        async def handler(command: ScheduledCommand) -> None:
+            commands.append(command)
+
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
+        await provider.process_commands(time, handler)
+        assert len(commands) == 1
+        with pytest.raises(SerializationError, match="WorkflowInstance.data cannot be JSON"):
+            await provider.create_new_workflow(sample_instance(data=time))
+
+    async def test_arguments_of_a_wrong_type(self, provider: PersistenceProvider) -> None:
+        call: Any = provider
+        instance: Any = sample_instance(id="w1")
+        await provider.create_new_workflow(instance)
+
+        async def handler(command: ScheduledCommand) -> None:
+            raise AssertionError(command)
+
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
+        pointer = full_pointer()
+        bad = [
+            ("expected WorkflowInstance, not dict", call.create_new_workflow({"id": "w2"})),
+            ("expected WorkflowInstance, not dict", call.persist_workflow({"id": "w1"})),
+            ("expected WorkflowInstance, not NoneType", call.persist_workflow_with_subscriptions(None, [])),
+            ("expected Event, not NoneType", call.create_event(None)),
+            ("expected EventSubscription, not str", call.create_event_subscription("s1")),
+            ("expected ScheduledCommand, not tuple", call.schedule_command(("ProcessWorkflow", "w1", 0))),
+            (
+                "subscriptions must be a list of EventSubscription",
+                call.persist_workflow_with_subscriptions(instance, None),
+            ),
+            ("expected EventSubscription, not dict", call.persist_workflow_with_subscriptions(instance, [{}])),
+            ("errors must be a list of ExecutionError, not NoneType", call.persist_errors(None)),
+            ("errors must be a list of ExecutionError, not str", call.persist_errors("boom")),
+            ("expected ExecutionError, not str", call.persist_errors(["boom"])),
+            ("ids must be a list of str, not str", call.get_workflow_instances("w1")),
+            ("ids must be a list of str, not NoneType", call.get_workflow_instances(None)),
+            ("ids must be a str, not int", call.get_workflow_instances([1])),
+            ("id must be a str, not int", call.get_workflow_instance(1)),
+            ("ExecutionPointer.id must be a str, not list", _create(provider, id=["p1"])),
+            ("execution_pointers must be a list of ExecutionPointer, not dict", _with_pointers(call, {"p": pointer})),
+            ("execution_pointers must be a list of ExecutionPointer, not NoneType", _with_pointers(call, None)),
+            (
+                "execution_pointers must be a list of ExecutionPointer, not generator",
+                _with_pointers(call, _iter_one(pointer)),
+            ),
+            ("expected ExecutionPointer, not str", _with_pointers(call, ["p1"])),
+            ("expected ExecutionPointer, not WorkflowInstance", _with_pointers(call, [sample_instance()])),
+            ("handler must be an async function", call.process_commands(TIME, None)),
+            ("as_of must be a datetime, not int", call.process_commands(0, handler)),
+            ("as_at must be a datetime, not str", call.get_runnable_instances("2026-05-28")),
+            ("expiry must be a datetime, not timedelta", call.set_subscription_token("s", "t", "w", timedelta(1))),
+        ]
+        for message, attempt in bad:
+            with pytest.raises(SerializationError, match=message):
+                await attempt
+        assert await provider.get_runnable_instances(TIME) == ["w1"]
+        assert await provider.get_workflow_instance("w1") == instance
+        assert await provider.get_execution_errors() == []
+
+    async def test_ids_may_come_one_by_one(self, provider: PersistenceProvider) -> None:
+        instance: Any = sample_instance(id="w1")
+        await provider.create_new_workflow(instance)
+        ids: Any = _iter_one("w1")
+        assert await provider.get_workflow_instances(ids) == [instance]
 
     async def test_integers_beyond_64_bits(self, provider: PersistenceProvider) -> None:
         for value in (2**63, -(2**63) - 1, 10**100):
@@ -308,3 +437,7 @@ async def _create(provider: PersistenceProvider, **fields: Any) -> str:
         workflow_definition_id="order", version=1, data=None, execution_pointers=[ExecutionPointer(**values)]
     )
     return await provider.create_new_workflow(instance)
+
+
+async def _with_pointers(provider: PersistenceProvider, pointers: Any) -> str:
+    return await provider.create_new_workflow(sample_instance(id="w2", execution_pointers=pointers))

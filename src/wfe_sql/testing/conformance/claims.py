@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from wfe_sql.errors import ClaimLostError, EventNotFoundError, SerializationError, WorkflowNotFoundError
-from wfe_sql.models import Claim, ClaimKind, WorkflowStatus
+from wfe_sql.models import Claim, ClaimKind, ScheduledCommand, WorkflowStatus
 from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.testing.clock import ManualClock
 from wfe_sql.testing.samples import TIME, full_event, full_subscription, sample_instance
 
 LEASE = timedelta(seconds=30)
+BERLIN = ZoneInfo("Europe/Berlin")
 
 
 async def _claim_workflows(provider: PersistenceProvider, worker: str = "one", limit: int = 10) -> list[Claim]:
@@ -196,6 +199,150 @@ class TestClaims:
         (claim,) = await _claim_workflows(provider)
         with pytest.raises(SerializationError, match="lease must be above zero"):
             await provider.renew_claim(claim, timedelta(0))
+
+    @pytest.mark.parametrize("claim_some", [_claim_workflows, _claim_events])
+    @pytest.mark.parametrize("turns", range(6))
+    async def test_cancelled_while_it_claims_it_gives_back_what_it_took(
+        self, provider: PersistenceProvider, claim_some: Any, turns: int
+    ) -> None:
+        await _store(provider, "abc")
+        call = asyncio.create_task(claim_some(provider))
+        for _ in range(turns):  # of the event loop: the statement is waiting, sent, or answered
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [claim.id for claim in await claim_some(provider, worker="two")] == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("claim_some", [_claim_workflows, _claim_events])
+    @pytest.mark.parametrize(
+        ("now", "lease"),
+        [
+            (datetime(2026, 10, 25, 2, 59, 45, tzinfo=BERLIN), timedelta(seconds=30)),
+            (datetime(2026, 3, 29, 1, 30, tzinfo=BERLIN), timedelta(hours=2)),
+            (datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1), timedelta(seconds=30)),
+        ],
+        ids=["before the clocks go back", "before they go forward", "the second time"],
+    )
+    async def test_a_lease_on_a_clock_with_summer_time(
+        self, provider: PersistenceProvider, clock: ManualClock, claim_some: Any, now: datetime, lease: timedelta
+    ) -> None:
+        clock.now = now
+        await _store(provider, "a")
+        claim_runnable = (
+            provider.claim_runnable_instances if claim_some is _claim_workflows else provider.claim_runnable_events
+        )
+        (claim,) = await claim_runnable(TIME, "one", lease=lease, limit=1)
+        renewed = await provider.renew_claim(claim, lease)
+        assert claim.expires_at == renewed.expires_at == now.astimezone(UTC) + lease
+        assert claim.expires_at.tzinfo is renewed.expires_at.tzinfo is UTC
+        assert await claim_runnable(TIME, "two", lease=lease, limit=1) == []
+
+    @pytest.mark.parametrize("claim_some", [_claim_workflows, _claim_events])
+    async def test_a_claim_that_came_back_from_json(self, provider: PersistenceProvider, claim_some: Any) -> None:
+        await _store(provider, "a")
+        (claim,) = await claim_some(provider)
+        text: Any = claim.kind.value
+        back = replace(claim, kind=text)
+        if claim_some is _claim_workflows:
+            await provider.persist_workflow(await provider.get_workflow_instance("a"), claim=back)
+        else:
+            await provider.mark_event_processed("a", claim=back)
+            await provider.mark_event_unprocessed("a")
+        assert (await provider.renew_claim(back, LEASE)).token == claim.token
+        await provider.release_claim(back)
+        assert [claim.id for claim in await claim_some(provider, worker="two")] == ["a"]
+
+    async def test_what_is_not_a_claim(self, provider: PersistenceProvider) -> None:
+        await _store(provider, "a")
+        (claim,) = await _claim_workflows(provider)
+        instance = await provider.get_workflow_instance("a")
+        bad: dict[str, Any] = {
+            "Claim.kind must be one of Workflow, Event, not 'Order'": replace(claim, kind="Order"),  # type: ignore[arg-type]
+            "Claim.kind must be one of Workflow, Event, not None": replace(claim, kind=None),  # type: ignore[arg-type]
+            "Claim.token must be a str, not NoneType": replace(claim, token=None),  # type: ignore[arg-type]
+            "expected Claim, not dict": {"kind": "Workflow", "id": "a", "token": claim.token},
+        }
+        for message, wrong in bad.items():
+            for call in (
+                provider.persist_workflow(instance, claim=wrong),
+                provider.renew_claim(wrong, LEASE),
+                provider.release_claim(wrong),
+            ):
+                with pytest.raises(SerializationError, match=message):
+                    await call
+
+    @pytest.mark.parametrize(
+        ("lease", "message"),
+        [
+            (timedelta.max, "lease is too long, it would end after the year 9999"),
+            (timedelta(days=3_650_000), "lease is too long, it would end after the year 9999"),
+            (30, r"lease must be a timedelta, not int: write timedelta\(seconds=30\)"),
+            (1.5, r"lease must be a timedelta, not float: write timedelta\(seconds=1.5\)"),
+            (None, "lease must be a timedelta, not NoneType"),
+        ],
+        ids=str,
+    )
+    async def test_leases_that_cannot_be(self, provider: PersistenceProvider, lease: Any, message: str) -> None:
+        async def handler(command: ScheduledCommand) -> None:
+            raise AssertionError(command)
+
+        await _store(provider, "a")
+        await provider.schedule_command(ScheduledCommand.process_workflow("a", 0))
+        (claim,) = await _claim_events(provider)
+        for call in (
+            provider.claim_runnable_instances(TIME, "one", lease=lease, limit=1),
+            provider.claim_runnable_events(TIME, "one", lease=lease, limit=1),
+            provider.renew_claim(claim, lease),
+            provider.process_commands(TIME, handler, lease=lease),
+        ):
+            with pytest.raises(SerializationError, match=message):
+                await call
+        assert len(await _claim_workflows(provider)) == 1
+
+    async def test_the_longest_lease(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        await _store(provider, "a")
+        lease = datetime.max.replace(tzinfo=UTC) - clock()
+        (claim,) = await provider.claim_runnable_instances(TIME, "one", lease=lease, limit=1)
+        assert claim.expires_at == datetime.max.replace(tzinfo=UTC)
+        assert await _claim_workflows(provider) == []
+
+    @pytest.mark.parametrize("now", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+    async def test_clocks_at_the_ends_of_the_calendar(
+        self, provider: PersistenceProvider, clock: ManualClock, now: datetime
+    ) -> None:
+        await _store(provider, "a")
+        await provider.persist_workflow(await provider.get_workflow_instance("a"))
+        clock.now = now
+        await provider.persist_workflow(await provider.get_workflow_instance("a"))
+        if now.year == 1:
+            (claim,) = await _claim_workflows(provider)
+            assert claim.expires_at == now + LEASE
+            assert await _claim_workflows(provider) == []
+        else:
+            with pytest.raises(SerializationError, match="lease is too long"):
+                await _claim_workflows(provider)
+
+    async def test_a_clock_that_is_wrong(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        await _store(provider, "a")
+        (claim,) = await _claim_workflows(provider)
+        instance = await provider.get_workflow_instance("a")
+        wrong: dict[str, Any] = {
+            "the clock's time is naive": TIME.replace(tzinfo=None),
+            "the clock's time must be a datetime, not float": 1.5,
+            "the clock's time is out of range in UTC": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+        }
+        for message, now in wrong.items():
+            clock.now = now
+            for call in (
+                _claim_workflows(provider),
+                _claim_events(provider),
+                provider.renew_claim(claim, LEASE),
+                provider.persist_workflow(instance),
+                provider.get_first_open_subscription("paid", "k1", TIME),
+            ):
+                with pytest.raises(SerializationError, match=message):
+                    await call
 
     async def test_each_is_claimed_by_one_of_many(self, provider: PersistenceProvider) -> None:
         await _store(provider, "abcdefghijklmnopqrst")

@@ -1,7 +1,8 @@
 """What `ScheduledCommandRepository` promises, and execution errors."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -162,6 +163,104 @@ class TestScheduledCommandRepository:
             await call
         await provider.process_commands(clock(), handled)
         assert handled.ids == ["w1", "w2"]
+
+    async def test_a_host_that_stood_still_leaves_what_another_took(
+        self, provider: PersistenceProvider, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for number in range(3):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number}", number))
+        begun, others, lease = Handled(), Handled(), timedelta(seconds=60)
+        other_is_at_w1, other_may_go_on, other = asyncio.Event(), asyncio.Event(), set[asyncio.Task[None]]()
+
+        async def handle_as_other(command: ScheduledCommand) -> None:
+            await others(command)
+            if command.data == "w1":
+                other_is_at_w1.set()
+                await other_may_go_on.wait()
+
+        async def stand_still_in_the_first(command: ScheduledCommand) -> None:
+            await begun(command)
+            clock.advance(seconds=61)
+            other.add(asyncio.create_task(provider.process_commands(clock(), handle_as_other, lease=lease)))
+            await other_is_at_w1.wait()
+
+        await provider.process_commands(clock(), stand_still_in_the_first, lease=lease)
+        assert begun.ids == ["w0"], "the other handles w1 now, and holds w2"
+        lost = [record.getMessage() for record in caplog.records if record.name == "wfe_sql"]
+        assert len(lost) == 3
+        assert all("no longer held" in message and "w" not in message.split(" is no longer")[0] for message in lost)
+        other_may_go_on.set()
+        await asyncio.gather(*other)
+        assert others.ids == ["w0", "w1", "w2"]
+
+    async def test_a_host_that_stood_still_goes_on_with_what_nobody_took(
+        self, provider: PersistenceProvider, clock: ManualClock
+    ) -> None:
+        for number in range(3):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number}", number))
+        begun, others, lease = Handled(), Handled(), timedelta(seconds=60)
+
+        async def stand_still_in_the_first(command: ScheduledCommand) -> None:
+            await begun(command)
+            if command.data == "w0":
+                clock.advance(seconds=61)
+            else:
+                await provider.process_commands(clock(), others, lease=lease)
+
+        await provider.process_commands(clock(), stand_still_in_the_first, lease=lease)
+        assert begun.ids == ["w0", "w1", "w2"]
+        assert others == [], "its lease was renewed before it went on"
+
+    @pytest.mark.parametrize("turns", range(8))
+    async def test_cancelled_while_it_claims_it_gives_back_what_it_took(
+        self, provider: PersistenceProvider, clock: ManualClock, turns: int
+    ) -> None:
+        for number in range(25):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number:02}", number))
+        handled = Handled()
+
+        async def never_ends(command: ScheduledCommand) -> None:
+            await asyncio.Event().wait()
+
+        call = asyncio.create_task(provider.process_commands(clock(), never_ends))
+        for _ in range(turns):  # of the event loop: the statement is waiting, sent, or answered
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await provider.process_commands(clock(), handled)
+        assert handled.ids == [f"w{number:02}" for number in range(25)]
+
+    async def test_cancelled_while_it_notes_that_a_command_is_done(
+        self, provider: PersistenceProvider, clock: ManualClock
+    ) -> None:
+        for number in range(2):
+            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number}", number))
+        handled, again = Handled(), Handled()
+
+        async def cancels(command: ScheduledCommand) -> None:
+            await handled(command)
+            asyncio.get_running_loop().call_soon(call.cancel)
+
+        call = asyncio.create_task(provider.process_commands(clock(), cancels))
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert handled.ids == ["w0"]
+        await provider.process_commands(clock(), again)
+        assert again.ids == ["w1"]
+
+    async def test_in_the_hour_that_comes_twice(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+        clock.now = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1)
+        await provider.schedule_command(ScheduledCommand.process_event("e1", 0))
+        begun, others = Handled(), Handled()
+
+        async def another_comes(command: ScheduledCommand) -> None:
+            await begun(command)
+            await provider.process_commands(clock(), others)
+
+        await provider.process_commands(clock(), another_comes)
+        assert begun.ids == ["e1"]
+        assert others == []
 
 
 @pytest.mark.asyncio

@@ -2,8 +2,9 @@
 
 import json
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -131,7 +132,42 @@ class TestDeleting:
             (CommandName.ProcessWorkflow, "waits"),
         ]
 
+    async def test_purge_of_errors_whose_workflow_is_gone(
+        self, provider: MaintainedProvider, clock: ManualClock
+    ) -> None:
+        clock.now = TIME
+
+        def error(workflow_id: str, age: timedelta) -> ExecutionError:
+            return ExecutionError(
+                error_time=TIME - age, workflow_id=workflow_id, execution_pointer_id="p", message=workflow_id
+            )
+
+        await provider.create_new_workflow(sample_instance(id="stays"))
+        await provider.persist_errors([error("stays", 9 * DAY), error("gone", 7 * DAY)])
+        await provider.persist_errors([error(f"gone {number}", 9 * DAY) for number in range(7)])
+        await provider.persist_errors([error("stays", 8 * DAY)])
+        assert await provider.purge_orphaned_errors(7 * DAY, dry_run=True) == 7
+        deleted: list[int] = []
+        assert await provider.purge_orphaned_errors(7 * DAY, batch_size=3, on_batch=deleted.append) == 7
+        assert deleted == [3, 6, 7]
+        messages = [error.message for error in await provider.get_execution_errors()]
+        assert messages == ["stays", "gone", "stays"]
+        assert await provider.purge_orphaned_errors(TIME) == 1
+        assert await provider.purge_orphaned_errors(timedelta(0)) == 0
+        assert len(await provider.get_execution_errors()) == 2
+
+    async def test_in_the_night_when_clocks_go_forward(self, provider: MaintainedProvider, clock: ManualClock) -> None:
+        clock.now = datetime(2026, 3, 29, 3, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+        now, hour = clock.now.astimezone(UTC), timedelta(hours=1)
+        await _store(provider, "young", status=Complete, complete_time=now - hour + MICROSECOND)
+        await _store(provider, "old", status=Complete, complete_time=now - hour - MICROSECOND)
+        await provider.create_event(full_event(id="young", event_time=now - hour + MICROSECOND))
+        assert await provider.purge_events(hour) == 0
+        assert await provider.purge_workflows(Complete, hour) == 1
+        assert [workflow.id for workflow in (await provider.list_workflows()).items] == ["young"]
+
     async def test_what_cannot_be_purged(self, provider: MaintainedProvider) -> None:
+        seven: Any = 7
         for call, message in (
             (provider.purge_workflows(WorkflowStatus.Runnable, DAY), "only Complete or Terminated"),
             (provider.purge_workflows(Complete, TIME.replace(tzinfo=None)), "older_than is naive"),
@@ -140,6 +176,13 @@ class TestDeleting:
             (provider.purge_workflows(Complete, DAY, batch_size=0), "batch_size must be at least 1"),
             (provider.purge_events(TIME.replace(tzinfo=None)), "older_than is naive"),
             (provider.purge_events(DAY, batch_size=0), "batch_size must be at least 1"),
+            (provider.purge_orphaned_errors(-DAY), "older_than must not be negative"),
+            (provider.purge_orphaned_errors(DAY, batch_size=0), "batch_size must be at least 1"),
+            (
+                provider.purge_workflows(Complete, seven),
+                r"older_than must be a timedelta, not int: write timedelta\(seconds=7",
+            ),
+            (provider.purge_events(seven), r"older_than must be a timedelta, not int: write timedelta\(seconds=7"),
         ):
             with pytest.raises(SerializationError, match=message):
                 await call
@@ -242,6 +285,23 @@ class TestListing:
             with pytest.raises(SerializationError):
                 await call
 
+    @pytest.mark.parametrize(
+        "after",
+        [
+            *("", ",", "x", "x,y", "2026-05-28,w", "2026-05-28T20:26:40,w", "infinity,w", "2026-05-28T20:26:40+00:00,"),
+            *("2026-05-28T20:26:40+00:00,\0", "2026-05-28T20:26:40+00:00,\ud800", "1,2", 7, b"x", ("x", "y")),
+        ],
+    )
+    async def test_what_no_page_gave_to_go_on_after(self, provider: MaintainedProvider, after: Any) -> None:
+        for call in (provider.list_workflows(after=after), provider.list_events(after=after)):
+            with pytest.raises(SerializationError, match="after "):
+                await call
+        if after != "1,2":
+            with pytest.raises(SerializationError, match="after "):
+                await provider.list_scheduled_commands(after=after)
+        with pytest.raises(SerializationError, match="after "):
+            await provider.list_execution_errors(after=after if after != 7 else f"{2**63}")
+
 
 @pytest.mark.asyncio
 class TestHealth:
@@ -302,6 +362,53 @@ class TestHealth:
             "1 events are not processed",
             "1 scheduled commands are due",
         ]
+
+    async def test_what_was_just_made_or_is_claimed_is_not_overdue(
+        self, provider: MaintainedProvider, clock: ManualClock
+    ) -> None:
+        clock.now = TIME
+        lease = timedelta(minutes=10)
+        await provider.create_new_workflow(sample_instance(id="w", next_execution=0, create_time=TIME))
+        await provider.create_event(full_event(id="e", event_time=TIME, is_processed=False))
+        assert await provider.check() == []
+        assert (await provider.stats()).due_workflows == Backlog(1, TIME.replace(microsecond=0))
+        clock.advance(minutes=5)
+        assert len(await provider.check()) == 2
+        await provider.claim_runnable_instances(clock(), "host-1", lease=lease, limit=1)
+        await provider.claim_runnable_events(clock(), "host-1", lease=lease, limit=1)
+        assert await provider.check() == []
+        clock.advance(minutes=14, seconds=59)
+        assert await provider.check() == []  # the claims ended less than five minutes ago
+        clock.advance(seconds=1)
+        kinds = [finding.kind for finding in await provider.check()]
+        assert kinds == [FindingKind.Overdue] * 2 + [FindingKind.ExpiredClaim] * 2
+        overdue = (await provider.check())[0].message
+        assert overdue.endswith(f"since {TIME.replace(microsecond=0).isoformat()}")
+
+    @pytest.mark.parametrize("number", [-(2**63), -62_135_596_800_001, 253_402_300_800_000])
+    async def test_numbers_that_are_no_time(
+        self, provider: MaintainedProvider, clock: ManualClock, number: int
+    ) -> None:
+        clock.now = TIME
+        long_ago = TIME - DAY
+        await provider.create_new_workflow(sample_instance(id="w", next_execution=number, create_time=long_ago))
+        await provider.schedule_command(ScheduledCommand.process_workflow("w", number))
+        due = int(number < 0)
+        stats = await provider.stats()
+        assert (stats.due_workflows.due, stats.due_commands) == (due, Backlog(due, None))
+        messages = [finding.message for finding in await provider.check()]
+        assert len(messages) == 2 * due
+        assert all(str(number) in message for message in messages[1:])
+
+    async def test_how_long_overdue_cannot_be(self, provider: MaintainedProvider) -> None:
+        five: Any = 5
+        for overdue_after, message in (
+            (five, r"overdue_after must be a timedelta, not int: write timedelta\(seconds=5\)"),
+            (-DAY, "overdue_after must not be negative"),
+            (timedelta.max, "overdue_after goes back further than times do"),
+        ):
+            with pytest.raises(SerializationError, match=message):
+                await provider.check(overdue_after=overdue_after)
 
     async def test_expired_claims(self, provider: MaintainedProvider, clock: ManualClock) -> None:
         clock.now = TIME
