@@ -96,7 +96,8 @@ class Run:
             case "advance":
                 self.clock.now += operation.arguments["by"]
             case "gather":
-                await self.gather([call for call in map(self.call, operation.arguments["operations"]) if call])
+                calls = [call for call in map(self.call, operation.arguments["operations"]) if call]
+                await self.gather([call for call in calls if call.host == self.host_of(call, calls)])
             case "process_commands":
                 await self.process_commands(operation)
             case _:
@@ -119,6 +120,11 @@ class Run:
             raise AssertionError("no order gives this:\n" + "\n".join(map(str, calls)) + f"\nand then {stored}")
         for call in calls:
             self.keep(call)
+
+    def host_of(self, call: Call, calls: list[Call]) -> int:
+        """The host that an instance is of while calls are made at once: hosts do not share their objects."""
+        instance = call.arguments.get("instance", call)
+        return next((other.host for other in calls if other.arguments.get("instance") is instance), call.host)
 
     def busy(self, call: Call, calls: list[Call]) -> list[str]:
         """The ids of what the others write: PostgreSQL has claims skip rows that are locked."""
