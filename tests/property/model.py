@@ -159,7 +159,8 @@ class Model:
 
     def get_workflow_instances(self, ids: Sequence[str], *, got: list[WorkflowInstance] | None) -> list[Fields]:
         rows = [self.workflows[id_] for id_ in ids if id_ in self.workflows]
-        return [self._loaded(row, instance) for row, instance in zip(rows, got or rows, strict=False)]
+        loaded: Sequence[object] = got or [None] * len(rows)
+        return [self._loaded(row, instance) for row, instance in zip(rows, loaded, strict=False)]
 
     def _loaded(self, row: Row, got: object) -> Fields:
         self.remembered[id(got)] = life(row)
