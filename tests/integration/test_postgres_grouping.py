@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from contextvars import ContextVar
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -258,3 +259,26 @@ async def test_closing_finishes_what_is_pending(relay: Any, schema: str) -> None
     await provider.close()
     assert sorted([await number for number in drawing]) == list(range(1, 1_001))
     assert await scheduling == []
+
+
+@pytest.mark.parametrize("kind", ClaimKind)
+async def test_claims_of_one_statement_go_by_the_earliest_clock(
+    postgres_url: str, schema: str, kind: ClaimKind
+) -> None:
+    """What has expired for the caller whose clock is fast is still held for the other."""
+    now = ContextVar("now", default=TIME)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=now.get) as provider:
+        claim_some = provider.claim_runnable_instances
+        if kind is ClaimKind.Event:
+            claim_some = provider.claim_runnable_events
+        await provider.create_new_workflow(sample_instance())
+        await provider.create_event(full_event(is_processed=False))
+        assert len(await claim_some(TIME, "holder", lease=LEASE, limit=1)) == 1
+
+        async def claim_at(time: datetime) -> list[Claim]:
+            now.set(time)
+            return await claim_some(TIME, "other", lease=LEASE, limit=1)
+
+        fast, slow = TIME + LEASE, TIME
+        assert [*await asyncio.gather(claim_at(fast), claim_at(slow), claim_at(fast))] == [[], [], []]
+        assert len(await claim_at(fast)) == 1
