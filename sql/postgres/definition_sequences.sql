@@ -38,15 +38,11 @@ locked AS (
 ),
 
 held AS (
-    SELECT stored.definition_id
-    FROM wanted
-    INNER JOIN definition_sequences AS stored ON wanted.definition_id = stored.definition_id
+    SELECT definition_id
+    FROM definition_sequences
     WHERE
-        NOT EXISTS (
-            SELECT 1
-            FROM locked
-            WHERE locked.definition_id = stored.definition_id
-        )
+        definition_id = any(array(SELECT wanted.definition_id FROM wanted))
+        AND definition_id NOT IN (SELECT locked.definition_id FROM locked)
 ),
 
 raised AS (

@@ -209,12 +209,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN event_subscriptions AS stored ON units.id = stored.id
-WHERE
-    NOT EXISTS (
-        SELECT 1
-        FROM locked
-        WHERE locked.id = stored.id
-    );
+WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_event_subscriptions(ids)
 -- Waits for the subscriptions whose ids are in :ids, a JSON array, and holds them until the transaction ends, as

@@ -169,12 +169,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE
-    NOT EXISTS (
-        SELECT 1
-        FROM locked
-        WHERE locked.id = stored.id
-    );
+WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: release_event_claim_group(units)
 -- Ends claims; changes no row where the token does not hold the event.
@@ -211,12 +206,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE
-    NOT EXISTS (
-        SELECT 1
-        FROM locked
-        WHERE locked.id = stored.id
-    );
+WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: get_events(event_name, event_key, as_of, row_limit)
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
@@ -265,12 +255,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE
-    NOT EXISTS (
-        SELECT 1
-        FROM locked
-        WHERE locked.id = stored.id
-    );
+WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: mark_event_unprocessed_group(units)
 -- Puts events back into the poll.
@@ -307,12 +292,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE
-    NOT EXISTS (
-        SELECT 1
-        FROM locked
-        WHERE locked.id = stored.id
-    );
+WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_events(ids)
 -- Waits for the events whose ids are in :ids, a JSON array, and holds them until the transaction ends, as lock_workflows.

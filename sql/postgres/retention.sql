@@ -4,7 +4,7 @@
 -- create_time. The reference's foreign key does not delete pointers with their workflow, so the deletions do; it is
 -- checked at the end of the statement, and refuses one that got more pointers while the statement waited for it; the
 -- engine then runs the unit again. A workflow is locked before its pointers, and rows of a table in the order of their
--- ids, as hosts do it, so that nobody deadlocks.
+-- ids, as hosts do it, so that nobody deadlocks: an index that is asked for an array of ids returns them in its order.
 -- What is counted is counted in the order of an index, up to a limit that is none, but that the planner does not see
 -- through: else it might take one of the reference's indexes, and look at each row of a status.
 
@@ -83,72 +83,60 @@ WHERE workflows.id = locked.id;
 -- name: delete_event_subscriptions_of_deleted(workflow_ids)!
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
--- index: idx_subscriptions_workflow, workflows_pkey
-WITH locked AS (
-    SELECT id
-    FROM event_subscriptions
-    WHERE
-        workflow_id
-        = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
-        AND NOT EXISTS (
-            SELECT 1
-            FROM workflows
-            WHERE workflows.id = event_subscriptions.workflow_id
-        )
-    ORDER BY id
-    FOR UPDATE
-)
-
+-- index: idx_subscriptions_workflow, workflows_pkey, event_subscriptions_pkey
 DELETE FROM event_subscriptions
-USING locked
-WHERE event_subscriptions.id = locked.id;
+WHERE
+    id = any(array(
+        SELECT found.id
+        FROM event_subscriptions AS found
+        WHERE
+            found.workflow_id
+            = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    ))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = event_subscriptions.workflow_id
+    );
 
 -- name: delete_execution_errors_of_deleted(workflow_ids)!
 -- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
--- index: idx_execution_errors_workflow_id, workflows_pkey
-WITH locked AS (
-    SELECT id
-    FROM execution_errors
-    WHERE
-        workflow_id
-        = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
-        AND NOT EXISTS (
-            SELECT 1
-            FROM workflows
-            WHERE workflows.id = execution_errors.workflow_id
-        )
-    ORDER BY id
-    FOR UPDATE
-)
-
+-- index: idx_execution_errors_workflow_id, workflows_pkey, execution_errors_pkey
 DELETE FROM execution_errors
-USING locked
-WHERE execution_errors.id = locked.id;
+WHERE
+    id = any(array(
+        SELECT found.id
+        FROM execution_errors AS found
+        WHERE
+            found.workflow_id
+            = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    ))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );
 
 -- name: delete_scheduled_commands_of_deleted_workflows(workflow_ids)!
 -- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
--- index: scheduled_commands_command_name_data_key, workflows_pkey
-WITH locked AS (
-    SELECT id
-    FROM scheduled_commands
-    WHERE
-        command_name = 'ProcessWorkflow'
-        AND data
-        = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
-        AND NOT EXISTS (
-            SELECT 1
-            FROM workflows
-            WHERE workflows.id = scheduled_commands.data
-        )
-    ORDER BY id
-    FOR UPDATE
-)
-
+-- index: scheduled_commands_command_name_data_key, workflows_pkey, scheduled_commands_pkey
 DELETE FROM scheduled_commands
-USING locked
-WHERE scheduled_commands.id = locked.id;
+WHERE
+    id = any(array(
+        SELECT found.id
+        FROM scheduled_commands AS found
+        WHERE
+            found.command_name = 'ProcessWorkflow'
+            AND found.data
+            = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    ))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = scheduled_commands.data
+    );
 
 -- name: find_processed_events(older_than, after_time, row_limit)
 -- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given. The cast
@@ -200,25 +188,22 @@ WHERE events.id = locked.id;
 -- name: delete_scheduled_commands_of_deleted_events(event_ids)!
 -- Deletes the commands for those of :event_ids, a JSON array, that are gone.
 -- used by: purge_events
--- index: scheduled_commands_command_name_data_key, events_pkey
-WITH locked AS (
-    SELECT id
-    FROM scheduled_commands
-    WHERE
-        command_name = 'ProcessEvent'
-        AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:event_ids AS JSONB)) AS wanted (id)))
-        AND NOT EXISTS (
-            SELECT 1
-            FROM events
-            WHERE events.id = scheduled_commands.data
-        )
-    ORDER BY id
-    FOR UPDATE
-)
-
+-- index: scheduled_commands_command_name_data_key, events_pkey, scheduled_commands_pkey
 DELETE FROM scheduled_commands
-USING locked
-WHERE scheduled_commands.id = locked.id;
+WHERE
+    id = any(array(
+        SELECT found.id
+        FROM scheduled_commands AS found
+        WHERE
+            found.command_name = 'ProcessEvent'
+            AND found.data
+            = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:event_ids AS JSONB)) AS wanted (id)))
+    ))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM events
+        WHERE events.id = scheduled_commands.data
+    );
 
 -- name: find_orphaned_errors(older_than, from_id, row_limit)
 -- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Errors that

@@ -39,20 +39,32 @@ WITH twin AS (
         END
     WHERE command_name = :command_name AND data = :data
     RETURNING id
+),
+
+inserted AS (
+    INSERT INTO scheduled_commands (command_name, data, execute_time)
+    SELECT :command_name, :data, cast(:execute_time AS BIGINT)
+    WHERE NOT EXISTS (SELECT 1 FROM twin)
+    ON CONFLICT (command_name, data) DO UPDATE
+        SET
+            execute_time = CASE
+                WHEN
+                    scheduled_commands.claim_token IS NULL
+                    THEN least(scheduled_commands.execute_time, excluded.execute_time)
+                ELSE scheduled_commands.execute_time
+            END,
+            rescheduled_time = CASE
+                WHEN scheduled_commands.claim_token IS NOT NULL
+                    THEN least(scheduled_commands.rescheduled_time, excluded.execute_time)
+            END
+    RETURNING id
 )
 
-INSERT INTO scheduled_commands (command_name, data, execute_time)
-SELECT :command_name, :data, cast(:execute_time AS BIGINT)
-WHERE NOT EXISTS (SELECT 1 FROM twin)
-ON CONFLICT (command_name, data) DO UPDATE SET
-    execute_time = CASE
-        WHEN scheduled_commands.claim_token IS NULL THEN least(scheduled_commands.execute_time, excluded.execute_time)
-        ELSE scheduled_commands.execute_time
-    END,
-    rescheduled_time = CASE
-        WHEN scheduled_commands.claim_token IS NOT NULL
-            THEN least(scheduled_commands.rescheduled_time, excluded.execute_time)
-    END;
+SELECT id
+FROM twin
+UNION ALL
+SELECT id
+FROM inserted;
 
 -- name: claim_commands(as_of, now, after_time, after_id, token, worker_id, expires_at, row_limit)
 -- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.

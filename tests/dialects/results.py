@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Any] = {
     "event_key": "k1",
     "event_name": "paid",
     "execute_time": 500,
+    "expected_create_time": NOW,
     "expected_revision": None,
     "expires_at": NOW,
     "expiry": NOW,
@@ -116,6 +117,9 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     ],
     "import_workflows": [{**_workflow(id="workflow-new", name="new"), **_NO_CLAIM, "revision": 7}],
     "insert_execution_pointers": [_pointer("pointer-new-1"), _pointer("pointer-new-2")],
+    "lock_definition_sequences": {"ids": '["order", "gone"]'},
+    "lock_event_subscriptions": {"ids": '["subscription-2", "subscription-1"]'},
+    "lock_events": {"ids": '["event-2", "event-1"]'},
     "persist_errors": [_error("first"), _error("second")],
     "persist_workflow": _workflow(id="workflow-1", name=""),
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
@@ -213,7 +217,8 @@ def params_of(query: Query, case: Case) -> Params:
     if query.params == ("units",):
         lead = query.name.removesuffix("_group")
         unit = unit_of(lead, case, **TOGETHER.get(lead, {}))
-        return {"units": encode_units([unit, _other_unit_of(lead, unit)])}
+        ((_, units),) = encode_units([unit, _other_unit_of(lead, unit)])
+        return {"units": units}
     own = case.own_part.get(query.name, PARAMS_OF_QUERY.get(query.name, {}))
     if not isinstance(own, Mapping):
         return own

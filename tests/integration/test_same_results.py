@@ -90,7 +90,8 @@ def test_a_unit_of_a_group_returns_what_its_queries_return_in_sqlite(stores: Sto
     with postgres.undone():
         for before in RUN_BEFORE.get(group.query, ()):
             postgres.run(before, params_of(POSTGRES.queries[before], POSTGRES))
-        rows = postgres.run(group.query, {"units": encode_units([unit])})
+        ((_, units),) = encode_units([unit])
+        rows = postgres.run(group.query, {"units": units})
     found = _plain(group.results(rows_by_unit(1, rows)[0]))
     if "in no order" in LEADS[lead].summary:
         expected[0], found[0] = sorted(expected[0]), sorted(found[0])

@@ -39,11 +39,11 @@ def _rows(rows: Rows) -> Results:
 
 
 def _instance(rows: Rows) -> Results:
-    """A row of document, revision and the documents of the pointers, as the two queries of the unit return them."""
+    """A row of the workflow's columns and the documents of the pointers, as the two queries of the unit return them."""
     if not rows:
         return [None, []]
-    document, revision, pointers = rows[0]
-    return [(document, revision), [(pointer,) for pointer in pointers]]
+    *workflow, pointers = rows[0]
+    return [workflow, [(pointer,) for pointer in pointers]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ GROUPS = {
     group.lead: group
     for group in (
         Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
-        Group("persist_workflow", _value, parts=_POINTER_WRITES, key="id", lock="lock_workflows"),
+        Group("persist_workflow", _row, parts=_POINTER_WRITES, key="id", lock="lock_workflows"),
         Group("get_workflow_instance", _instance, parts=frozenset({"get_execution_pointers"}), writes=False),
         Group(
             "get_workflow_instance_by_name",
