@@ -6,7 +6,7 @@
 -- :read_only leaves it to the role whether it may write. The queries lock what must not change meanwhile, and go on with
 -- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
 -- table was small would go on scanning when it has grown, and every query here has an index. A plan serves all values, so
--- it is the one that explain_query shows, and tests look at. wfe_sql.schema is what create_schema and hold_making_lock go
+-- it is the one that explain_query shows, and tests look at; only Citus wants another for each value. wfe_sql.schema is what create_schema and hold_making_lock go
 -- by.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
@@ -27,7 +27,14 @@ SELECT
     set_config('enable_incremental_sort', 'off', FALSE) AS incremental_sort,
     set_config('enable_hashjoin', 'off', FALSE) AS hashjoin,
     set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,
-    set_config('plan_cache_mode', 'force_generic_plan', FALSE) AS plan_cache_mode,
+    set_config(
+        'plan_cache_mode',
+        CASE
+            WHEN EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'citus') THEN 'auto'
+            ELSE 'force_generic_plan'
+        END,
+        FALSE
+    ) AS plan_cache_mode,
     set_config('jit', 'off', FALSE) AS jit;
 
 -- name: begin_write()!

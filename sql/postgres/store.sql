@@ -69,6 +69,91 @@ ORDER BY part;
 -- index: none
 SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
 
+-- name: lift_statement_timeout(is_local)^
+-- Lets statements take as long as they take, until the transaction ends or the connection does: tables are changed and
+-- indexes built. https://www.postgresql.org/docs/current/runtime-config-client.html
+-- used by: open, ensure_store_exists
+-- index: none
+SELECT set_config('statement_timeout', '0', cast(:is_local AS BOOLEAN)) AS statement_timeout;
+
+-- name: drop_invalid_indexes()#
+-- Drops indexes whose making was broken off, which every write would go on keeping and no query use.
+-- https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
+-- used by: ensure_store_exists
+-- index: none
+DO $$
+DECLARE
+    found RECORD;
+BEGIN
+    FOR found IN
+        SELECT pg_index.indexrelid::regclass AS index_name
+        FROM pg_index
+        INNER JOIN pg_class ON pg_index.indexrelid = pg_class.oid
+        WHERE
+            pg_class.relnamespace = current_schema()::regnamespace
+            AND NOT pg_index.indisvalid
+            AND NOT EXISTS (SELECT FROM pg_constraint WHERE pg_constraint.conindid = pg_index.indexrelid)
+    LOOP
+        EXECUTE format('DROP INDEX %s', found.index_name);
+    END LOOP;
+END
+$$;
+
+-- name: list_numbers(workflows)
+-- Columns whose numbers come from a sequence, each with the last number that was given, the highest that is stored, and
+-- the last that there is. Positions are looked at in the latest :workflows workflows only, as no index has them all.
+-- Sequences that the role may not see are left out.
+-- https://www.postgresql.org/docs/current/view-pg-sequences.html
+-- used by: open, ensure_store_exists, check
+-- scan: the catalog, a few rows, and as many workflows as are asked for
+WITH numbered AS (
+    SELECT
+        'execution_pointers' AS table_name,
+        'position' AS column_name,
+        max(pointer.position) AS highest
+    FROM (
+        SELECT id
+        FROM workflows
+        ORDER BY create_time DESC, id DESC
+        LIMIT cast(:workflows AS BIGINT)
+    ) AS latest
+    INNER JOIN execution_pointers AS pointer ON latest.id = pointer.workflow_id
+    UNION ALL
+    SELECT
+        'execution_errors' AS table_name,
+        'id' AS column_name,
+        max(id) AS highest
+    FROM execution_errors
+    UNION ALL
+    SELECT
+        'scheduled_commands' AS table_name,
+        'id' AS column_name,
+        max(id) AS highest
+    FROM scheduled_commands
+)
+
+SELECT
+    numbered.table_name,
+    numbered.column_name,
+    coalesce(pg_sequences.last_value, 0) AS given,
+    coalesce(numbered.highest, 0) AS highest,
+    pg_sequences.max_value AS last_one
+FROM numbered
+INNER JOIN pg_class
+    ON cast(pg_get_serial_sequence(numbered.table_name, numbered.column_name) AS REGCLASS) = pg_class.oid
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+INNER JOIN pg_sequences
+    ON pg_namespace.nspname = pg_sequences.schemaname AND pg_class.relname = pg_sequences.sequencename
+WHERE has_sequence_privilege(pg_class.oid, 'SELECT, USAGE')
+ORDER BY numbered.table_name;
+
+-- name: mend_number(table_name, column_name, highest)$
+-- Has a column's numbers go on after the highest that is stored.
+-- https://www.postgresql.org/docs/current/functions-sequence.html
+-- used by: open, ensure_store_exists
+-- index: none
+SELECT setval(pg_get_serial_sequence(:table_name, :column_name), cast(:highest AS BIGINT)) AS given;
+
 -- name: create_schema()#
 -- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists. A schema
 -- that the role may not use is passed over by names, and tables would become temporary ones.

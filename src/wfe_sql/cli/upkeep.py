@@ -32,6 +32,7 @@ def init(url: Url, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
 
     async def command() -> None:
         async with opened(url, sql_dir, mode="rwc") as provider:
+            await provider.ensure_store_exists()
             await provider.update_statistics()
         if as_json:
             print_json({"url": shown(url)})

@@ -18,6 +18,8 @@ from wfe_sql.rows import EPOCH, TIME, encode_argument, encode_bound, epoch_ms
 _FINDINGS = 100
 """How many findings of one kind are listed."""
 
+_EVERY = 2**63 - 1
+
 _WORTH_STATISTICS = 10_000
 """Rows of a table from which on plans may suffer without statistics."""
 
@@ -68,6 +70,7 @@ class Health(Paging):
                 lambda read: _check_overdue(read, longest_ago),
                 self._check_indexes,
                 _check_statistics,
+                self._check_numbers,
             ):
                 try:
                     findings += await look(read)
@@ -82,11 +85,28 @@ class Health(Paging):
         (rows,) = await read([Statement("list_indexes", {})])
         wanted = {index for query in self._engine.queries.values() for index in query.index if index.startswith("idx_")}
         return [
-            Finding(
-                FindingKind.MissingIndex, f"index {name} is missing; opening the store for writing once makes it again"
-            )
+            Finding(FindingKind.MissingIndex, f"index {name} is missing; wfe-sql init makes it again")
             for name in sorted(wanted - {row[0] for row in rows})
         ]
+
+    async def _check_numbers(self, read: Read) -> list[Finding]:
+        """Return which numbers would be given twice, or come to an end, where a database keeps them in sequences."""
+        if "list_numbers" not in self._engine.queries:
+            return []
+        (rows,) = await read([Statement("list_numbers", {"workflows": _EVERY})])
+        behind = [
+            f"the numbers of {table}.{column} are at {given:,}, and {highest:,} is stored, as after logical "
+            "replication: inserts fail or get out of order; run wfe-sql init"
+            for table, column, given, highest, _ in rows
+            if given < highest
+        ]
+        ending = [
+            f"{given:,} of the {last:,} numbers of {table}.{column} are given; wfe-sql copy into another store gives "
+            "its rows numbers from 1"
+            for table, column, given, _, last in rows
+            if given > last // 2
+        ]
+        return [Finding(FindingKind.Numbers, message) for message in behind + ending]
 
     async def _check_rows(self, read: Read) -> list[Finding]:
         """Read every row of every table, and return what cannot be read, or is found at the wrong moment."""

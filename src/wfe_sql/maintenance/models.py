@@ -74,6 +74,7 @@ class FindingKind(StrEnum):
     ExpiredClaim = "expired claim"
     MissingIndex = "missing index"
     Statistics = "statistics"
+    Numbers = "numbers"
 
 
 @dataclass(frozen=True, slots=True)

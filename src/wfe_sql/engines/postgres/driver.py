@@ -1,11 +1,19 @@
 """aiosql on psycopg's asynchronous connections."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiosql.types import SQLOperationType
 
 from wfe_sql.engines.parameters import number_parameters
+
+_STATEMENT = re.compile(r"(?:\$\$.*?\$\$|'[^']*'|\"[^\"]*\"|--[^\n]*|[^;])+", re.DOTALL)
+
+
+def split_script(sql: str) -> list[str]:
+    """Return the statements of a script, without the semicolons after them."""
+    return [statement for statement in _STATEMENT.findall(sql) if statement.strip()]
 
 
 class PostgresAdapter:
@@ -61,8 +69,9 @@ class PostgresAdapter:
         return int(cursor.rowcount)
 
     async def execute_script(self, conn: Any, sql: str) -> str:
-        """Run several statements in one round trip, inside the open transaction."""
-        await conn.execute(sql, prepare=False)
+        """Run several statements, one by one, as Citus takes no others, inside the open transaction."""
+        for statement in split_script(sql):
+            await conn.execute(statement, prepare=False)
         return "DONE"
 
     def _ordered(self, query_name: str, parameters: Mapping[str, Any]) -> list[Any]:

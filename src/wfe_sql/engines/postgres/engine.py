@@ -23,7 +23,7 @@ from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, i
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres.pool import Connection, ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
-from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
@@ -126,9 +126,15 @@ class PostgresEngine:
         await asyncio.shield(self._closing)
 
     async def ensure_store_exists(self) -> None:
-        """Make the schema, tables, columns and indexes that are missing."""
+        """Make the schema, tables, columns and indexes that are missing, and have numbers go on after those stored."""
         self._check_open()
         await self._make_store()
+        connection = await self._store.open_connection()
+        try:
+            await self._store.build_indexes(connection)
+            await self._store.mend_numbers(connection, EVERY)
+        finally:
+            await connection.close()
 
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""

@@ -4,6 +4,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ deletion can meet, while somebody else changes its pointers."""
 _UNIQUE_VIOLATION = "23505"
 _NOT_NULL_VIOLATION = "23502"
 _INSUFFICIENT_PRIVILEGE = "42501"
+_PROGRAM_LIMIT = "54000"
+_INTERNAL = "XX000"
 _NOT_FOUND = {"3F000", "42P01"}
 
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
@@ -53,9 +56,29 @@ _STATEMENT_CLASSES = {"0A", _DATA_CLASS, "42"}
 """What the server cannot do, data that stand in a statement, and syntax, names and types."""
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_LOST_WORKER = re.compile(
+    r"failure on connection|could not establish connection|connection to the remote node|connection not open|"
+    r"server closed the connection|failed to COPY|could not find the intermediate result file",
+    re.IGNORECASE,
+)
+"""What Citus says, as an internal error (XX000), when a worker is gone or a schema moves; nothing was written."""
+_SHARD = re.compile(r"_\d{6,}$")
+"""What Citus puts behind the name of a table or constraint on a worker."""
+_NAME = re.compile(r'"(\w+)"')
 _INT_LIMIT = 2**31
 _INT_COLUMNS = {"version", "step_id", "retry_count"}
 """Columns of 32 bits, as the reference has them; all other integers have 64."""
+_INDEXED_COLUMNS = {"id", "name", "workflow_id", "definition_id", "event_name", "event_key", "command_name"}
+"""Texts that are in an index; so are the data of a scheduled command."""
+_INDEXED_DATA = {"data (in schedule_command)", "data (in import_scheduled_commands)"}
+_TABLES = (
+    "workflows",
+    "execution_pointers",
+    "event_subscriptions",
+    "events",
+    "scheduled_commands",
+    "definition_sequences",
+)
 
 
 def store_error(target: object, error: psycopg.Error) -> StoreError:
@@ -65,6 +88,8 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
         kind, what = StoreError, "may not be used by this role as it is"
     elif code in _MEANINGS:
         kind, what = _MEANINGS[code]
+    elif _is_lost_worker(error):
+        kind, what = StoreUnavailableError, "has lost a worker; try again"
     elif code[:2] in _UNAVAILABLE_CLASSES or (not code and isinstance(error, psycopg.OperationalError)):
         kind, what = StoreUnavailableError, "cannot be reached"
     else:
@@ -90,7 +115,7 @@ def is_about_values(error: psycopg.Error) -> bool:
 
     The driver's own, without a code, does not: where it cannot read what came back, that may be committed.
     """
-    return (error.sqlstate or "")[:2] in _VALUE_CLASSES
+    return _code(error)[:2] in _VALUE_CLASSES
 
 
 def is_about_statement(error: psycopg.Error) -> bool:
@@ -114,17 +139,19 @@ def hides(error: psycopg.Error) -> bool:
 
 def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
     """Return what an error of the driver means for the unit that it is the error of."""
-    code = error.sqlstate or ""
+    code = _code(error)
     mapped: Exception
     if code == _UNIQUE_VIOLATION:
         column = _unique_column(error)
         mapped = _conflict(unit, column, error.diag.message_detail or "") or UniqueViolationError(column)
-    elif code == _NOT_NULL_VIOLATION and error.diag.column_name == "workflow_id":
-        mapped = UniqueViolationError(f"{error.diag.table_name}.id")
+    elif code == _NOT_NULL_VIOLATION and (error.diag.column_name or _named(error)) == "workflow_id":
+        mapped = UniqueViolationError("execution_pointers.id")
     elif not code and isinstance(error, psycopg.DataError) and not _refused(unit):
         mapped = StoreError(
             f"{target} returned what cannot be read; what was asked for may have been written: {text_of(error)}"
         )
+    elif code == _PROGRAM_LIMIT and "index row" in (error.diag.message_primary or ""):
+        mapped = SerializationError(f"{_longest(unit)}; nothing was written")
     elif code[:2] in (_DATA_CLASS, _SIZE_CLASS) or isinstance(error, psycopg.DataError):
         mapped = SerializationError(f"{_refused(unit) or text_of(error)}; nothing was written")
     else:
@@ -148,10 +175,45 @@ def _conflict(unit: Unit, column: str, detail: str) -> Exception | None:
 
 
 def _unique_column(error: psycopg.Error) -> str:
-    """Return "table.column" from the constraint's name, which PostgreSQL made of both."""
-    table = error.diag.table_name or ""
-    column = (error.diag.constraint_name or "").removeprefix(f"{table}_")
+    """Return "table.column" from the constraint's name, which PostgreSQL made of both.
+
+    Through Citus an error has the name in its message only, and there it may end in the number of a shard.
+    """
+    constraint = _SHARD.sub("", error.diag.constraint_name or _named(error))
+    table = next((table for table in _TABLES if constraint.startswith(f"{table}_")), error.diag.table_name or "")
+    column = constraint.removeprefix(f"{table}_")
     return f"{table}.{'id' if column == 'pkey' else column.removesuffix('_key')}"
+
+
+def _code(error: psycopg.Error) -> str:
+    """Return an error's code; what Citus passes on as an internal error may be a unique violation, by its text."""
+    if error.sqlstate == _INTERNAL and "violates unique constraint" in (error.diag.message_primary or ""):
+        return _UNIQUE_VIOLATION
+    return error.sqlstate or ""
+
+
+def _named(error: psycopg.Error) -> str:
+    """Return the first name that an error's message quotes."""
+    found = _NAME.search(error.diag.message_primary or "")
+    return found[1] if found else ""
+
+
+def _is_lost_worker(error: psycopg.Error) -> bool:
+    return error.sqlstate == _INTERNAL and bool(_LOST_WORKER.search(error.diag.message_primary or ""))
+
+
+def _longest(unit: Unit) -> str:
+    """Say which text of a unit is too long for an index: the longest once it is compressed, as PostgreSQL does it."""
+    texts = (
+        (place, value.encode())
+        for place, column, value in _values(unit)
+        if isinstance(value, str) and (column in _INDEXED_COLUMNS or place in _INDEXED_DATA)
+    )
+    place, text = max(texts, key=lambda found: len(zlib.compress(found[1])), default=("a text", b""))
+    return (
+        f"{place} has {len(text):,} bytes, and PostgreSQL takes at most about 2,700 into an index; "
+        f"it begins with {text[:40].decode(errors='ignore')!r}"
+    )
 
 
 def _refused(unit: Unit) -> str | None:

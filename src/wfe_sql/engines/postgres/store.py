@@ -1,24 +1,49 @@
 """A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
 
+import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
+from wfe_sql.engines.postgres.driver import split_script
+from wfe_sql.engines.postgres.errors import hides, is_about_statement, is_missing_right, store_error, text_of
 from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
 from wfe_sql.engines.stores import VERSION, Parts, Scripts, later_version, of_table, out_of_date, read_parts
-from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError
+from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+OLDEST = 14
+"""The oldest version of PostgreSQL that these queries are tested on."""
+
+EVERY = 2**63 - 1
+_LATEST = 10
+"""Workflows whose pointers are looked at when a store is opened: whoever wrote last wrote among the highest numbers."""
+
+_INDEX = re.compile(r"\bCREATE INDEX (?=IF NOT EXISTS (\w+))")
+
+_log = logging.getLogger("wfe_sql")
+
+
+def check_server_version(target: object, number: int) -> None:
+    """Refuse a server that is too old; `number` is its `server_version_num`, such as 140012 for 14.12.
+
+    Raises:
+        StoreVersionError: It is; the message names both versions.
+    """
+    if number < OLDEST * 10_000:
+        major = number // 10_000
+        version = f"{major}.{number % 10_000}" if major >= 10 else f"{major}.{number // 100 % 100}"
+        raise StoreVersionError(f"{target} is PostgreSQL {version}; wfe-sql works with {OLDEST} and later")
 
 
 class PostgresStore:
@@ -100,20 +125,21 @@ class PostgresStore:
             raise store_error(self, error) from error
 
     async def ensure_store_exists(self, connection: Connection) -> None:
-        """Make the schema, tables, columns and indexes that are missing, in one transaction.
+        """Make the schema, tables and columns that are missing, in one transaction.
 
-        A store that lacks nothing is left alone, so a role that may only use it can open it; so can it one that lacks
-        only indexes, which make queries faster. Where a script is tuned it is run, as it may make more. Tables of
-        another application with our names are refused before anything is changed.
+        A store that lacks nothing is left alone, so a role that may only use it can open it; so is one that lacks only
+        indexes, which are built by `build_indexes`, as that may take long. Where a script is tuned it is run, as it may
+        make more. Tables of another application with our names are refused before anything is changed.
         """
         run = self._runner(connection)
+        check_server_version(self, connection.info.server_version)
         works = False
         try:
             parts = await self._parts(run)
             works = await self._is_complete(parts, run)
-            lacks = bool(
-                not works or self._scripts.missing(parts) or self._queries.tuned.intersection(self._scripts.names)
-            )
+            missing = set().union(*self._scripts.missing(parts).values())
+            slow = sorted(missing & self._indexes().keys()) if works else []
+            lacks = bool(not works or missing.difference(slow) or self._queries.tuned.intersection(self._scripts.names))
             if not works and self._mode != "rwc":
                 raise self._refusal(parts)
         except psycopg.Error as error:
@@ -121,6 +147,10 @@ class PostgresStore:
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
+            elif slow:
+                _log.warning("%s lacks indexes, so that queries are slow: %s; run wfe-sql init", self, ", ".join(slow))
+            if self._mode != "ro":
+                await self.mend_numbers(connection, _LATEST)
             await check_tuned_postgres(self._queries, connection)
         except psycopg.Error as error:
             if hides(error):
@@ -129,10 +159,56 @@ class PostgresStore:
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
             raise store_error(self, error) from error
 
+    async def build_indexes(self, connection: Connection) -> None:
+        """Build the indexes that are missing, and those whose building was broken off, while hosts go on.
+
+        Each is a statement outside a transaction, which takes as long as it takes; the connection is for this only.
+        https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
+        """
+        try:
+            run = self._runner(connection)
+            await run("lift_statement_timeout", is_local=False)
+            await run("drop_invalid_indexes")
+            parts = await self._parts(run)
+            for index, statement in self._indexes().items():
+                if index not in parts:
+                    await connection.execute(statement.encode(), prepare=False)
+        except psycopg.Error as error:
+            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+
+    def _indexes(self) -> dict[str, str]:
+        """Return the statements of the scripts that build indexes, by the index, as they run beside others."""
+        return {
+            found[1]: _INDEX.sub("CREATE INDEX CONCURRENTLY ", statement)
+            for script in _scripts()
+            for statement in split_script(self._queries[script].sql)
+            if (found := _INDEX.search(statement))
+        }
+
+    async def mend_numbers(self, connection: Connection, workflows: int) -> None:
+        """Have numbers go on after the highest that are stored, among so many of the latest workflows.
+
+        They are behind where somebody wrote rows without their sequences, as logical replication does: pointers would
+        come back out of order, and inserts fail.
+        """
+        run = self._runner(connection)
+        if not _behind(await run("list_numbers", workflows=workflows)):
+            return
+        for table, column, given, highest, _ in _behind(await run("list_numbers", workflows=EVERY)):
+            where = f"{self}: the numbers of {table}.{column} were at {given:,}, and {highest:,} is stored"
+            try:
+                await run("mend_number", table_name=table, column_name=column, highest=highest)
+                _log.warning("%s; they go on from there", where)
+            except psycopg.Error as error:
+                if not is_missing_right(error):
+                    raise
+                _log.warning("%s, so inserts fail or get out of order; as the owner, run wfe-sql init", where)
+
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
         await run("begin_write")
         try:
+            await run("lift_statement_timeout", is_local=True)
             await run("hold_making_lock")
             await self._bring_up_to_date(run)
             await run("commit")
@@ -213,6 +289,10 @@ class PostgresStore:
 
     async def _parts(self, run: Callable[..., Awaitable[Any]]) -> Parts:
         return read_parts(await run("list_parts"))
+
+
+def _behind(numbers: Sequence[Any]) -> list[Any]:
+    return [row for row in numbers if row[2] < row[3]]
 
 
 def schema_script(queries: QuerySet) -> str:
