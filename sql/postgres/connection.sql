@@ -29,10 +29,11 @@ SELECT
     set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,
     set_config(
         'plan_cache_mode',
-        CASE
-            WHEN EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'citus') THEN 'auto'
-            ELSE 'force_generic_plan'
-        END,
+        coalesce((
+            SELECT 'auto'
+            FROM pg_extension
+            WHERE extname = 'citus'
+        ), 'force_generic_plan'),
         FALSE
     ) AS plan_cache_mode,
     set_config('jit', 'off', FALSE) AS jit;

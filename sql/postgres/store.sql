@@ -103,7 +103,7 @@ $$;
 -- Columns whose numbers come from a sequence, each with the last number that was given, the highest that is stored, and
 -- the last that there is. Positions are looked at in the latest :workflows workflows only, as no index has them all.
 -- Sequences that the role may not see are left out.
--- https://www.postgresql.org/docs/current/view-pg-sequences.html
+-- https://www.postgresql.org/docs/current/catalog-pg-sequence.html
 -- used by: open, ensure_store_exists, check
 -- scan: the catalog, a few rows, and as many workflows as are asked for
 WITH numbered AS (
@@ -130,22 +130,27 @@ WITH numbered AS (
         'id' AS column_name,
         max(id) AS highest
     FROM scheduled_commands
+),
+
+named AS MATERIALIZED (
+    SELECT
+        table_name,
+        column_name,
+        highest,
+        cast(pg_get_serial_sequence(table_name, column_name) AS REGCLASS) AS sequence_name
+    FROM numbered
 )
 
 SELECT
-    numbered.table_name,
-    numbered.column_name,
-    coalesce(pg_sequences.last_value, 0) AS given,
-    coalesce(numbered.highest, 0) AS highest,
-    pg_sequences.max_value AS last_one
-FROM numbered
-INNER JOIN pg_class
-    ON cast(pg_get_serial_sequence(numbered.table_name, numbered.column_name) AS REGCLASS) = pg_class.oid
-INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
-INNER JOIN pg_sequences
-    ON pg_namespace.nspname = pg_sequences.schemaname AND pg_class.relname = pg_sequences.sequencename
-WHERE has_sequence_privilege(pg_class.oid, 'SELECT, USAGE')
-ORDER BY numbered.table_name;
+    named.table_name,
+    named.column_name,
+    coalesce(pg_sequence_last_value(named.sequence_name), 0) AS given,
+    coalesce(named.highest, 0) AS highest,
+    pg_sequence.seqmax AS last_one
+FROM named
+INNER JOIN pg_sequence ON named.sequence_name = pg_sequence.seqrelid
+WHERE has_sequence_privilege(named.sequence_name, 'SELECT, USAGE')
+ORDER BY named.table_name;
 
 -- name: mend_number(table_name, column_name, highest)$
 -- Has a column's numbers go on after the highest that is stored.

@@ -234,7 +234,7 @@ updated AS (
             OR (units.expected_revision = locked.revision AND units.expected_create_time = locked.create_time)
         )
     RETURNING
-        units.unit, workflows.id, workflows.revision, to_json(workflows.create_time) #>> '{}' AS create_time
+        units.unit, workflows.id, workflows.revision, workflows.create_time
 ),
 
 replaced AS (
@@ -387,7 +387,7 @@ subscribed AS (
     ORDER BY subscription.id
 )
 
-SELECT unit, revision, create_time
+SELECT unit, revision, to_json(create_time) #>> '{}' AS create_time
 FROM updated
 UNION ALL
 SELECT units.unit, NULL AS revision, NULL AS create_time
