@@ -12,6 +12,7 @@ import pytest
 from wfe_sql import (
     Claim,
     ClaimKind,
+    EventAlreadyExistsError,
     PostgresPersistenceProvider,
     StoreError,
     WorkflowAlreadyExistsError,
@@ -228,8 +229,26 @@ async def test_one_bad_unit_of_many_fails_alone(provider: PostgresPersistencePro
     with pytest.raises(kind, match=message):
         raise outcomes[31] or AssertionError("it was stored")
     assert [outcome for at, outcome in enumerate(outcomes) if at != 31] == [None] * 63
-    assert relay.round_trips < 40  # its batch is halved until it is found
+    assert relay.round_trips < 40  # each of its batch is tried once
     instances[31] = before
+    assert await provider.get_workflow_instances([instance.id for instance in instances]) == instances
+
+
+async def test_refused_units_are_each_sent_twice_at_most(provider: PostgresPersistenceProvider, relay: Any) -> None:
+    """Together and alone: each attempt that fails is an entry in the server's log."""
+    events = [full_event(id=f"e{number}") for number in range(64)]
+    await asyncio.gather(*map(provider.create_event, events))
+    relay.round_trips = 0
+    outcomes = await asyncio.gather(*map(provider.create_event, events), return_exceptions=True)
+    assert all(isinstance(outcome, EventAlreadyExistsError) for outcome in outcomes)
+    assert relay.round_trips <= 64 + 64 // 32 + 10  # and what new connections need
+
+
+async def test_large_units_do_not_go_together(provider: PostgresPersistenceProvider, relay: Any) -> None:
+    instances = [sample_instance(data="x" * 400_000) for _ in range(8)]
+    relay.round_trips = 0
+    await asyncio.gather(*map(provider.create_new_workflow, instances))
+    assert relay.round_trips >= 4
     assert await provider.get_workflow_instances([instance.id for instance in instances]) == instances
 
 

@@ -1,5 +1,6 @@
 """Schemas of PostgreSQL: those of the reference, older ones, those of others, and roles that may not do everything."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +14,14 @@ from psycopg.conninfo import make_conninfo
 import wfe_sql
 from wfe_sql import (
     PostgresPersistenceProvider,
+    SerializationError,
     StoreError,
     StoreUnavailableError,
     StoreVersionError,
     WorkflowAlreadyExistsError,
 )
-from wfe_sql.testing import full_instance, full_subscription, sample_instance
+from wfe_sql.engines.postgres.store import check_server_version
+from wfe_sql.testing import full_event, full_instance, full_subscription, sample_instance
 
 REFERENCE = (Path(__file__).parent.parent / "data" / "wfe-postgres-1.11.4.sql").read_text(encoding="utf-8")
 """What the reference runs on an empty schema, and on one that others made."""
@@ -319,3 +322,105 @@ async def test_a_role_that_may_only_use_a_store(
         await provider.schedule_command(wfe_sql.ScheduledCommand.process_workflow(instance.id, 0))
         await provider.persist_workflow(instance)
         assert await provider.get_workflow_instance(instance.id) == instance
+
+
+# indexes and versions
+
+
+async def test_a_missing_index_is_left_to_init(
+    postgres_url: str, schema: str, run_sql: RunSql, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Building it takes as long as the table is large, and locks out writers where it is not done concurrently."""
+    has_index = "SELECT to_regclass('idx_workflows_runnable') IS NOT NULL"
+    async with PostgresPersistenceProvider(postgres_url, schema=schema):
+        run_sql(schema, "DROP INDEX idx_workflows_runnable")
+    timeout = timedelta(milliseconds=500)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, statement_timeout=timeout) as provider:
+        assert run_sql(schema, has_index) == [(False,)]
+        assert "lacks indexes, so that queries are slow: idx_workflows_runnable; run wfe-sql init" in caplog.text
+        await provider.create_new_workflow(sample_instance())
+        await provider.ensure_store_exists()
+        assert run_sql(schema, has_index) == [(True,)]
+
+
+async def test_an_index_is_built_while_hosts_write_and_without_the_statement_timeout(
+    postgres_url: str, schema: str, run_sql: RunSql
+) -> None:
+    timeout = timedelta(milliseconds=200)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, statement_timeout=timeout) as provider:
+        run_sql(schema, "DROP INDEX idx_workflows_runnable")
+        with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as somebody:
+            somebody.execute("INSERT INTO definition_sequences VALUES ('held', 1)")
+            somebody.execute("UPDATE workflows SET data = '1'")  # building waits for whoever wrote to the table
+            building = asyncio.create_task(provider.ensure_store_exists())
+            longer_than_allowed = """
+                SELECT count(*) > 0 FROM pg_stat_activity
+                WHERE query LIKE '%CREATE INDEX CONCURRENTLY%' AND pid <> pg_backend_pid()
+                AND clock_timestamp() - query_start > INTERVAL '400 ms'"""
+            while not run_sql("public", longer_than_allowed)[0][0]:
+                assert not building.done()
+                await asyncio.sleep(0)
+            await provider.create_new_workflow(sample_instance())
+        await building
+        assert run_sql(schema, "SELECT to_regclass('idx_workflows_runnable') IS NOT NULL") == [(True,)]
+
+
+async def test_an_index_whose_building_was_broken_off_is_built_anew(
+    postgres_url: str, schema: str, run_sql: RunSql
+) -> None:
+    is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'idx_events_unprocessed'::regclass"
+    async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
+        run_sql(
+            schema,
+            "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'idx_events_unprocessed'::regclass",
+        )
+        assert "idx_events_unprocessed is invalid" in str(await provider.check())
+        await provider.ensure_store_exists()
+        assert run_sql(schema, is_valid) == [(True,)]
+        assert await provider.check() == []
+
+
+@pytest.mark.parametrize(("number", "name"), [(130_022, "13.22"), (120_000, "12.0"), (90_624, "9.6")])
+def test_an_older_server_is_refused_by_name(number: int, name: str) -> None:
+    with pytest.raises(StoreVersionError, match=f"the store is PostgreSQL {name}; wfe-sql works with 14 and later"):
+        check_server_version("the store", number)
+
+
+@pytest.mark.parametrize("number", [140_000, 180_004, 190_000])
+def test_a_server_that_is_new_enough_is_taken(number: int) -> None:
+    check_server_version("the store", number)
+
+
+# texts that are too long for an index
+
+
+LONG = "".join(chr(65 + (at * at) % 26) + str(at) for at in range(3_000))
+
+
+async def test_a_text_that_is_too_long_for_an_index_is_refused_by_its_field(postgres_url: str, schema: str) -> None:
+    async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
+        refused = {
+            "id": provider.create_new_workflow(sample_instance(id=LONG, name="n")),
+            "name": provider.create_new_workflow(sample_instance(name=LONG)),
+            "event_key": provider.create_event(full_event(event_key=LONG)),
+            "event_name": provider.create_event_subscription(full_subscription(event_name=LONG)),
+            "definition_id": provider.next_definition_sequence(LONG),
+            "data": provider.schedule_command(wfe_sql.ScheduledCommand.process_workflow(LONG, 5)),
+        }
+        for field, call in refused.items():
+            message = f"^{field} .*has {len(LONG):,} bytes, and PostgreSQL takes at most about 2,700 into an index"
+            with pytest.raises(SerializationError, match=message):
+                await call
+        await provider.create_event(full_event(event_data=LONG))
+
+
+async def test_a_copy_says_which_row_is_too_long(postgres_url: str, schema: str, tmp_path: Path) -> None:
+    async with (
+        wfe_sql.connect(tmp_path / "store.db") as source,
+        PostgresPersistenceProvider(postgres_url, schema=schema) as target,
+    ):
+        for number in range(10):
+            await source.create_event(full_event(id=f"e{number}", event_key="k" * 4_000 if number == 3 else "k"))
+        await source.create_event(full_event(id="guilty", event_key=LONG))
+        with pytest.raises(StoreError, match="nothing was copied.*event_key of id 'guilty' .* has [0-9,]+ bytes"):
+            await source.copy_to(target)
