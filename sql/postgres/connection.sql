@@ -10,7 +10,7 @@
 -- by.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
--- index: none
+-- scan: the catalog, a row where there is Citus
 SELECT
     set_config('search_path', quote_ident(:schema), FALSE) AS search_path,
     set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,

@@ -69,7 +69,7 @@ INNER JOIN held ON units.definition_id = held.definition_id;
 -- name: lock_definition_sequences(ids)
 -- Waits for the numbers of the definitions in :ids, a JSON array, and holds them until the transaction ends, as
 -- lock_workflows.
--- used by: run_group
+-- used by: next_definition_sequence
 -- index: definition_sequences_pkey
 SELECT definition_id
 FROM definition_sequences

@@ -214,7 +214,7 @@ WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 -- name: lock_event_subscriptions(ids)
 -- Waits for the subscriptions whose ids are in :ids, a JSON array, and holds them until the transaction ends, as
 -- lock_workflows.
--- used by: run_group
+-- used by: terminate_subscription
 -- index: event_subscriptions_pkey
 SELECT id
 FROM event_subscriptions

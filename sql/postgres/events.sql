@@ -296,7 +296,7 @@ WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_events(ids)
 -- Waits for the events whose ids are in :ids, a JSON array, and holds them until the transaction ends, as lock_workflows.
--- used by: run_group
+-- used by: renew_claim, release_claim, mark_event_processed, mark_event_unprocessed
 -- index: events_pkey
 SELECT id
 FROM events

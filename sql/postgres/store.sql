@@ -72,14 +72,14 @@ SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_
 -- name: lift_statement_timeout(is_local)^
 -- Lets statements take as long as they take, until the transaction ends or the connection does: tables are changed and
 -- indexes built. https://www.postgresql.org/docs/current/runtime-config-client.html
--- used by: open, ensure_store_exists
+-- used by: ensure_store_exists, build_indexes
 -- index: none
 SELECT set_config('statement_timeout', '0', cast(:is_local AS BOOLEAN)) AS statement_timeout;
 
 -- name: drop_invalid_indexes()#
 -- Drops indexes whose making was broken off, which every write would go on keeping and no query use.
 -- https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
--- used by: ensure_store_exists
+-- used by: build_indexes
 -- index: none
 DO $$
 DECLARE
@@ -104,7 +104,7 @@ $$;
 -- the last that there is. Positions are looked at in the latest :workflows workflows only, as no index has them all.
 -- Sequences that the role may not see are left out.
 -- https://www.postgresql.org/docs/current/catalog-pg-sequence.html
--- used by: open, ensure_store_exists, check
+-- used by: mend_numbers, check
 -- scan: the catalog, a few rows, and as many workflows as are asked for
 WITH numbered AS (
     SELECT
@@ -155,7 +155,7 @@ ORDER BY named.table_name;
 -- name: mend_number(table_name, column_name, highest)$
 -- Has a column's numbers go on after the highest that is stored.
 -- https://www.postgresql.org/docs/current/functions-sequence.html
--- used by: open, ensure_store_exists
+-- used by: mend_numbers
 -- index: none
 SELECT setval(pg_get_serial_sequence(:table_name, :column_name), cast(:highest AS BIGINT)) AS given;
 

@@ -398,7 +398,7 @@ WHERE (seen.id, seen.revision) NOT IN (SELECT locked.id, locked.revision FROM lo
 -- name: lock_workflows(ids)
 -- Waits for the workflows whose ids are in :ids, a JSON array, and holds them until the transaction ends, so that the next
 -- statement sees what was changed before.
--- used by: run_group
+-- used by: persist_workflow, persist_workflow_with_subscriptions, renew_claim, release_claim
 -- index: workflows_pkey
 SELECT id
 FROM workflows

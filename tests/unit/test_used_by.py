@@ -9,6 +9,7 @@ import pytest
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.postgres.engine import PostgresEngine
+from wfe_sql.engines.postgres.grouping import GROUPS
 from wfe_sql.engines.postgres.plans import PostgresPlanner
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.sqlite.engine import SqliteEngine
@@ -32,9 +33,14 @@ def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> li
         methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
         if not methods:
             complaints.append(f"no class has a method {user}")
-        elif not any(query.removesuffix("_group") in _strings(method, users) for method in methods):
+        elif not any(_leads(query) & _strings(method, users) for method in methods):
             complaints.append(f"{user} does not run it")
     return complaints
+
+
+def _leads(query: str) -> set[str]:
+    """Return the queries that a unit has where this one runs: itself, or those whose group it is, or locks for."""
+    return {query.removesuffix("_group"), *(lead for lead, group in GROUPS.items() if group.lock == query)}
 
 
 def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:

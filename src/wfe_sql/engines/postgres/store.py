@@ -179,7 +179,7 @@ class PostgresStore:
     def _indexes(self) -> dict[str, str]:
         """Return the statements of the scripts that build indexes, by the index, as they run beside others."""
         return {
-            found[1]: _INDEX.sub("CREATE INDEX CONCURRENTLY ", statement)
+            found[1]: statement.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
             for script in _scripts()
             for statement in split_script(self._queries[script].sql)
             if (found := _INDEX.search(statement))
