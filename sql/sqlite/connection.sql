@@ -8,6 +8,13 @@
 -- index: none
 PRAGMA journal_mode = WAL;
 
+-- name: use_rollback_journal()$
+-- A backup does without a log, so that it can be read on media that may not be written. Returns the mode that is in force.
+-- https://sqlite.org/wal.html#read_only_databases
+-- used by: backup
+-- index: none
+PRAGMA journal_mode = DELETE;
+
 -- name: enforce_foreign_keys()!
 -- SQLite leaves foreign keys unchecked unless each connection asks for them.
 -- used by: ensure_store_exists, open_reader

@@ -121,7 +121,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
 }
 
-FIND_NOTHING = {"check_integrity", "check_foreign_keys", "find_rows_without_id"}
+FIND_NOTHING = {"check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id"}
 """Queries that return what is wrong with a store, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {

@@ -13,7 +13,7 @@ SQLITE, POSTGRES = load_sqlite_queries(), load_postgres_queries()
 PARTS = frozenset().union(*(group.parts for group in GROUPS.values())) - {"create_event_subscription"}
 SETTINGS = (
     *("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys"),
-    "wait_for_no_lock",
+    *("use_rollback_journal", "wait_for_no_lock"),
 )
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
 STAND_INS = ("stand_in_for_workflows_claim", "stand_in_for_events_claim", "stand_in_for_scheduled_commands_claim")
@@ -25,6 +25,7 @@ ONLY_IN_SQLITE = {
     **dict.fromkeys(SETTINGS, "a setting of SQLite's"),
     **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
     **dict.fromkeys(CLAIMS, "PostgreSQL adds missing columns in the query that makes the table"),
+    "check_copy": "PostgreSQL has tools of its own for backups",
     "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",
     "set_aside_workflows_without_name": "as suspend_foreign_keys",
     "restore_workflows_without_name": "as suspend_foreign_keys",

@@ -18,7 +18,7 @@ from typing import Any
 
 from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit, check_usable
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.engines.sqlite.backup import copy_database
+from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import SqliteStore, check_path
@@ -164,12 +164,8 @@ class SqliteEngine:
     async def backup(self, path: Path) -> None:
         """Copy the whole database, as it is at one moment, into a new file."""
         async with self._connection_aside() as connection:
-            try:
-                await (connection or self._open_lane(self._readers).connections[0]).run(
-                    partial(copy_database, path=path)
-                )
-            except sqlite3.Error as error:
-                raise self._store.error(error) from error
+            worker = connection or self._open_lane(self._readers).connections[0]
+            await Backup(self._store, self._queries).backup(worker, path)
 
     @asynccontextmanager
     async def _connection_aside(self) -> AsyncIterator[WorkerConnection | None]:
