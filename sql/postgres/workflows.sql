@@ -13,7 +13,7 @@
 -- for holds only finished workflows, so that no running one is ever written to it. Listing needs the third; create_time
 -- never changes, so only creation writes it.
 -- Ids are kept in the order of their bytes, here and in the other tables: it is the order in which pages of a dump come,
--- whatever the database's own order of text is (order_ids_by_bytes).
+-- whatever the database's own order of text is (collate_ids_bytewise).
 -- Hosts of the reference that run while this changes a table of theirs must be started again: their kept plans of
 -- SELECT * fail from then on ("cached plan must not change result type").
 -- used by: ensure_store_exists
@@ -89,6 +89,32 @@ complete_time
 ON workflows
 FOR EACH ROW WHEN (new.revision = old.revision)
 EXECUTE FUNCTION raise_workflows_revision();
+
+-- name: create_workflow_documents_view()#
+-- Workflows as the documents that are read: JSON with the names of the model's fields. Where the store has the view, it is
+-- replaced only when it lacks a key, for that of a later version has more.
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE VIEW workflow_documents AS
+SELECT
+    id,
+    name,
+    revision,
+    cast(json_build_object(
+        'id', id,
+        'name', name,
+        'root_workflow_id', root_workflow_id,
+        'workflow_definition_id', definition_id,
+        'version', version,
+        'description', description,
+        'reference', reference,
+        'next_execution', next_execution,
+        'status', status,
+        'data', data,
+        'create_time', create_time,
+        'complete_time', complete_time
+    ) AS TEXT) AS document
+FROM workflows;
 
 -- name: create_new_workflow_group(units)
 -- Inserts workflows with their pointers in list order; an empty name becomes the id.
@@ -452,51 +478,16 @@ RETURNING units.unit;
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
 SELECT
     units.unit,
-    cast(json_build_object(
-        'id', workflows.id,
-        'name', workflows.name,
-        'root_workflow_id', workflows.root_workflow_id,
-        'workflow_definition_id', workflows.definition_id,
-        'version', workflows.version,
-        'description', workflows.description,
-        'reference', workflows.reference,
-        'next_execution', workflows.next_execution,
-        'status', workflows.status,
-        'data', workflows.data,
-        'create_time', workflows.create_time,
-        'complete_time', workflows.complete_time
-    ) AS TEXT) AS document,
-    workflows.revision,
+    workflow.document,
+    workflow.revision,
     array(
-        SELECT
-            cast(json_build_object(
-                'id', pointer.id,
-                'step_id', pointer.step_id,
-                'active', pointer.active,
-                'status', pointer.status,
-                'sleep_until', pointer.sleep_until,
-                'persistence_data', pointer.persistence_data,
-                'start_time', pointer.start_time,
-                'end_time', pointer.end_time,
-                'event_name', pointer.event_name,
-                'event_key', pointer.event_key,
-                'event_published', pointer.event_published,
-                'event_data', pointer.event_data,
-                'step_name', pointer.step_name,
-                'retry_count', pointer.retry_count,
-                'children', pointer.children,
-                'context_item', pointer.context_item,
-                'predecessor_id', pointer.predecessor_id,
-                'outcome', pointer.outcome,
-                'scope', pointer.scope,
-                'extension_attributes', pointer.extension_attributes
-            ) AS TEXT)
-        FROM execution_pointers AS pointer
-        WHERE pointer.workflow_id = workflows.id
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
 FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
-INNER JOIN workflows ON units.id = workflows.id;
+INNER JOIN workflow_documents AS workflow ON units.id = workflow.id;
 
 -- name: get_workflow_instance_by_name_group(units)
 -- Workflows by their unique names, each with its pointers in list order.
@@ -504,72 +495,21 @@ INNER JOIN workflows ON units.id = workflows.id;
 -- index: workflows_name_key, idx_execution_pointers_workflow_id
 SELECT
     units.unit,
-    cast(json_build_object(
-        'id', workflows.id,
-        'name', workflows.name,
-        'root_workflow_id', workflows.root_workflow_id,
-        'workflow_definition_id', workflows.definition_id,
-        'version', workflows.version,
-        'description', workflows.description,
-        'reference', workflows.reference,
-        'next_execution', workflows.next_execution,
-        'status', workflows.status,
-        'data', workflows.data,
-        'create_time', workflows.create_time,
-        'complete_time', workflows.complete_time
-    ) AS TEXT) AS document,
-    workflows.revision,
+    workflow.document,
+    workflow.revision,
     array(
-        SELECT
-            cast(json_build_object(
-                'id', pointer.id,
-                'step_id', pointer.step_id,
-                'active', pointer.active,
-                'status', pointer.status,
-                'sleep_until', pointer.sleep_until,
-                'persistence_data', pointer.persistence_data,
-                'start_time', pointer.start_time,
-                'end_time', pointer.end_time,
-                'event_name', pointer.event_name,
-                'event_key', pointer.event_key,
-                'event_published', pointer.event_published,
-                'event_data', pointer.event_data,
-                'step_name', pointer.step_name,
-                'retry_count', pointer.retry_count,
-                'children', pointer.children,
-                'context_item', pointer.context_item,
-                'predecessor_id', pointer.predecessor_id,
-                'outcome', pointer.outcome,
-                'scope', pointer.scope,
-                'extension_attributes', pointer.extension_attributes
-            ) AS TEXT)
-        FROM execution_pointers AS pointer
-        WHERE pointer.workflow_id = workflows.id
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
 FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, name TEXT)
-INNER JOIN workflows ON units.name = workflows.name;
+INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 
 -- name: get_workflow_instances(ids)
 -- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order.
 -- used by: get_workflow_instances
 -- index: workflows_pkey
-SELECT
-    workflows.id,
-    cast(json_build_object(
-        'id', workflows.id,
-        'name', workflows.name,
-        'root_workflow_id', workflows.root_workflow_id,
-        'workflow_definition_id', workflows.definition_id,
-        'version', workflows.version,
-        'description', workflows.description,
-        'reference', workflows.reference,
-        'next_execution', workflows.next_execution,
-        'status', workflows.status,
-        'data', workflows.data,
-        'create_time', workflows.create_time,
-        'complete_time', workflows.complete_time
-    ) AS TEXT) AS document,
-    workflows.revision
-FROM workflows
-WHERE workflows.id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));
+SELECT id, document, revision
+FROM workflow_documents
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));

@@ -133,8 +133,8 @@ async def test_pointers_still_go_with_their_workflow(file: Path) -> None:
 
 
 STATEMENTS = [
-    *("set_aside_workflows_without_name", "create_workflows_table", "create_definition_sequences_table"),
-    *("restore_workflows_without_name", "add_scheduled_commands_claim", "record_store_version", "commit"),
+    *("name_workflows_without_name", "add_workflows_claim_and_revision", "create_workflow_documents_view"),
+    *("create_definition_sequences_table", "add_events_claim", "record_store_version", "commit"),
 ]
 
 
@@ -293,7 +293,8 @@ async def test_an_old_file_must_be_opened_for_writing_once(file: Path) -> None:
     shutil.copy(OLD, file)
     before = unchanged(file.parent)
     with pytest.raises(
-        StoreVersionError, match=r"lacks definition_sequences, workflows.name, workflows.root_workflow_id; open"
+        StoreVersionError,
+        match=r"read-only yet: it lacks workflows.name, workflows.root_workflow_id. Open it once without",
     ):
         await connect(f"sqlite://{file}?mode=ro").open()
     assert unchanged(file.parent) == before
@@ -301,5 +302,7 @@ async def test_an_old_file_must_be_opened_for_writing_once(file: Path) -> None:
 
 async def test_a_file_without_a_store_cannot_be_only_read(file: Path) -> None:
     by_hand(file, "CREATE TABLE customers (id INTEGER PRIMARY KEY)")
-    with pytest.raises(StoreError, match="cannot be only read as it is"):
+    with pytest.raises(
+        StoreError, match="cannot be opened read-only yet: it lacks workflows. Open it once without mode=ro"
+    ):
         await connect(f"sqlite://{file}?mode=ro").open()
