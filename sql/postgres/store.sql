@@ -11,19 +11,28 @@ CREATE TABLE IF NOT EXISTS wfe_sql_store (
 
 -- name: get_store_version()$
 -- The version of the tables.
--- used by: ensure_store_exists
+-- used by: ensure_store_exists, check, copy_to
 -- index: wfe_sql_store_pkey
 SELECT version
 FROM wfe_sql_store
 WHERE id = 1;
 
 -- name: record_store_version(version)!
--- Writes the version of the tables once they have it.
+-- Writes the version of the tables once they have it, unless the store is marked as half a copy.
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
 VALUES (1, cast(:version AS INT))
-ON CONFLICT (id) DO UPDATE SET version = excluded.version;
+ON CONFLICT (id) DO UPDATE SET version = excluded.version
+WHERE wfe_sql_store.version < excluded.version;
+
+-- name: set_store_version(version)!
+-- Marks a store as half a copy, by a version that no release knows, and takes the mark away at the end.
+-- used by: copy_to
+-- index: wfe_sql_store_pkey
+UPDATE wfe_sql_store
+SET version = cast(:version AS INT)
+WHERE id = 1;
 
 -- name: list_parts()
 -- What the store's schema consists of, to see what it lacks, or that it is no store; also where the role may not use the

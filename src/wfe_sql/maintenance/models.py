@@ -74,6 +74,7 @@ class FindingKind(StrEnum):
     ExpiredClaim = "expired claim"
     MissingIndex = "missing index"
     Statistics = "statistics"
+    UnfinishedCopy = "unfinished copy"
 
 
 @dataclass(frozen=True, slots=True)
