@@ -175,7 +175,12 @@ WHERE
     EXISTS (
         SELECT 1
         FROM definition_sequences
-        WHERE definition_id IS NULL OR definition_id = ''
+        WHERE definition_id IS NULL
+    )
+    OR EXISTS (
+        SELECT 1
+        FROM definition_sequences
+        WHERE definition_id = ''
     );
 
 -- name: find_orphans(row_limit)

@@ -36,7 +36,8 @@ def _dump(connection: sqlite3.Connection) -> list[str]:
     for (table,) in list(HELPERS.list_tables(connection)):
         cursor = connection.execute(HELPERS.list_rows.sql.replace(":table_name", table))
         names = [column[0] for column in cursor.description]
-        lines += [row_line(table, dict(zip(names, row, strict=True))) for row in cursor]
+        rows = [row_line(table, dict(zip(names, row, strict=True))) for row in cursor]
+        lines += sorted(rows) if table == "sqlite_stat1" else rows  # its order is another in each version of SQLite
     return lines
 
 

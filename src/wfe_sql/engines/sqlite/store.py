@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wfe_sql.engines.sqlite.driver import split_script
+from wfe_sql.engines.sqlite.library import check_library
 from wfe_sql.engines.stores import VERSION, Parts, Scripts, check_version, of_table, parts_made_by, read_parts
 from wfe_sql.errors import (
     StoreBusyError,
@@ -138,6 +139,7 @@ class SqliteStore:
         return partial(self._queries.run, connection, params={})
 
     def _connect(self, mode: str, *, busy_timeout: float, any_thread: bool = False) -> sqlite3.Connection:
+        check_library(self.target)
         path = self.target.path
         return sqlite3.connect(
             ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}",
