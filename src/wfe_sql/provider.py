@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,12 @@ class SqlPersistenceProvider(Maintenance):
         self._raises_on_conflict = on_conflict == "raise"
         self._origin = new_id()
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
+
+    def __del__(self) -> None:
+        engine: Engine | None = getattr(self, "_engine", None)  # None when an option was refused
+        if engine is not None and engine.is_open:
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
+            engine.abandon()
 
     async def open(self) -> Self:
         """Connect, make the store where it does not exist, and return this provider.

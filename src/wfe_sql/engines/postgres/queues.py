@@ -76,7 +76,7 @@ class GroupQueue:
         self._run_units = run
         self._at_once = at_once
         self._turns = turns
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Waiting[Unit]] = deque()
         self._keys_under_way: set[Any] = set()
         self._under_way = 0
         self._held_up = 0
@@ -105,7 +105,7 @@ class GroupQueue:
             task.add_done_callback(self._tasks.discard)
 
     async def _drain(self) -> None:
-        batch: list[Waiting] = []
+        batch: list[Waiting[Unit]] = []
         try:
             while self._waiting:
                 async with self._turns.turn():
@@ -139,10 +139,10 @@ class GroupQueue:
             if self._key is not None:
                 self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
 
-    def _take(self) -> list[Waiting]:
+    def _take(self) -> list[Waiting[Unit]]:
         """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
-        batch: list[Waiting] = []
-        passed: deque[Waiting] = deque()
+        batch: list[Waiting[Unit]] = []
+        passed: deque[Waiting[Unit]] = deque()
         while self._waiting and len(batch) < _UNITS_TOGETHER:
             unit, future = self._waiting.popleft()
             if future.done():

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from wfe_sql.engines.sqlite.store import SqliteStore, check_path
+from wfe_sql.engines.sqlite.files import check_path
+from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.engines.stores import columns_by_table, out_of_date
 from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet
