@@ -20,6 +20,7 @@ from wfe_sql.durations import time_after
 from wfe_sql.engines import Engine, Results, Statement, UniqueViolationError, Unit
 from wfe_sql.errors import (
     ClaimLostError,
+    CorruptRowError,
     EventAlreadyExistsError,
     EventNotFoundError,
     SerializationError,
@@ -307,8 +308,10 @@ class SqlPersistenceProvider(Maintenance):
             [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
         )
         by_id = {workflow[0]: workflow for workflow in workflows}
-        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in by_id}
+        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
         for pointer in pointers:
+            if pointer[0] not in pointers_of:
+                raise CorruptRowError(f"execution_pointers: one of workflow {pointer[0]!r} is found by another id")
             pointers_of[pointer[0]].append(pointer[1:])
         return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 

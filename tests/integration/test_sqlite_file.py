@@ -27,7 +27,6 @@ from wfe_sql import (
     StoreBusyError,
     StoreCorruptError,
     StoreError,
-    StoreFullError,
     StoreReadOnlyError,
     StoreUnavailableError,
     connect,
@@ -372,9 +371,8 @@ async def test_the_busy_timeout_of_reads_counts_from_the_call(file: Path) -> Non
 
 
 async def write_much(provider: SqlitePersistenceProvider, megabytes: int) -> None:
-    for number in range(megabytes):
+    for _ in range(megabytes):
         await provider.create_new_workflow(sample_instance(data="x" * 1_000_000))
-    assert number
 
 
 async def test_a_log_that_a_reader_of_another_process_holds(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -431,15 +429,15 @@ def test_a_provider_that_is_dropped_without_close(file: Path) -> None:
 
 def test_a_provider_that_is_dropped_after_its_loop_has_ended(file: Path) -> None:
     before = set(threading.enumerate())
-    provider = connect(file)
+    kept = []
 
     async def use() -> None:
-        await provider.open()
-        await provider.next_definition_sequence("order")
+        kept.append(await connect(file).open())
+        await kept[0].next_definition_sequence("order")
 
     asyncio.run(use())
     with pytest.warns(ResourceWarning):
-        del provider
+        kept.clear()
     gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=20)

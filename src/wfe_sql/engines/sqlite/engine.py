@@ -23,7 +23,7 @@ from wfe_sql.engines.sqlite.backup import copy_database
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
 from wfe_sql.engines.sqlite.lanes import Job, Lane, WorkerConnection
-from wfe_sql.engines.sqlite.store import SqliteStore, is_busy, pause
+from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
 from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError
 from wfe_sql.queries import QuerySet
 from wfe_sql.rows import UNPARSED
@@ -115,7 +115,7 @@ class SqliteEngine:
         try:
             self._store.check_in_place()
             await writers.connections[0].run(partial(self._store.ensure_store_exists, asked_at=time.monotonic()))
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._store.error(error) from error
 
     async def write(self, unit: Unit) -> Results:
@@ -166,7 +166,7 @@ class SqliteEngine:
         async with self._connection_aside() as connection:
             try:
                 await connection.run(partial(copy_database, path=path))
-            except sqlite3.Error as error:
+            except DRIVER_ERRORS as error:
                 raise self._store.error(error) from error
 
     @property
@@ -240,7 +240,7 @@ class SqliteEngine:
             raise
         except StoreError as error:
             return [error for _ in outcomes or jobs]
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             if connection.in_transaction:
                 self._queries.run(connection, "rollback", {})
             failed = outcomes or (self._late(jobs) if is_busy(error) else jobs)
@@ -271,7 +271,7 @@ class SqliteEngine:
             self._store.check_in_place()
         except StoreError as error:
             return [error for _ in outcomes]
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             if connection.in_transaction:
                 self._queries.run(connection, "rollback", {})
             return [self._store.error(error) for _ in outcomes or jobs]
@@ -293,7 +293,7 @@ class SqliteEngine:
             nothing_changed = not results and isinstance(statement.params, Mapping)
             if connection.in_transaction and not nothing_changed:
                 raise _HalfDoneError from error
-            return self._store.error(error) if isinstance(error, sqlite3.Error) else error
+            return self._store.error(error) if isinstance(error, DRIVER_ERRORS) else error
         return results
 
     def _run_in_savepoint(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
@@ -322,7 +322,7 @@ class SqliteEngine:
     def _try_unit(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
         try:
             return [self._run_statement(statement, connection) for statement in unit]
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             return self._store.error(error)
         except Exception as error:  # it belongs to the one who asked for this unit
             return error
@@ -366,7 +366,7 @@ class SqliteEngine:
         try:
             connection = WorkerConnection(connect)
             await connection.open()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._store.error(error) from error
         return connection
 

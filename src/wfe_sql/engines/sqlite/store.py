@@ -26,6 +26,9 @@ from wfe_sql.urls import SqliteTarget
 
 Durability = Literal["full", "normal"]
 
+DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the driver raises; the second where SQLite's message quotes a damaged schema, which is no UTF-8 any more."""
+
 _CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
 _ADDED_BY_US = {
     "workflows": _CLAIM | {"revision"},
@@ -156,11 +159,14 @@ class SqliteStore:
         if self.file is not None:
             self.file.check_in_place()
 
-    def error(self, error: sqlite3.Error) -> StoreError:
+    def error(self, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
         """Return our error for one of the driver's, which becomes its cause."""
-        code = getattr(error, "sqlite_errorcode", 0)
-        kind, what = _ERRORS.get(code) or _ERRORS.get(_primary_code(error), (StoreError, "cannot be worked with"))
-        mapped = kind(f"{self.target} {what}: {error}")
+        if isinstance(error, UnicodeDecodeError):
+            code, said = sqlite3.SQLITE_CORRUPT, error.object.decode(errors="backslashreplace")
+        else:
+            code, said = getattr(error, "sqlite_errorcode", 0), str(error)
+        kind, what = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, (StoreError, "cannot be worked with"))
+        mapped = kind(f"{self.target} {what}: {said}")
         mapped.__cause__ = error
         return mapped
 
@@ -331,7 +337,7 @@ class SqliteStore:
 
 def is_busy(error: BaseException | None) -> bool:
     """Tell whether an error is SQLite's because another connection holds the file."""
-    return isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_BUSY
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def pause() -> None:
@@ -341,10 +347,6 @@ def pause() -> None:
 
 def _columns_of(table: str, *added: Mapping[str, set[str]]) -> set[str]:
     return set().union(*(columns.get(table, set()) for columns in added))
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 _HAS_NO_ROOM_FOR_A_LOG = {
