@@ -627,7 +627,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, command: list[str]) -> No
     """A full disk is one line; of a reader who has left, before anything was written, nobody wants to hear."""
     file = tmp_path / "store.db"
     _do(file, lambda provider: provider.create_new_workflow(_order()))
-    wfe_sql = [sys.executable, "-m", "wfe_sql.cli", *command, file]
+    wfe_sql = [sys.executable, "-m", "wfe_sql.cli", *command, str(file)]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     for environment in (buffered, {**buffered, "PYTHONUNBUFFERED": "1"}):
         with Path("/dev/full").open("w") as full:

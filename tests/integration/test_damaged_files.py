@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def calls(provider: SqlPersistenceProvider, ids: list[str], backup: Path) -> Ite
     yield lambda: provider.next_definition_sequence("order")
     yield lambda: provider.process_commands(TIME, handle)
     for id_ in ids:
-        yield lambda id_=id_: provider.get_workflow_instance_by_name(id_)
-        yield lambda id_=id_: persist(id_)
+        yield partial(provider.get_workflow_instance_by_name, id_)
+        yield partial(persist, id_)
     yield lambda: provider.purge_workflows(WorkflowStatus.Complete, timedelta(0))
     yield lambda: provider.delete_workflow(ids[0])
     yield lambda: provider.backup(backup)

@@ -1,31 +1,24 @@
-"""Units that wait, and those who wait for them: taken together, answered together."""
+"""Units that wait, and those who wait for them: answered together."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from typing import TypeVar
 
-from wfe_sql.engines import Results
-
-_T = TypeVar("_T")
+from wfe_sql.engines import Results, Unit
 
 Outcome = Results | Exception
-Waiting = tuple[_T, "asyncio.Future[Results]"]
+Waiting = tuple[Unit, "asyncio.Future[Results]"]
 
 
-def take(waiting: deque[Waiting[_T]], at_most: int) -> list[Waiting[_T]]:
-    """Take what waits, leaving out callers that were cancelled meanwhile."""
-    batch: list[Waiting[_T]] = []
-    while waiting and len(batch) < at_most:
-        unit, future = waiting.popleft()
-        if not future.done():
-            batch.append((unit, future))
-    return batch
+def tell(unit: Unit, outcome: Outcome | None) -> None:
+    """Tell whoever asked for it how a unit ended, whether or not its caller still waits."""
+    if unit[0].ended is not None:
+        unit[0].ended(outcome)
 
 
-def answer(batch: Sequence[Waiting[_T]], outcomes: Sequence[Outcome]) -> None:
+def answer(batch: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
     """Tell those who wait for the units of a batch what became of them, but for those who have gone."""
-    for (_, future), outcome in zip(batch, outcomes, strict=True):
+    for (unit, future), outcome in zip(batch, outcomes, strict=True):
+        tell(unit, outcome)
         if future.done():
             continue
         if isinstance(outcome, Exception):

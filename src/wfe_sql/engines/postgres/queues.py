@@ -8,7 +8,7 @@ from typing import Any
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.grouping import Group, param_of
-from wfe_sql.engines.queues import Outcome, Waiting, answer
+from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
 
 _UNITS_TOGETHER = 32
 """Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
@@ -76,7 +76,7 @@ class GroupQueue:
         self._run_units = run
         self._at_once = at_once
         self._turns = turns
-        self._waiting: deque[Waiting[Unit]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._keys_under_way: set[Any] = set()
         self._under_way = 0
         self._held_up = 0
@@ -105,7 +105,7 @@ class GroupQueue:
             task.add_done_callback(self._tasks.discard)
 
     async def _drain(self) -> None:
-        batch: list[Waiting[Unit]] = []
+        batch: list[Waiting] = []
         try:
             while self._waiting:
                 async with self._turns.turn():
@@ -139,13 +139,14 @@ class GroupQueue:
             if self._key is not None:
                 self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
 
-    def _take(self) -> list[Waiting[Unit]]:
+    def _take(self) -> list[Waiting]:
         """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
-        batch: list[Waiting[Unit]] = []
-        passed: deque[Waiting[Unit]] = deque()
+        batch: list[Waiting] = []
+        passed: deque[Waiting] = deque()
         while self._waiting and len(batch) < _UNITS_TOGETHER:
             unit, future = self._waiting.popleft()
             if future.done():
+                tell(unit, None)
                 continue
             if self._must_wait(unit, batch[0][0] if batch else unit):
                 passed.append((unit, future))

@@ -16,7 +16,7 @@ import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from wfe_sql.engines import Results, Unit
-from wfe_sql.engines.queues import Outcome, Waiting, answer, take
+from wfe_sql.engines.queues import Outcome, answer, tell
 
 _PATIENCE = 0.002
 """Seconds that a batch takes until another connection helps out. Threads that are busy at the same time cost each other
@@ -26,6 +26,8 @@ _T = TypeVar("_T")
 
 Job = tuple[Unit, float]
 """A unit, and when it was asked for (`time.monotonic`)."""
+
+_Waiting = tuple[Job, "asyncio.Future[Results]"]
 
 
 class WorkerConnection(aiosqlite.Connection):
@@ -124,7 +126,7 @@ class Lane:
         self._run = run
         self._max_batch = max_batch
         self._free = list(reversed(connections))
-        self._waiting: deque[Waiting[Job]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._starts = False
         self._started_at = 0.0
         self._helper: asyncio.TimerHandle | None = None
@@ -158,7 +160,7 @@ class Lane:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._starts = False
-        if self._free and (batch := take(self._waiting, self._max_batch)):
+        if self._free and (batch := self._take()):
             self._started_at = loop.time()
             connection = self._free.pop()
             jobs = [job for job, _ in batch]
@@ -168,6 +170,17 @@ class Lane:
             if self._helper is not None:
                 self._helper.cancel()
                 self._helper = None
+
+    def _take(self) -> list[_Waiting]:
+        """Take what waits, leaving out callers that were cancelled meanwhile."""
+        batch: list[_Waiting] = []
+        while self._waiting and len(batch) < self._max_batch:
+            job, future = self._waiting.popleft()
+            if future.done():
+                tell(job[0], None)
+            else:
+                batch.append((job, future))
+        return batch
 
     def _help(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start another batch beside one that takes long."""
@@ -182,11 +195,11 @@ class Lane:
         self,
         loop: asyncio.AbstractEventLoop,
         connection: WorkerConnection,
-        batch: list[Waiting[Job]],
+        batch: list[_Waiting],
         result: list[Outcome] | Exception,
     ) -> None:
         self._free.append(connection)
         outcomes = [result] * len(batch) if isinstance(result, Exception) else result
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
-        answer(batch[: len(outcomes)], outcomes)
+        answer([(unit, future) for (unit, _), future in batch[: len(outcomes)]], outcomes)
         self._start_soon(loop)
