@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from wfe_sql.engines.sqlite.lanes import WorkerConnection
-from wfe_sql.engines.sqlite.store import SqliteStore
+from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore
 from wfe_sql.errors import StoreCorruptError, StoreError, StoreFullError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import SqliteTarget
@@ -69,8 +69,8 @@ class Backup:
             raise StoreError(f"{path} already exists; name a file that does not") from error
         except OSError as error:
             raise StoreUnavailableError(f"{path} cannot be made: {error.strerror}") from error
-        except sqlite3.Error as error:
-            kind = _ABOUT_THE_COPY.get(error.sqlite_errorcode)
+        except DRIVER_ERRORS as error:
+            kind = _ABOUT_THE_COPY.get(getattr(error, "sqlite_errorcode", 0))
             raise (kind(f"{path} cannot be made: {error}") if kind else self._store.error(error)) from error
 
     def _copy(self, source: sqlite3.Connection, part: Path, unwanted: threading.Event) -> dict[str, int]:
@@ -101,7 +101,7 @@ class Backup:
 
     def _verify(self, part: Path, rows: dict[str, int]) -> None:
         """Open the copy as a store that is only read, and compare it with what was copied."""
-        store = SqliteStore(SqliteTarget(part, "ro"), self._queries, "full", timedelta(0))
+        store = SqliteStore(SqliteTarget(part.absolute(), "ro"), self._queries, "full", timedelta(0))
         with closing(store.open_reader()) as copy:
             problems = self._queries.run(copy, "check_copy", {})
             copied = self._count_rows(copy)
