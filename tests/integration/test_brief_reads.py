@@ -56,7 +56,7 @@ Run = Callable[[Sequence[Job], sqlite3.Connection], list[Outcome]]
 
 def brief_reader(provider: SqlitePersistenceProvider, clock: Seconds, run: Run | None = None) -> BriefReader:
     engine: Any = provider._engine
-    return BriefReader(engine._brief_reader.connection, run or engine.run_reads_once, clock=clock)
+    return BriefReader(engine._brief_reader.connection, run or engine.run_reads, clock=clock)
 
 
 @contextmanager
@@ -136,7 +136,7 @@ async def test_a_slow_disk_sends_reads_to_threads_for_a_hundred_times_as_long(
     disk_takes = 0.0
 
     def run(jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
-        outcomes: list[Outcome] = engine.run_reads_once(jobs, connection)
+        outcomes: list[Outcome] = engine.run_reads(jobs, connection)
         clock.now += disk_takes
         return outcomes
 

@@ -340,7 +340,7 @@ async def test_the_busy_timeout_counts_from_the_call(file: Path) -> None:
             await asyncio.gather(*first, *(call() for _ in range(1_500)))
         assert await provider.next_definition_sequence("order") == 2
     assert min(took) >= timeout
-    assert max(took) < 2 * timeout
+    assert max(took) < 4 * timeout, "six batches waited one after the other"
 
 
 async def test_the_busy_timeout_of_reads_counts_from_the_call(file: Path) -> None:
@@ -364,7 +364,7 @@ async def test_the_busy_timeout_of_reads_counts_from_the_call(file: Path) -> Non
             await asyncio.sleep(0.05)
         assert (await waits).id == "w1"
     assert min(took) >= timeout
-    assert max(took) < 2 * timeout
+    assert max(took) < 4 * timeout, "six batches waited one after the other"
 
 
 # the log

@@ -94,12 +94,14 @@ class SqliteEngine:
             await self._disconnect(reversed(connections))
             raise
         if len(connections) >= _WITH_A_BRIEF_READER:
-            self._brief_reader = BriefReader(connections.pop(), self.run_reads_once)
+            self._brief_reader = BriefReader(connections.pop(), self.run_reads)
         if read_only:
-            self._readers = Lane(connections, self.run_reads, _READS_TOGETHER)
+            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER)
         else:
             self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER)
-            self._readers = Lane(connections[1:], self.run_reads, _READS_TOGETHER) if connections[1:] else self._writers
+            self._readers = (
+                Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER) if connections[1:] else self._writers
+            )
 
     def _openers(self, *, read_only: bool) -> list[Callable[[], sqlite3.Connection]]:
         """Return what opens the connections: one that writes, those that read, and one that reads on the event loop."""
@@ -251,17 +253,17 @@ class SqliteEngine:
             return [self._store.error(error) for _ in failed]
         return outcomes
 
-    def run_reads(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
+    def run_reads_when_free(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
         """Run units on one snapshot, as soon as no other connection holds the file; called on a thread."""
         while True:
-            outcomes = self.run_reads_once(jobs, connection)
+            outcomes = self.run_reads(jobs, connection)
             if not isinstance(outcomes[0], StoreBusyError):
                 return outcomes
             if late := self._late(jobs):
                 return outcomes[: len(late)]
             pause()
 
-    def run_reads_once(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
+    def run_reads(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
         """Run units on one snapshot, as many as there is time for."""
         outcomes: list[Outcome] = []
         try:
