@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from math import ceil
@@ -64,9 +64,9 @@ class Meter:
 
     def read(self) -> Used:
         seconds, cpu_seconds = time.perf_counter() - self._start, time.process_time() - self._cpu
-        written = bytes_written(self._place)
-        known = written is not None and self._written is not None
-        return Used(seconds, cpu_seconds, written - self._written if known else None)
+        after = bytes_written(self._place)
+        written = None if after is None or self._written is None else after - self._written
+        return Used(seconds, cpu_seconds, written)
 
 
 class Runner(Protocol):
@@ -112,12 +112,16 @@ class Worker:
         return sample
 
 
-def run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
-    """Return how many operations were done, and what was measured."""
-    return asyncio.run(_run(side, cell, place, seconds))
+def run(
+    side: Side, cell: Cell, place: Any, seconds: float, wait_for_others: Callable[[], object] = lambda: None
+) -> tuple[int, Sample]:
+    """Return how many operations were done, and what was measured; what runs beside it begins and ends together."""
+    return asyncio.run(_run(side, cell, place, seconds, wait_for_others))
 
 
-async def _run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
+async def _run(
+    side: Side, cell: Cell, place: Any, seconds: float, wait_for_others: Callable[[], object]
+) -> tuple[int, Sample]:
     team = cell.workload.team(cell.callers)
     async with side.open(place) as store:
         callers = [kind(store, side.models, number) for number, kind in enumerate(team)]
@@ -126,9 +130,11 @@ async def _run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int,
         await _call(callers, seconds * WARM_UP, in_turns=side.in_turns)
         warm_up = take_durations(callers)
         gc.collect()
+        wait_for_others()
         meter = Meter(place)
         await _call(callers, seconds, in_turns=side.in_turns)
         used = meter.read()
+        wait_for_others()
         measured = take_durations(callers[: cell.callers])
         beside = take_durations(callers[cell.callers :])
         for caller in [*callers[:READ_BACK], *callers[cell.callers :]]:
