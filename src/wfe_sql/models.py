@@ -52,7 +52,7 @@ _ids_count: int
 
 
 def _begin_ids(ms: int) -> None:
-    """Draw what the ids of a millisecond begin with, 26 random bits, and where they count from: 47, of 48 that there are."""
+    """Draw what the ids of a millisecond begin with, 26 random bits, and where their count of 48 bits begins, 47."""
     global _ids_ms, _ids_begin, _ids_count
     random = int.from_bytes(os.urandom(10)) >> 7
     _ids_begin = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-{0x7000 | random >> 61:04x}-{0x8000 | random >> 47 & 0x3FFF:04x}-"
@@ -78,7 +78,8 @@ def new_id() -> str:
     long as the system's clock is behind what it was, the next id is the last one plus one (section 6.2, method 1). So
     new rows of a store lie side by side in each of its indexes, where random ids touch a page each.
 
-    This is not `uuid.uuid7`, which Python has from 3.14 on, and which promises no order across threads.
+    This is not `uuid.uuid7`, which Python has from 3.14 on: that one keeps no order across threads, for want of a
+    lock, and asks the system for random bytes each time, which takes longer than all of this.
     """
     global _ids_count
     with _ids_lock:
