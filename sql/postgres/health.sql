@@ -31,7 +31,7 @@ ORDER BY definition_id COLLATE "C", status COLLATE "C";
 
 -- name: count_rows()
 -- How many rows each table has.
--- used by: stats, check, copy_to
+-- used by: stats, check, copy_to, survey
 -- scan: every row is counted
 SELECT
     'workflows' AS table_name,
@@ -68,23 +68,41 @@ SELECT
     count(*) AS row_count
 FROM definition_sequences;
 
--- name: count_due_workflows(as_at)^
--- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them.
+-- name: count_due_workflows(as_at, free_since)^
+-- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them; a new one (due at 0) is
+-- due since it was made. Where :free_since is given, only those that were made, and whose claim ended, by then.
 -- used by: stats, check
 -- index: idx_workflows_runnable
 SELECT
     count(*) AS due,
-    min(next_execution) AS since
+    min(
+        CASE
+            WHEN isfinite(create_time)
+                THEN greatest(next_execution, cast(floor(extract(EPOCH FROM create_time)) AS BIGINT) * 1000)
+            ELSE next_execution
+        END
+    ) AS since
 FROM (
-    SELECT next_execution
+    SELECT
+        next_execution,
+        create_time
     FROM workflows
-    WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
+    WHERE
+        status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
+        AND (
+            cast(:free_since AS TIMESTAMPTZ) IS NULL
+            OR (
+                create_time <= cast(:free_since AS TIMESTAMPTZ)
+                AND coalesce(claim_expires_at, '-infinity') <= cast(:free_since AS TIMESTAMPTZ)
+            )
+        )
     ORDER BY next_execution, id COLLATE "C"
     LIMIT (SELECT 9223372036854775807)
 ) AS due_workflows;
 
--- name: count_due_events(as_at)^
--- How many events up to :as_at are not processed, and the time of the oldest.
+-- name: count_due_events(as_at, free_since)^
+-- How many events up to :as_at are not processed, and the time of the oldest. Where :free_since is given, only those
+-- whose claim ended by then.
 -- used by: stats, check
 -- index: idx_events_unprocessed
 SELECT
@@ -93,13 +111,19 @@ SELECT
 FROM (
     SELECT event_time
     FROM events
-    WHERE NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
+    WHERE
+        NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
+        AND (
+            cast(:free_since AS TIMESTAMPTZ) IS NULL
+            OR coalesce(claim_expires_at, '-infinity') <= cast(:free_since AS TIMESTAMPTZ)
+        )
     ORDER BY event_time, id COLLATE "C"
     LIMIT (SELECT 9223372036854775807)
 ) AS due_events;
 
--- name: count_due_commands(as_of)^
--- How many commands are due at :as_of (epoch ms), and since when the longest of them.
+-- name: count_due_commands(as_of, free_since)^
+-- How many commands are due at :as_of (epoch ms), and since when the longest of them. Where :free_since is given, only
+-- those whose claim ended by then.
 -- used by: stats, check
 -- index: idx_scheduled_commands_due
 SELECT
@@ -108,7 +132,12 @@ SELECT
 FROM (
     SELECT execute_time
     FROM scheduled_commands
-    WHERE execute_time <= cast(:as_of AS BIGINT)
+    WHERE
+        execute_time <= cast(:as_of AS BIGINT)
+        AND (
+            cast(:free_since AS TIMESTAMPTZ) IS NULL
+            OR coalesce(claim_expires_at, '-infinity') <= cast(:free_since AS TIMESTAMPTZ)
+        )
     ORDER BY execute_time, id
     LIMIT (SELECT 9223372036854775807)
 ) AS due_commands;
@@ -145,6 +174,50 @@ FROM (
 ) AS expired
 ORDER BY expired.expired_at, table_name, row_id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
+
+-- name: find_rows_without_id()
+-- Tables with rows whose id is empty, which no page of a table has, and the column.
+-- used by: check, dump, copy_to
+-- index: workflows_pkey, events_pkey, event_subscriptions_pkey, definition_sequences_pkey
+SELECT
+    'workflows' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE id = ''
+    )
+UNION ALL
+SELECT
+    'events' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM events
+        WHERE id = ''
+    )
+UNION ALL
+SELECT
+    'event_subscriptions' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM event_subscriptions
+        WHERE id = ''
+    )
+UNION ALL
+SELECT
+    'definition_sequences' AS table_name,
+    'definition_id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM definition_sequences
+        WHERE definition_id = ''
+    );
 
 -- name: find_orphans(row_limit)
 -- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
@@ -236,7 +309,7 @@ LIMIT cast(:row_limit AS BIGINT);
 
 -- name: list_indexes()
 -- The names of all indexes.
--- used by: check, ensure_store_exists
+-- used by: check, survey
 -- scan: the catalog, a few rows
 SELECT indexname AS name
 FROM pg_indexes
@@ -255,7 +328,7 @@ WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r' AND pg_
 -- name: list_statistics()
 -- How many rows the planner thinks each table has.
 -- https://www.postgresql.org/docs/current/catalog-pg-class.html
--- used by: check
+-- used by: check, survey
 -- scan: the catalog, a few rows
 SELECT
     pg_class.relname AS table_name,

@@ -172,3 +172,47 @@ WHERE
         FROM events
         WHERE events.id = scheduled_commands.data
     );
+
+-- name: find_orphaned_errors(older_than, from_id, row_limit)
+-- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Errors that
+-- belong to a workflow are walked over.
+-- used by: purge_orphaned_errors
+-- index: execution_errors_pkey, workflows_pkey
+SELECT id
+FROM execution_errors
+WHERE
+    id >= cast(:from_id AS BIGINT) AND error_time < cast(:older_than AS TIMESTAMPTZ)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    )
+ORDER BY id
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: count_orphaned_errors(older_than)$
+-- How many errors find_orphaned_errors would find without a limit.
+-- used by: purge_orphaned_errors
+-- scan: every error is looked at
+SELECT count(*)
+FROM execution_errors
+WHERE
+    error_time < cast(:older_than AS TIMESTAMPTZ)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );
+
+-- name: delete_orphaned_errors(ids)!
+-- Deletes those of :ids, a JSON array, whose workflow is still gone.
+-- used by: purge_orphaned_errors
+-- index: execution_errors_pkey, workflows_pkey
+DELETE FROM execution_errors
+WHERE
+    id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );

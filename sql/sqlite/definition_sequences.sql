@@ -10,10 +10,11 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 );
 
 -- name: next_definition_sequence(definition_id)$
--- Raises the number of a definition by one, from nothing to 1, and returns it.
+-- Raises the number of a definition by one, from nothing to 1, and returns it; no row where it is the last of 64 bits
+-- (SQLite would go on with floats).
 -- used by: next_definition_sequence
 -- index: none
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, 1)
-ON CONFLICT (definition_id) DO UPDATE SET next_num = next_num + 1
+ON CONFLICT (definition_id) DO UPDATE SET next_num = next_num + 1 WHERE next_num < 9223372036854775807
 RETURNING next_num;

@@ -27,7 +27,7 @@ ORDER BY definition_id, status;
 
 -- name: count_rows()
 -- How many rows each table has.
--- used by: stats, check, copy_to
+-- used by: stats, check, copy_to, survey
 -- scan: every row is counted
 SELECT
     'workflows' AS table_name,
@@ -64,35 +64,42 @@ SELECT
     count(*) AS row_count
 FROM definition_sequences;
 
--- name: count_due_workflows(as_at)^
--- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them.
+-- name: count_due_workflows(as_at, free_since)^
+-- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them; a new one (due at 0) is
+-- due since it was made. Where :free_since is given, only those that were made, and whose claim ended, by then.
 -- used by: stats, check
 -- index: idx_workflows_runnable
 SELECT
     count(*) AS due,
-    min(next_execution) AS since
+    min(max(next_execution, coalesce(strftime('%s', create_time) * 1000, next_execution))) AS since
 FROM workflows
-WHERE status = 'Runnable' AND next_execution <= :as_at;
+WHERE
+    status = 'Runnable' AND next_execution <= :as_at
+    AND (:free_since IS NULL OR (create_time <= :free_since AND coalesce(claim_expires_at, '') <= :free_since));
 
--- name: count_due_events(as_at)^
--- How many events up to :as_at are not processed, and the time of the oldest.
+-- name: count_due_events(as_at, free_since)^
+-- How many events up to :as_at are not processed, and the time of the oldest. Where :free_since is given, only those
+-- whose claim ended by then.
 -- used by: stats, check
 -- index: idx_events_unprocessed
 SELECT
     count(*) AS due,
     min(event_time) AS since
 FROM events
-WHERE is_processed = 0 AND event_time <= :as_at;
+WHERE
+    is_processed = 0 AND event_time <= :as_at
+    AND (:free_since IS NULL OR coalesce(claim_expires_at, '') <= :free_since);
 
--- name: count_due_commands(as_of)^
--- How many commands are due at :as_of (epoch ms), and since when the longest of them.
+-- name: count_due_commands(as_of, free_since)^
+-- How many commands are due at :as_of (epoch ms), and since when the longest of them. Where :free_since is given, only
+-- those whose claim ended by then.
 -- used by: stats, check
 -- index: idx_scheduled_commands_execute_time
 SELECT
     count(*) AS due,
     min(execute_time) AS since
 FROM scheduled_commands
-WHERE execute_time <= :as_of;
+WHERE execute_time <= :as_of AND (:free_since IS NULL OR coalesce(claim_expires_at, '') <= :free_since);
 
 -- name: find_expired_claims(now, row_limit)
 -- Work to do whose claim, or token, ended at :now or before and that nobody else took: table, id, who had it, until when.
@@ -126,6 +133,50 @@ FROM (
 ) AS expired
 ORDER BY expired_at, table_name, row_id
 LIMIT :row_limit;
+
+-- name: find_rows_without_id()
+-- Tables with rows whose id is null or empty, which no page of a table has, and the column.
+-- used by: check, dump, copy_to
+-- index: sqlite_autoindex_workflows_1, sqlite_autoindex_events_1, sqlite_autoindex_event_subscriptions_1, sqlite_autoindex_definition_sequences_1
+SELECT
+    'workflows' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE id IS NULL OR id = ''
+    )
+UNION ALL
+SELECT
+    'events' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM events
+        WHERE id IS NULL OR id = ''
+    )
+UNION ALL
+SELECT
+    'event_subscriptions' AS table_name,
+    'id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM event_subscriptions
+        WHERE id IS NULL OR id = ''
+    )
+UNION ALL
+SELECT
+    'definition_sequences' AS table_name,
+    'definition_id' AS column_name
+WHERE
+    EXISTS (
+        SELECT 1
+        FROM definition_sequences
+        WHERE definition_id IS NULL OR definition_id = ''
+    );
 
 -- name: find_orphans(row_limit)
 -- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
@@ -204,7 +255,7 @@ LIMIT :row_limit;
 
 -- name: list_indexes()
 -- The names of all indexes.
--- used by: check
+-- used by: check, survey
 -- scan: the schema's own table, a few rows
 SELECT name
 FROM sqlite_master
@@ -214,7 +265,7 @@ ORDER BY name;
 -- name: has_statistics()$
 -- 1 when the planner has ever been given statistics, which it keeps in sqlite_stat1; else 0.
 -- https://sqlite.org/lang_analyze.html
--- used by: check
+-- used by: check, survey
 -- scan: the schema's own table, a few rows
 SELECT count(*)
 FROM sqlite_master
@@ -223,7 +274,7 @@ WHERE name = 'sqlite_stat1';
 -- name: list_statistics()
 -- How many rows the planner thinks each table has: the first number of what it keeps on any of the table's indexes. To be
 -- run only when has_statistics says so.
--- used by: check
+-- used by: check, survey
 -- scan: a row for each index
 SELECT
     tbl AS table_name,

@@ -120,3 +120,47 @@ WHERE
         FROM events
         WHERE events.id = scheduled_commands.data
     );
+
+-- name: find_orphaned_errors(older_than, from_id, row_limit)
+-- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Errors that
+-- belong to a workflow are walked over.
+-- used by: purge_orphaned_errors
+-- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1
+SELECT id
+FROM execution_errors
+WHERE
+    id >= :from_id AND error_time < :older_than
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    )
+ORDER BY id
+LIMIT :row_limit;
+
+-- name: count_orphaned_errors(older_than)$
+-- How many errors find_orphaned_errors would find without a limit.
+-- used by: purge_orphaned_errors
+-- scan: every error is looked at
+SELECT count(*)
+FROM execution_errors
+WHERE
+    error_time < :older_than
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );
+
+-- name: delete_orphaned_errors(ids)!
+-- Deletes those of :ids, a JSON array, whose workflow is still gone.
+-- used by: purge_orphaned_errors
+-- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1
+DELETE FROM execution_errors
+WHERE
+    id IN (SELECT value FROM json_each(:ids))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM workflows
+        WHERE workflows.id = execution_errors.workflow_id
+    );

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.sqlite.plans import open_sqlite_planner
+from wfe_sql.engines.sqlite.store import new_store_scripts
 from wfe_sql.engines.stores import VERSION
-from wfe_sql.plans import Explain, Planner
+from wfe_sql.plans import Planner
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
@@ -27,7 +28,7 @@ class Dialect:
 
     name: str
     load: Callable[[str | os.PathLike[str] | None], QuerySet]
-    open_planner: Callable[[str, QuerySet], Planner]
+    open_planner: Callable[[str, QuerySet], AbstractContextManager[Planner]]
     schema: Callable[[QuerySet], str]
 
 
@@ -43,7 +44,7 @@ def dialect_of(url: str) -> Dialect:
 def _sqlite_schema(queries: QuerySet) -> str:
     version = queries["record_store_version"]
     recorded = version.text.replace(version.sql, version.filled_in("version", str(VERSION)))
-    return "\n".join([*(query.text for query in queries.ddl()), recorded])
+    return "\n".join([*(queries[name].text for name in new_store_scripts()), recorded])
 
 
 def _postgres_schema(queries: QuerySet) -> str:
@@ -53,14 +54,14 @@ def _postgres_schema(queries: QuerySet) -> str:
 
 
 @contextmanager
-def _open_postgres_planner(url: str, queries: QuerySet) -> Iterator[Explain]:
+def _open_postgres_planner(url: str, queries: QuerySet) -> Iterator[Planner]:
     from wfe_sql.engines.postgres.plans import open_postgres_planner
     from wfe_sql.engines.postgres.pool import PostgresTarget
 
     location = parse_postgres_url(url)
     target = PostgresTarget(location.url, timedelta(seconds=10))
-    with open_postgres_planner(target, queries, schema=location.schema or DEFAULT_SCHEMA) as explain:
-        yield explain
+    with open_postgres_planner(target, queries, schema=location.schema or DEFAULT_SCHEMA) as planner:
+        yield planner
 
 
 DIALECTS = {

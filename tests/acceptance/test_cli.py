@@ -4,10 +4,12 @@ import asyncio
 import json
 import re
 import sqlite3
+import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,7 @@ def test_a_store_that_is_not_there(run: Run, tmp_path: Path, name: str) -> None:
         ["purge", "{}", "--status", "Runnable", "--older-than", "1d"],
         ["purge", "{}", "--status", "Complete", "--older-than", "soon"],
         ["check", "{}", "--overdue-after", "1"],
+        ["check", "{}", "--overdue-after", "200000w"],
         ["publish", "{}", "paid", "k", "--yes", "--data", "{"],
         ["show", "{}"],
         ["unknown"],
@@ -247,6 +250,97 @@ def test_check(run: Run, store: Path) -> None:
     result = run("show", store, "order-1")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("wfe-sql: workflows.status of id 'w1' cannot be read")
+
+
+HOSTILE = "x\x1b]0;mine\x07\x1b[2J\x9b1mA\rB\nC\u202eD\u2066E\u200fF\u2028G\x7f[red]H[/] :smile:"
+HARMLESS = r"x\x1b]0;mine\x07\x1b[2J\x9b1mA\rB\nC\u202eD\u2066E\u200fF\u2028G\x7f[red]H[/] :smile:"
+
+
+def _hostile_order() -> WorkflowInstance:
+    begin = utc_now() - timedelta(minutes=10)
+    names: dict[str, Any] = {"event_name": HOSTILE, "event_key": HOSTILE, "step_name": HOSTILE}
+    pointers = [
+        ExecutionPointer(id=HOSTILE, step_id=0, status=PointerStatus.WaitingForEvent, start_time=begin, **names),
+        ExecutionPointer(id="p2", step_id=1, scope=[HOSTILE]),
+    ]
+    return sample_instance(
+        id=f"id {HOSTILE}",
+        name=HOSTILE,
+        workflow_definition_id=HOSTILE,
+        root_workflow_id=HOSTILE,
+        description=HOSTILE,
+        reference=HOSTILE,
+        data={HOSTILE: HOSTILE},
+        execution_pointers=pointers,
+        create_time=begin,
+        next_execution=0,
+    )
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A store in which every text that has no form of its own would do something to a terminal."""
+    file = tmp_path / "hostile.db"
+    order = _hostile_order()
+
+    async def fill(provider: SqlitePersistenceProvider) -> None:
+        await provider.create_new_workflow(order)
+        await provider.claim_runnable_instances(utc_now(), HOSTILE, lease=timedelta(days=1), limit=1)
+        error = ExecutionError(workflow_id=order.id, execution_pointer_id=HOSTILE, message=HOSTILE)
+        orphan = ExecutionError(workflow_id=HOSTILE, execution_pointer_id=HOSTILE, message=HOSTILE)
+        await provider.persist_errors([error, orphan])
+        names = {"event_name": HOSTILE, "event_key": HOSTILE}
+        held = {"external_worker_id": HOSTILE, "external_token": HOSTILE}
+        await provider.create_event_subscription(
+            full_subscription(id=HOSTILE, workflow_id=order.id, execution_pointer_id=HOSTILE, **names, **held)
+        )
+        await provider.create_event(full_event(id=HOSTILE, event_data={HOSTILE: HOSTILE}, **names))
+        await provider.schedule_command(ScheduledCommand.process_workflow(HOSTILE, 5))
+
+    _do(file, fill)
+    with closing(sqlite3.connect(file)) as by_hand, by_hand:
+        by_hand.execute("UPDATE scheduled_commands SET claim_worker_id = ?, claim_expires_at = '2026-01-01'", [HOSTILE])
+    return file
+
+
+@pytest.mark.parametrize(
+    "terminal", [{}, {"FORCE_COLOR": "1", "COLUMNS": "900", "TERM": "xterm-256color"}], ids=["pipe", "terminal"]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["show", "{}", HOSTILE],
+            ["show", "{}", HOSTILE + "?"],
+            ["workflows", "{}"],
+            ["workflows", "{}", "--limit", "1"],
+        ),
+        *(["errors", "{}"], ["errors", "{}", "--limit", "1"], ["events", "{}"], ["commands", "{}"], ["stats", "{}"]),
+        *(["check", "{}"], ["suspend", "{}", HOSTILE], ["suspend", "{}", HOSTILE, "--yes"]),
+        *(["resume", "{}", HOSTILE, "--yes"], ["workflows", "{}", "--after", HOSTILE], ["explain", "{}"]),
+        *(["purge", "{}", "--status", "Complete", "--older-than", HOSTILE], ["copy", "{}", f"{HOSTILE}/copy.db"]),
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(HOSTILE, "x"),
+)
+def test_what_is_stored_is_shown_and_never_obeyed(
+    run: Run, hostile: Path, arguments: list[str], terminal: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(hostile.parent)
+    result = run(*(hostile.name if part == "{}" else part for part in arguments), **terminal)
+    shown = ANSI.sub("", result.out + result.err)
+    assert not [part for part in shown if not part.isprintable() and part != "\n"]
+    if arguments[0] not in ("commands", "explain", "purge", "copy") and "--after" not in arguments:
+        assert HARMLESS.partition("]0")[0] in shown
+        assert "[red]H[/] :smile:" in shown
+
+
+def test_what_machines_read_stays_exact(run: Run, hostile: Path) -> None:
+    order = run("show", hostile, HOSTILE, "--json").json["workflow"]
+    assert (order["name"], order["data"]) == (HOSTILE, {HOSTILE: HOSTILE})
+    assert run("workflows", hostile, "--json").json["items"][0]["name"] == HOSTILE
+    assert run("stats", hostile, "--json").json["workflows"][0]["workflow_definition_id"] == HOSTILE
+    rows = [json.loads(line)["row"] for line in run("dump", hostile).out.split("\n") if line]
+    assert [row["name"] for row in rows if "name" in row] == [HOSTILE]
 
 
 # show
@@ -421,6 +515,47 @@ def test_purge(run: Run, store: Path) -> None:
     assert result.json == {"workflows": 1, "events": 1, "dry_run": False}
     assert result.err == ""
     assert [item["name"] for item in run("workflows", store, "--json").json["items"]] == ["order-1", "refund-1"]
+
+
+def test_purge_of_orphaned_errors(run: Run, store: Path) -> None:
+    orphan = ExecutionError(workflow_id="gone", execution_pointer_id="p", message="left", error_time=LONG_AGO)
+    _do(store, lambda provider: provider.persist_errors([orphan]))
+    assert "orphan: execution_errors.workflow_id" in run("check", store).out
+    purge = ("purge", store, "--status", "Terminated", "--older-than", "1d", "--orphaned-errors")
+    assert run(*purge, "--dry-run").out == "0 workflows and 1 orphaned errors would be deleted\n"
+    assert run(*purge, "--yes", "--json").json == {"workflows": 0, "orphaned_errors": 1, "dry_run": False}
+    assert [item["message"] for item in run("errors", store, "--json").json["items"]] == ["no\n  carrier"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "umask", "expected"), [(0o600, 0, 0o600), (0o400, 0o022, 0o600), (0o640, 0o022, 0o640)]
+)
+def test_a_copy_is_for_the_same_people(store: Path, tmp_path: Path, mode: int, umask: int, expected: int) -> None:
+    """Looked at from when the file appears, with what lies beside it."""
+    store.chmod(mode)
+    copy = tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+    seen: Counter[int] = Counter()
+    command = [sys.executable, "-m", "wfe_sql.cli", "copy", str(store), str(copy)]
+    with subprocess.Popen(command, umask=umask, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            for file in copy.parent.iterdir():
+                with suppress(FileNotFoundError):
+                    seen[stat.S_IMODE(file.stat().st_mode)] += 1
+    assert process.returncode == 0
+    assert set(seen) == {stat.S_IMODE(copy.stat().st_mode)} == {expected}
+
+
+def test_a_copy_into_a_file_that_is_there_leaves_its_permissions(run: Run, store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert run("init", copy).code == 0
+    copy.chmod(0o660)
+    store.chmod(0o600)
+    assert run("copy", store, copy).code == 0
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o660
+    assert run("copy", store, tmp_path / "no folder" / "copy.db").code == 1
+    assert run("copy", tmp_path / "nothing.db", tmp_path / "new.db").code == 1
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_dump_backup_copy(run: Run, store: Path, tmp_path: Path) -> None:

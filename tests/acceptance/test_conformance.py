@@ -22,7 +22,7 @@ async def provider(
     backend: str = request.param
     opening: PostgresPersistenceProvider | SqlitePersistenceProvider
     if backend.startswith("postgres"):
-        url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("schema")
+        url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("empty_schema")
         connections = 1 if backend.endswith("one connection") else 10
         opening = PostgresPersistenceProvider(url, schema=schema, max_connections=connections, clock=clock)
     else:

@@ -1,5 +1,6 @@
 """`wfe-sql queries`, `explain` and `schema` as a DBA runs them."""
 
+import asyncio
 import os
 import pty
 import re
@@ -14,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from commands import Result, run_command
-from wfe_sql import SqlitePersistenceProvider
+from wfe_sql import ExecutionError, SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.queries import find_sql
-from wfe_sql.testing.samples import sample_instance
+from wfe_sql.testing.samples import full_event, sample_instance
 
 OWN = load_sqlite_queries()
 POLL = "get_runnable_instances"
@@ -198,13 +199,49 @@ def test_a_plan_that_is_not_what_its_header_says(run: Run, tuned: Path) -> None:
     ]
 
 
-def test_a_store_of_the_reference_lacks_indexes_and_columns(run: Run, tmp_path: Path) -> None:
+def test_a_store_that_is_not_up_to_date(run: Run, tmp_path: Path) -> None:
     path = shutil.copy(REFERENCE, tmp_path)
-    plans = {plan["query"]: plan for plan in run("explain", path, "--json").json}
-    assert plans["get_event"]["wrong"] == []
-    assert "it is idx_workflows_" in plans[POLL]["wrong"][-1]
-    assert "cannot modify events because it is a view" in plans["renew_event_claim"]["wrong"][0]
+    message = f"wfe-sql: {path} is not up to date; bring it up to date first: wfe-sql init\n"
+    assert run("explain", path) == Result(1, "", message)
     assert list(tmp_path.iterdir()) == [Path(path)]
+    assert run("init", path).code == 0
+    assert run("explain", path).code == 0
+
+
+async def test_an_index_that_is_missing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with SqlitePersistenceProvider(path):
+        pass
+    with closing(sqlite3.connect(path)) as by_hand:
+        by_hand.execute("DROP INDEX idx_workflows_runnable")
+    result = run("explain", path, POLL)
+    assert result.code == 1
+    assert result.out.endswith("  ! index idx_workflows_runnable is missing; wfe-sql init makes it again\n")
+
+
+def test_a_planner_that_knows_what_is_stored_may_scan(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+
+    async def fill(errors: int, workflows: int) -> None:
+        async with SqlitePersistenceProvider(path) as provider:
+            error = ExecutionError(workflow_id="w", execution_pointer_id="p", message="no")
+            await provider.persist_errors([error] * errors)
+            for _ in range(workflows):
+                await provider.create_new_workflow(sample_instance())
+            await provider.create_event(full_event())
+
+    asyncio.run(fill(2, 2))
+    assert run("init", path).code == 0
+    result = run("explain", path)
+    assert result.code == 0
+    assert "    the planner's choice: SCAN " in result.out
+    assert "  ! " not in result.out
+    asyncio.run(fill(1_200, 0))
+    result = run("explain", path)
+    assert result.code == 1
+    assert "  ! execution_errors has 1,202 rows, which the planner does not know; wfe-sql init tells it\n" in result.out
+    assert run("init", path).code == 0
+    assert run("explain", path).code == 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from wfe_sql.testing.samples import sample_instance
 
 OWN = load_postgres_queries()
 POLL = "get_runnable_instances"
+DATA = Path(__file__).parents[1] / "data"
 README = Path(__file__).parents[2] / "sql" / "README.md"
 
 
@@ -121,6 +122,19 @@ def test_explain_goes_by_the_schema_of_the_url(database: str) -> None:
     there, other = (f"{database}{'&' if '?' in database else '?'}schema={name}" for name in ("wfc", "other"))
     assert run_command("explain", there, POLL).code == 0
     assert "(schema other) does not exist" in run_command("explain", other, POLL).err
+
+
+def test_explain_of_a_store_that_is_not_up_to_date(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE SCHEMA wfc")
+        connection.execute("SET search_path TO wfc")
+        connection.execute((DATA / "wfe-postgres-1.11.4.sql").read_bytes())
+    result = run_command("explain", database)
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(r"wfe-sql: \S+ \(schema wfc\) is not up to date; .*: wfe-sql init\n", result.err)
+    assert run_command("init", database).code == 0
+    result = run_command("explain", database)
+    assert (result.code, result.err) == (0, "")
 
 
 def test_explain_without_a_store(database: str) -> None:

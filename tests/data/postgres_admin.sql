@@ -18,6 +18,27 @@ SELECT count(*)
 FROM pg_stat_activity
 WHERE application_name = :application;
 
+-- name: list_connections(application)
+-- A host's connections: the server's process of each, and whether it is idle, at work, or in a transaction.
+SELECT pid, state
+FROM pg_stat_activity
+WHERE application_name = :application
+ORDER BY backend_start;
+
+-- name: has_store()$
+-- Whether somebody has made a store.
+SELECT to_regclass('wfe_sql_store') IS NOT NULL;
+
+-- name: empty_store#
+-- Deletes every row but the store's version; faster than TRUNCATE, which makes new files.
+DELETE FROM event_subscriptions;
+DELETE FROM execution_pointers;
+DELETE FROM execution_errors;
+DELETE FROM workflows;
+DELETE FROM events;
+DELETE FROM scheduled_commands;
+DELETE FROM definition_sequences;
+
 -- name: refuse_events#
 -- Has each new event fail with the code that test_refusal holds, and counts how often that happened.
 CREATE TABLE test_refusal (code TEXT);
@@ -63,6 +84,12 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pg_temp.limit_role(role TEXT, connections INT) RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('ALTER ROLE %I CONNECTION LIMIT %s', role, connections);
+END
+$$;
+
 CREATE FUNCTION pg_temp.grant_use(role TEXT) RETURNS VOID LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), role);
@@ -82,6 +109,10 @@ SELECT pg_temp.drop_role(:role);
 -- name: set_for_role(role, setting, value)$
 -- Has new connections of a role begin with a setting.
 SELECT pg_temp.set_for_role(:role, :setting, :value);
+
+-- name: limit_role(role, connections)$
+-- Has a role connect at most so often at once (-1: no limit).
+SELECT pg_temp.limit_role(:role, :connections);
 
 -- name: grant_use(role)$
 -- Lets a role use the store that is there, and no more.

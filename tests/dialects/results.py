@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Any] = {
     "event_key": "k1",
     "event_name": "paid",
     "execute_time": 500,
+    "expected_create_time": NOW,
     "expected_revision": None,
     "expires_at": NOW,
     "expiry": NOW,
@@ -50,13 +51,14 @@ DEFAULTS: Mapping[str, Any] = {
 DEFAULTS_OF_FILE: Mapping[str, Mapping[str, Any]] = {
     "events": {"id": "event-2", "as_at": BOUND},
     "event_subscriptions": {"id": "subscription-1"},
-    "health": {"as_of": 2000, "row_limit": 5},
+    "health": {"as_of": 2000, "free_since": None, "row_limit": 5},
     "listing": {
         **dict.fromkeys(("status", "definition_id", "since", "is_processed", "after_time", "after_id")),
     },
     "retention": {
         "after_time": None,
         "event_ids": '["gone", "event-1"]',
+        "from_id": 0,
         "ids": '["workflow-done", "workflow-1"]',
         "older_than": BOUND,
         "status": "Complete",
@@ -92,6 +94,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     ),
     "create_new_workflow": _workflow(id="workflow-new", name=""),
     "delete_gone_execution_pointers": {"ids": '["pointer-1-1", "pointer-2-1"]', "workflow_id": "workflow-1"},
+    "delete_orphaned_errors": {"ids": "[1, 4]"},
     "delete_processed_events": {"ids": '["event-1", "event-2"]'},
     "find_execution_pointer_of_another_workflow": {
         "ids": '["pointer-1-1", "pointer-2-1"]',
@@ -119,7 +122,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
 }
 
-FIND_NOTHING = {"check_integrity", "check_foreign_keys"}
+FIND_NOTHING = {"check_integrity", "check_foreign_keys", "find_rows_without_id"}
 """Queries that return what is wrong with a store, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -15,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from wfe_sql import (
     PostgresPersistenceProvider,
+    ScheduledCommand,
     StoreBusyError,
     StoreCorruptError,
     StoreError,
@@ -22,12 +22,16 @@ from wfe_sql import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
+from wfe_sql.engines.postgres.pool import ConnectionPool, PostgresTarget
 from wfe_sql.testing import full_event
 from wfe_sql.testing.samples import TIME
 
 Open = Callable[..., Coroutine[Any, Any, PostgresPersistenceProvider]]
 
 Admin = Callable[..., Any]
+PassTime = Callable[[float], None]
+
+MINUTE = 60.0
 
 
 @pytest.fixture
@@ -163,36 +167,118 @@ async def test_a_statement_that_takes_too_long(
     await host.mark_event_processed("e1")
 
 
-async def test_a_server_that_never_answers() -> None:
+async def test_a_server_that_never_answers(pass_time: PassTime) -> None:
+    loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://wfe@127.0.0.1:{silent.getsockname()[1]}/wfe"
-        began = time.monotonic()
-        for _ in range(10):  # the pool's time may be over before the attempt's, or after it
-            provider = PostgresPersistenceProvider(url, connect_timeout=timedelta(milliseconds=20))
-            with pytest.raises(StoreUnavailableError, match="no connection within 0:00:00.020000"):
-                await provider.open()
-        provider = PostgresPersistenceProvider(
-            url, connect_timeout=timedelta(milliseconds=100), wait_for_server=timedelta(milliseconds=500)
-        )
-        with pytest.raises(StoreUnavailableError, match="no connection within"):
-            await provider.open()
-        assert time.monotonic() - began < 5
+        for wait_for_server in (timedelta(0), timedelta(seconds=25)):
+            began = loop.time()
+            provider = PostgresPersistenceProvider(url, wait_for_server=wait_for_server)
+            with pytest.raises(StoreUnavailableError, match="cannot be reached: no connection within 0:00:10"):
+                await _ends(provider.open(), pass_time)
+            assert loop.time() - began > wait_for_server.total_seconds()
+
+
+async def _ends(call: Coroutine[Any, Any, Any], pass_time: PassTime) -> Any:
+    """Pass the time that a call waits for, and return what becomes of it."""
+    task = asyncio.create_task(call)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    while not task.done():
+        pass_time(1)
+        await asyncio.sleep(0)
+    return task.result()
+
+
+async def test_connections_that_nobody_uses_are_closed(
+    open_: Open, named_url: str, admin: Admin, host_name: str, pass_time: PassTime
+) -> None:
+    """The one that was used last is used next, so the others are not used."""
+    host = await open_(named_url)
+    await asyncio.gather(*(host.get_runnable_instances(TIME) for _ in range(5)))
+    pass_time(9 * MINUTE)
+    assert await host.next_definition_sequence("order") == 1
+    assert admin("count_connections", application=host_name) == 5
+    pass_time(2 * MINUTE)
+    await _has_connections(admin, host_name, 1)
+    pass_time(9 * MINUTE)
+    await _has_connections(admin, host_name, 0)
+    assert await host.next_definition_sequence("order") == 2
+
+
+async def _has_connections(admin: Admin, host: str, count: int) -> None:
+    """Return as soon as a host has so many connections."""
+    async with asyncio.timeout(10):
+        while admin("count_connections", application=host) != count:
+            await asyncio.sleep(0)
+
+
+async def test_a_connection_is_replaced_after_an_hour(
+    open_: Open, named_url: str, admin: Admin, host_name: str, pass_time: PassTime
+) -> None:
+    host = await open_(named_url)
+    first = admin("list_connections", application=host_name)
+    for minutes in range(5, 60, 5):
+        pass_time(5 * MINUTE)
+        await host.get_runnable_instances(TIME)
+        assert admin("list_connections", application=host_name) == first, minutes
+    pass_time(5 * MINUTE)
+    await host.get_runnable_instances(TIME)
+    await _has_connections(admin, host_name, 0)
+    await host.get_runnable_instances(TIME)
+    assert admin("list_connections", application=host_name) != first
+
+
+# the pool by itself
+
+
+@pytest.fixture
+async def small_pool(postgres_url: str) -> AsyncIterator[ConnectionPool]:
+    """A pool of one connection."""
+    target = PostgresTarget(postgres_url, timedelta(seconds=10))
+    pool = ConnectionPool(target, target.connect, 1, timedelta(seconds=10))
+    yield pool
+    pool.close()
+
+
+async def test_a_connection_that_comes_back_inside_a_transaction_is_not_lent_again(small_pool: ConnectionPool) -> None:
+    async with small_pool.connection() as left:
+        await left.execute("BEGIN")
+    async with small_pool.connection() as other:
+        assert left.closed
+        assert other is not left
+    async with small_pool.connection() as again:
+        assert again is other
+
+
+async def test_callers_that_are_cancelled_while_they_connect(small_pool: ConnectionPool) -> None:
+    """At whatever step, the place is free again."""
+    for steps in range(30):
+        using = small_pool.connection()
+        taking = asyncio.create_task(using.__aenter__())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        if not taking.cancelled():
+            await using.__aexit__(None, None, None)
+        async with small_pool.connection() as connection:
+            await connection.execute("BEGIN")  # the next one connects again
 
 
 # too many
 
 
 async def test_a_full_pool(
-    open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection
+    open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection, pass_time: PassTime
 ) -> None:
-    host = await open_(named_url, max_connections=1, connect_timeout=timedelta(milliseconds=200))
+    host = await open_(named_url, max_connections=1)
     await host.create_event(full_event(id="e1", is_processed=False))
     await hold_event(by_hand, "e1")
     marking = asyncio.create_task(host.mark_event_processed("e1"))
     await _waits(admin, host_name)
-    async with asyncio.timeout(5):
-        with pytest.raises(StoreBusyError, match=r"all connections \(at most 1\) were in use for 0:00:00.2"):
-            await host.get_event("e1")
+    with pytest.raises(StoreBusyError, match=r"all connections \(at most 1\) were in use for 0:00:10"):
+        await _ends(host.get_event("e1"), pass_time)
     patient = asyncio.create_task(host.get_runnable_instances(TIME))
     await asyncio.sleep(0)
     await by_hand.rollback()
@@ -200,6 +286,35 @@ async def test_a_full_pool(
     assert await patient == []
     assert (await host.get_event("e1")).is_processed is True
     assert admin("count_connections", application=host_name) == 1
+
+
+async def test_callers_that_give_up_while_the_pool_is_full(
+    open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection
+) -> None:
+    """What has begun goes on, what has not is never done, and each place is free again."""
+    host = await open_(named_url, max_connections=4)
+    await by_hand.execute("LOCK TABLE scheduled_commands IN ACCESS EXCLUSIVE MODE")
+    commands = [ScheduledCommand.process_workflow(f"w{number}", 0) for number in range(5)]
+    calls = [asyncio.create_task(host.schedule_command(command)) for command in commands]
+    await _waits(admin, host_name, count=2)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert all(call.cancelled() for call in calls)
+    await by_hand.rollback()
+    done: list[str] = []
+
+    async def note(command: ScheduledCommand) -> None:
+        done.append(command.data)
+
+    async with asyncio.timeout(10):
+        await host.process_commands(TIME, note)
+    assert sorted(done) == ["w0", "w1"]
+    await by_hand.execute("LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE")
+    polls = [asyncio.create_task(host.get_runnable_instances(TIME)) for _ in range(2)]
+    await _waits(admin, host_name, count=2)
+    await by_hand.rollback()
+    assert await asyncio.gather(*polls) == [[], []]
 
 
 async def test_a_server_that_takes_fewer_connections_than_the_pool_would_like(
@@ -216,6 +331,29 @@ async def test_a_server_that_takes_fewer_connections_than_the_pool_would_like(
         )
     assert sorted(drawn) == list(range(1, 201))
     assert due == [[]] * 200
+
+
+async def test_connections_that_the_server_takes_again(
+    open_: Open, make_role: Callable[..., str], admin: Admin, by_hand: psycopg.AsyncConnection, pass_time: PassTime
+) -> None:
+    """The pool has as many as it would like as soon as the server gives them."""
+    limited = make_role(connections=2)
+    await open_()
+    role = str(conninfo_to_dict(limited)["user"])
+    admin("grant_use", role=role)
+    host = await open_(make_conninfo(limited, application_name=role), max_connections=8)
+    for _ in range(2):
+        await asyncio.gather(*(host.get_runnable_instances(TIME) for _ in range(5)))
+    await by_hand.execute("LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE")
+    first = [asyncio.create_task(host.get_runnable_instances(TIME)) for _ in range(2)]
+    await _waits(admin, role, count=2)
+    with pytest.raises(StoreUnavailableError, match="too many connections for role"):
+        await _ends(host.get_runnable_instances(TIME), pass_time)
+    admin("limit_role", role=role, connections=-1)
+    others = [asyncio.create_task(host.get_runnable_instances(TIME)) for _ in range(3)]
+    await _waits(admin, role, count=5)
+    await by_hand.rollback()
+    assert await asyncio.gather(*first, *others) == [[]] * 5
 
 
 async def test_a_server_that_takes_no_more_connections(

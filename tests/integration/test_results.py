@@ -64,4 +64,5 @@ def test_what_works_on_a_connection(tmp_path: Path, case: Case, snapshot: Snapsh
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_query_is_run(case: Case) -> None:
     run = {param.values[1].name for param in (*PLANNED, *SCRIPTS) if param.values[0] is case}  # type: ignore[union-attr]
-    assert set(case.queries) - run - {"explain_query"} == set(case.session), "run it in the session of tests/dialects"
+    filled_in = {"explain_query", "stand_in_for_columns"}
+    assert set(case.queries) - run - filled_in == set(case.session), "run it in the session of tests/dialects"

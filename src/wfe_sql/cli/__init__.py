@@ -4,6 +4,7 @@ import logging
 import sys
 
 from wfe_sql.errors import WfeError
+from wfe_sql.escaping import visible
 
 
 def main() -> None:
@@ -18,5 +19,5 @@ def main() -> None:
     try:
         app(prog_name="wfe-sql")
     except WfeError as error:
-        sys.stderr.write(f"wfe-sql: {error}\n")
+        sys.stderr.write(f"wfe-sql: {visible(str(error))}\n")
         sys.exit(1)

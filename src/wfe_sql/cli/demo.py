@@ -14,8 +14,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from wfe_sql.cli.output import warn
 from wfe_sql.cli.root import app
 from wfe_sql.demo.run import DemoReport, run_demo
+from wfe_sql.escaping import visible
 from wfe_sql.models import PointerStatus, WorkflowInstance
 
 
@@ -33,16 +35,16 @@ def demo(
     """
     if file is None:
         file = Path(tempfile.mkdtemp(prefix="wfe-sql-demo-")) / "demo.db"
-    console = Console(force_terminal=sys.stdout.isatty(), highlight=False, markup=False, soft_wrap=True)
+    console = Console(force_terminal=sys.stdout.isatty(), highlight=False, markup=False, emoji=False, soft_wrap=True)
     began = time.monotonic()
 
     def say(line: str) -> None:
-        console.print(f"{time.monotonic() - began:5.1f} s  {line}")
+        console.print(f"{time.monotonic() - began:5.1f} s  {visible(line)}")
 
     try:
         report = asyncio.run(run_demo(file.absolute(), say))
     except FileExistsError as error:
-        typer.echo(f"wfe-sql demo: {error}", err=True)
+        warn(str(error))
         raise typer.Exit(2) from None
     _print_demo(console, report)
     if report.problems:
@@ -61,12 +63,12 @@ def _print_demo(console: Console, report: DemoReport) -> None:
         done = sum(pointer.status is PointerStatus.Complete for pointer in order.execution_pointers)
         retries = sum(pointer.retry_count for pointer in order.execution_pointers)
         steps = f"{done} of {len(order.execution_pointers)}"
-        table.add_row(order.name, order.status.value, steps, str(retries), str(errors[order.id]), _took(order))
+        table.add_row(visible(order.name), order.status.value, steps, str(retries), str(errors[order.id]), _took(order))
     console.print()
     console.print(table)
     console.print()
     for line in _summary(report):
-        console.print(line)
+        console.print(visible(line))
 
 
 def _took(order: WorkflowInstance) -> str:

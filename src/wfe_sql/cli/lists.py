@@ -85,9 +85,11 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     rows: list[list[Cell]] = []
     for definition, counts in by_definition.items():
         times = [(each.oldest, each.newest) for each in found.workflows if each.workflow_definition_id == definition]
-        oldest, newest = min(oldest for oldest, _ in times), max(newest for _, newest in times)
+        oldest = min((oldest for oldest, _ in times if oldest is not None), default=None)
+        newest = max((newest for _, newest in times if newest is not None), default=None)
+        ages = ["unreadable" if time is None else span(now - time) for time in (oldest, newest)]
         counted = [f"{counts.get(word, 0):,}" for word in statuses]
-        rows.append([definition, *counted, f"{sum(counts.values()):,}", span(now - oldest), span(now - newest)])
+        rows.append([definition, *counted, f"{sum(counts.values()):,}", *ages])
     if len(rows) > 1:
         totals = [sum(counts.get(word, 0) for counts in by_definition.values()) for word in statuses]
         rows.append(["all", *(f"{total:,}" for total in totals), f"{sum(totals):,}", "", ""])

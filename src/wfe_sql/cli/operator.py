@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from wfe_sql.cli.output import print_json
+from wfe_sql.cli.output import print_json, say
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, find_workflow, opened, run
 from wfe_sql.errors import WfeError, WorkflowConflictError
@@ -24,8 +24,8 @@ Name = Annotated[str, typer.Argument(help="The workflow's name or id.")]
 def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Stop a Runnable workflow from being polled, until it is resumed.
 
-    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that does not
-    store with on_conflict="raise" then writes over the change, so look again.
+    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that
+    stores with on_conflict="overwrite" then writes over the change, so look again.
 
     Example: wfe-sql suspend wfe.db order-3
     """
@@ -57,8 +57,8 @@ def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, 
 def terminate(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """End a workflow for good; its complete_time is now.
 
-    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that does not
-    store with on_conflict="raise" then writes over the change, so look again.
+    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that
+    stores with on_conflict="overwrite" then writes over the change, so look again.
 
     Example: wfe-sql terminate wfe.db order-3 --yes
     """
@@ -110,7 +110,7 @@ def _print_change(instance: WorkflowInstance, before: WorkflowStatus, *, as_json
     if as_json:
         print_json({"id": instance.id, "name": instance.name, "status": instance.status, "before": before})
     else:
-        typer.echo(f"{instance.name} is {instance.status}; it was {before}")
+        say(f"{instance.name} is {instance.status}; it was {before}")
 
 
 @app.command()
@@ -135,7 +135,7 @@ def publish(
         if as_json:
             print_json({"id": id_})
         else:
-            typer.echo(f"event {id_} is stored")
+            say(f"event {id_} is stored")
 
     run(command())
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from wfe_sql.escaping import visible
+
 Cell = str | Text
 Column = tuple[str, Literal["left", "right"]]
 """A heading, and to which side its column is set."""
@@ -53,12 +55,12 @@ class Output:
 
     def line(self, line: Cell = "") -> None:
         """Print a line; on a terminal it wraps."""
-        self.console.print(line, soft_wrap=self.is_plain)
+        self.console.print(_as_cell(line), soft_wrap=self.is_plain)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
         """Print a table: on a terminal no wider than that, long texts cut; on a pipe whole."""
-        texts = [[Text(heading, style="bold") for heading, _ in columns]]
-        texts += [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+        texts = [[Text(visible(heading), style="bold") for heading, _ in columns]]
+        texts += [[_as_cell(cell) for cell in row] for row in rows]
         widths = [max(cell.cell_len for cell in column) for column in zip(*texts, strict=True)]
         if not self.is_plain:
             _shrink(widths, [side == "left" for _, side in columns], self.console.width)
@@ -81,6 +83,11 @@ class Output:
         return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def _as_cell(cell: Cell) -> Text:
+    """Return what is printed: text from a store is shown, never obeyed; who makes a `Text` sees to that."""
+    return cell if isinstance(cell, Text) else Text(visible(cell))
+
+
 def _shrink(widths: list[int], may_shrink: Sequence[bool], total: int) -> None:
     """Take from the widest columns that may shrink until all fit, two blanks between them."""
     while sum(widths) + 2 * (len(widths) - 1) > total:
@@ -95,14 +102,19 @@ def print_json(value: Any) -> None:
     typer.echo(as_text(value))
 
 
+def say(line: str) -> None:
+    """Print a line as it is, but for what a terminal would obey."""
+    typer.echo(visible(line))
+
+
 def warn(line: str) -> None:
     """Print a line to stderr."""
-    sys.stderr.write(f"wfe-sql: {line}\n")
+    sys.stderr.write(f"wfe-sql: {visible(line)}\n")
 
 
 def status(word: str) -> Text:
     """Return a status in its colour."""
-    return Text(word, style=STYLES.get(word, ""))
+    return Text(visible(word), style=STYLES.get(word, ""))
 
 
 def moment(time: datetime | int | None) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from rich.text import Text
 
 from wfe_sql.cli.output import STYLES, Output, span
+from wfe_sql.escaping import visible
 from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance
 
 _LINES = {True: ("├─ ", "└─ ", "│  ", "   "), False: ("|- ", "`- ", "|  ", "   ")}
@@ -87,7 +88,7 @@ def print_steps(output: Output, instance: WorkflowInstance, now: datetime) -> No
 
 
 def _label(pointer: ExecutionPointer) -> str:
-    return f"{pointer.step_id} {pointer.step_name}" if pointer.step_name else f"step {pointer.step_id}"
+    return f"{pointer.step_id} {visible(pointer.step_name)}" if pointer.step_name else f"step {pointer.step_id}"
 
 
 def _note(pointer: ExecutionPointer, now: datetime) -> str:
@@ -99,7 +100,7 @@ def _note(pointer: ExecutionPointer, now: datetime) -> str:
         notes.append(f"for {pointer.event_name} {pointer.event_key}")
     if pointer.status is PointerStatus.Sleeping and pointer.sleep_until is not None:
         notes.append(f"{span(pointer.sleep_until - now)} left" if pointer.sleep_until > now else "is due")
-    return ", ".join(notes)
+    return visible(", ".join(notes))
 
 
 def _length(pointer: ExecutionPointer, now: datetime) -> str:

@@ -1,5 +1,7 @@
 """`wfe-sql explain` and `wfe-sql schema`: what a database makes of the SQL."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +13,8 @@ from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir
 from wfe_sql.dialects import DIALECTS, dialect_of
 from wfe_sql.errors import StoreError
-from wfe_sql.plans import Explain
+from wfe_sql.escaping import visible
+from wfe_sql.plans import Contents, Planner, judge
 from wfe_sql.queries import Query
 
 
@@ -27,16 +30,17 @@ def explain(
 ) -> None:
     """Show the plan of each query on a store, with the indexes that it uses; scans and sorts are marked.
 
-    The store is opened for reading only, and no query is run. Exits with 1 when a plan is not what the query's header
-    says, such as for an index that is missing.
+    The store is opened for reading only, and none of these queries is run. Exits with 1 when a plan is not what the
+    query's header says, such as for an index that is missing; a planner that reads a small table as a whole is right.
 
     Example: wfe-sql explain sqlite:///var/lib/app/wfe.db get_runnable_instances
     """
     dialect = dialect_of(url)
     queries = dialect.load(sql_dir)
     wanted = [query for query in queries.values() if query.has_plan] if name is None else [find_query(queries, name)]
-    with dialect.open_planner(url, queries) as explain_query:
-        plans = [_plan(query, explain_query) for query in wanted]
+    with dialect.open_planner(url, queries) as planner:
+        survey = cache(planner.survey)
+        plans = [_plan(query, planner, survey, is_tuned=query.name in queries.tuned) for query in wanted]
     if as_json:
         print_json(plans)
     else:
@@ -60,16 +64,19 @@ def schema(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJ
         typer.echo(script, nl=False)
 
 
-def _plan(query: Query, explain_query: Explain) -> dict[str, Any]:
+def _plan(query: Query, planner: Planner, survey: Callable[[], Contents], *, is_tuned: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"query": query.name, "indexes": [], "scan": query.scan, "plan": [], "scans": []}
+    found |= {"wrong": [], "chosen": []}
     if not query.has_plan:
-        return {**found, "wrong": []}
+        return found
     try:
-        plan = explain_query(query)
+        plan = planner.explain(query)
     except StoreError as error:
         return {**found, "wrong": [str(error)]}
+    if complaints := plan.complaints(query):
+        found["wrong"], found["chosen"] = judge(complaints, plan, query, survey(), is_tuned=is_tuned)
     found |= {"indexes": sorted(plan.indexes), "plan": plan.lines, "scans": plan.scans}
-    return {**found, "wrong": plan.complaints(query)}
+    return found
 
 
 def _print_plan(plan: dict[str, Any], out: Console) -> None:
@@ -83,6 +90,8 @@ def _print_plan(plan: dict[str, Any], out: Console) -> None:
     out.print(uses, style="yellow" if plan["scan"] else None, soft_wrap=True)
     for line in plan["plan"]:
         scans = line in plan["scans"]
-        out.print(f"  {'*' if scans else ' '} {line}", style="yellow" if scans else None, soft_wrap=True)
+        out.print(f"  {'*' if scans else ' '} {visible(line)}", style="yellow" if scans else None, soft_wrap=True)
     for line in plan["wrong"]:
-        out.print(f"  ! {line}", style="red", soft_wrap=True)
+        out.print(f"  ! {visible(line)}", style="red", soft_wrap=True)
+    for line in plan["chosen"]:
+        out.print(f"    the planner's choice: {visible(line)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from wfe_sql.cli.output import Output, ago, as_text, moment, one_line, print_jso
 from wfe_sql.cli.picture import print_steps
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, find_workflow, opened, run
+from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import SubscriptionSummary
 from wfe_sql.models import ExecutionError, WorkflowInstance, WorkflowStatus, utc_now
 
@@ -65,8 +66,9 @@ def _print_workflow(
 
 
 def _print_head(output: Output, instance: WorkflowInstance, now: datetime) -> None:
-    head = Text(instance.name, style="bold").append("  ")
-    head.append_text(status(instance.status)).append(f"  {instance.workflow_definition_id} version {instance.version}")
+    head = Text(visible(instance.name), style="bold").append("  ")
+    definition = visible(instance.workflow_definition_id)
+    head.append_text(status(instance.status)).append(f"  {definition} version {instance.version}")
     output.line(head)
     facts: dict[str, Any] = {
         "id": "" if instance.id == instance.name else instance.id,
@@ -81,7 +83,7 @@ def _print_head(output: Output, instance: WorkflowInstance, now: datetime) -> No
     width = output.console.width - 15
     for name, fact in facts.items():
         if fact:
-            text = one_line(str(fact))
+            text = visible(one_line(str(fact)))
             is_long = len(text) > width and not output.is_plain
             output.line(f"  {name:<11}  {f'{text[: width - 2]}..' if is_long else text}")
 

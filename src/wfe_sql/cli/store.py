@@ -13,6 +13,7 @@ import typer
 
 from wfe_sql.backends import connect
 from wfe_sql.errors import SerializationError, WorkflowNotFoundError
+from wfe_sql.escaping import visible
 from wfe_sql.models import WorkflowInstance, utc_now
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.urls import parse_sqlite_url, scheme_of
@@ -38,7 +39,7 @@ def run(command: Coroutine[Any, Any, _T]) -> _T:
     try:
         return asyncio.run(command)
     except SerializationError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(visible(str(error))) from error
 
 
 @asynccontextmanager
@@ -55,7 +56,7 @@ async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[
             url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
     elif "?" not in url and parse_sqlite_url(url).path is not None:
         url = f"{url}?mode={mode}"
-    async with connect(url, on_conflict="raise", sql_dir=sql_dir, **options) as provider:
+    async with connect(url, sql_dir=sql_dir, **options) as provider:
         yield provider
 
 
@@ -72,7 +73,7 @@ def confirm(question: str, *, yes: bool) -> None:
         typer.Abort: The answer is not yes, or there is nobody to ask.
     """
     if not yes:
-        typer.echo(f"{question} [y/N]: ", err=True, nl=False)
+        typer.echo(visible(f"{question} [y/N]: "), err=True, nl=False)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise typer.Abort
 

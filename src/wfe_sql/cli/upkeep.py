@@ -1,20 +1,24 @@
 """What a DBA does to a whole store."""
 
 import hashlib
+import os
 import sys
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress, TaskID
 
-from wfe_sql.cli.output import Cell, Output, print_json, size
+from wfe_sql.cli.output import Cell, Output, print_json, say, size
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, opened, parse_age, parse_time, run, shown
 from wfe_sql.models import WorkflowStatus
-from wfe_sql.urls import scheme_of
+from wfe_sql.urls import SqliteTarget, parse_sqlite_url, scheme_of
 
 
 @app.command()
@@ -32,7 +36,7 @@ def init(url: Url, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
         if as_json:
             print_json({"url": shown(url)})
         else:
-            typer.echo(f"{shown(url)} is ready")
+            say(f"{shown(url)} is ready")
 
     run(command())
 
@@ -85,6 +89,9 @@ def purge(
         str, typer.Option(help="Those that ended before, such as 30d ago or 2026-05-28.", show_default=False)
     ],
     events: Annotated[bool, typer.Option("--events", help="Also processed events that old.")] = False,
+    orphaned_errors: Annotated[
+        bool, typer.Option("--orphaned-errors", help="Also errors that old whose workflow is gone.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Workflows deleted with one commit.")] = 500,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
     yes: Yes = False,
@@ -98,7 +105,10 @@ def purge(
 
     Example: wfe-sql purge wfe.db --status Complete --older-than 30d --dry-run
     """
-    run(_purge(url, sql_dir, WorkflowStatus(status), parse_time(older_than), events, batch_size, dry_run, yes, as_json))
+    bound, word = parse_time(older_than), WorkflowStatus(status)
+    also = {"events": events, "orphaned errors": orphaned_errors}
+    wanted = ["workflows", *(what for what, is_wanted in also.items() if is_wanted)]
+    run(_purge(url, sql_dir, word, bound, wanted, batch_size, dry_run=dry_run, yes=yes, as_json=as_json))
 
 
 async def _purge(
@@ -106,34 +116,37 @@ async def _purge(
     sql_dir: Path | None,
     status: WorkflowStatus,
     older_than: datetime,
-    events: bool,
+    wanted: Sequence[str],
     batch_size: int,
+    *,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     async with opened(url, sql_dir, mode="ro" if dry_run else "rw") as provider:
-        counts = {"workflows": await provider.purge_workflows(status, older_than, dry_run=True)}
-        if events:
-            counts["events"] = await provider.purge_events(older_than, dry_run=True)
+        purges: dict[str, Callable[..., Awaitable[int]]] = {
+            "workflows": partial(provider.purge_workflows, status),
+            "events": provider.purge_events,
+            "orphaned errors": provider.purge_orphaned_errors,
+        }
+        counts = {what: await purges[what](older_than, dry_run=True) for what in wanted}
         what = " and ".join(f"{count:,} {name}" for name, count in counts.items())
         if not dry_run:
             confirm(f"Delete {what}, {status} before {older_than:%Y-%m-%d %H:%M:%S}?", yes=yes)
             with Output().progress() as progress:
-                task = progress.add_task("workflows", total=counts["workflows"])
-                counts["workflows"] = await provider.purge_workflows(
-                    status, older_than, batch_size=batch_size, on_batch=lambda n: progress.update(task, completed=n)
-                )
-                if events:
-                    other = progress.add_task("events", total=counts["events"])
-                    counts["events"] = await provider.purge_events(
-                        older_than, batch_size=batch_size, on_batch=lambda n: progress.update(other, completed=n)
-                    )
+                for each in wanted:
+                    task = progress.add_task(each, total=counts[each])
+                    show = partial(_show_progress, progress, task)
+                    counts[each] = await purges[each](older_than, batch_size=batch_size, on_batch=show)
             what = " and ".join(f"{count:,} {name}" for name, count in counts.items())
     if as_json:
-        print_json({**counts, "dry_run": dry_run})
+        print_json({**{what.replace(" ", "_"): count for what, count in counts.items()}, "dry_run": dry_run})
     else:
         typer.echo(f"{what} would be deleted" if dry_run else f"{what} deleted")
+
+
+def _show_progress(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
 
 
 @app.command()
@@ -155,7 +168,7 @@ def backup(url: Url, file: Path, as_json: AsJson = False, sql_dir: SqlDir = None
     if as_json:
         print_json({"file": str(file), "size_bytes": count})
     else:
-        typer.echo(f"{file} has all of it, {size(count)}")
+        say(f"{file} has all of it, {size(count)}")
 
 
 @app.command()
@@ -192,6 +205,8 @@ def copy(
 ) -> None:
     """Copy a whole store into an empty one, such as from SQLite to PostgreSQL, and compare them at the end.
 
+    A SQLite file that is made for the copy may be read and written by those who may read and write the file it is of.
+
     The copy is of one moment: stop the hosts first, for what they write later is not in it. Nobody may use the other
     store meanwhile. When it fails, the other store is emptied again.
 
@@ -201,10 +216,10 @@ def copy(
     async def command() -> None:
         output = Output()
         same = scheme_of(source) == scheme_of(dest)
-        async with (
-            opened(source, sql_dir, mode="ro") as one,
-            opened(dest, sql_dir if same else None, mode="rwc") as other,
-        ):
+        async with opened(source, sql_dir, mode="ro") as one, AsyncExitStack() as stack:
+            if same and scheme_of(source) == "sqlite":
+                _make_for_the_same_people(parse_sqlite_url(dest), parse_sqlite_url(source))
+            other = await stack.enter_async_context(opened(dest, sql_dir if same else None, mode="rwc"))
             total = sum((await one.stats()).rows.values())
             with output.progress() as progress:
                 copying = progress.add_task("copying", total=total)
@@ -223,3 +238,15 @@ def copy(
         output.line(f"copied and compared, SHA-256 {report.digest}")
 
     run(command())
+
+
+def _make_for_the_same_people(copy: SqliteTarget, original: SqliteTarget) -> None:
+    """Make an empty file, which SQLite takes for an empty database, with the permissions of another from the beginning.
+
+    What SQLite puts beside a file has the permissions of the file (findCreateFileMode in
+    https://sqlite.org/src/file/src/os_unix.c).
+    """
+    if copy.path is not None and copy.mode == "rwc" and original.path is not None:
+        with suppress(OSError):  # it is there, or opening it says why it cannot be made
+            mode = original.path.stat().st_mode & 0o066 | 0o600
+            os.close(os.open(copy.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))

@@ -1,15 +1,18 @@
 """What is in a store, and what is wrong with it."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Read, Statement
 from wfe_sql.errors import StoreCorruptError
+from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
-from wfe_sql.maintenance.stored import read_time
+from wfe_sql.maintenance.stored import StoredTable, read_time
+from wfe_sql.plans import fits
 from wfe_sql.rows import EPOCH, TIME, encode_argument, encode_bound, epoch_ms
 
 _FINDINGS = 100
@@ -17,9 +20,6 @@ _FINDINGS = 100
 
 _WORTH_STATISTICS = 10_000
 """Rows of a table from which on plans may suffer without statistics."""
-
-_STALE = 10
-"""How many times as many rows a table may have as its statistics say, or as few."""
 
 
 class Health(Paging):
@@ -34,18 +34,20 @@ class Health(Paging):
             size, workflows, rows = await read(
                 [Statement("get_store_size", {}), Statement("count_workflows", {}), Statement("count_rows", {})]
             )
-            due_workflows, due_events, due_commands = await _count_due(read, now)
+            due_workflows, due_events, due_commands = [
+                Backlog(due, _time_or_none(since)) for due, since in await _count_due(read, now)
+            ]
         return StoreStats(
             taken_at=now,
             size_bytes=size[0],
             free_bytes=size[1],
             workflows=[
                 WorkflowCount(
-                    workflow_definition_id=definition_id,
-                    status=status,
+                    workflow_definition_id=_words(definition_id),
+                    status=_words(status),
                     workflows=count,
-                    oldest=_time(oldest),
-                    newest=_time(newest),
+                    oldest=_time_or_none(oldest),
+                    newest=_time_or_none(newest),
                 )
                 for definition_id, status, count, oldest, newest in workflows
             ],
@@ -87,17 +89,33 @@ class Health(Paging):
         ]
 
     async def _check_rows(self, read: Read) -> list[Finding]:
-        """Read every row of every table, and return what cannot be read."""
-        findings: list[Finding] = []
+        """Read every row of every table, and return what cannot be read, or is found at the wrong moment."""
+        (without_id,) = await read([Statement("find_rows_without_id", {})])
+        findings = [
+            Finding(FindingKind.Unreadable, f"a row of {table} cannot be read: its {column} is empty")
+            for table, column in without_id
+        ]
+        counts = Counter(finding.kind for finding in findings)
         async for table, rows in self._pages(read):
-            for row in rows:
-                _, problems = table.read(row)
-                for column, problem in problems.items():
-                    message = f"{table.name}.{column} of id {table.id_of(row)!r} cannot be read: {problem}"
-                    findings.append(Finding(FindingKind.Unreadable, message))
-                    if len(findings) == _FINDINGS:
-                        return findings
+            for finding in (finding for row in rows for finding in self._check_row(table, row)):
+                counts[finding.kind] += 1
+                if counts[finding.kind] <= _FINDINGS:
+                    findings.append(finding)
         return findings
+
+    def _check_row(self, table: StoredTable, row: Sequence[Any]) -> Iterator[Finding]:
+        _, problems = table.read(row)
+        for column, problem in problems.items():
+            message = f"{table.name}.{column} of id {table.id_of(row)!r} cannot be read: {problem}"
+            yield Finding(FindingKind.Unreadable, message)
+        if self._engine.has_times_as_text:
+            for column, value in table.odd_times(row):
+                if column not in problems:
+                    message = (
+                        f"{table.name}.{column} of id {table.id_of(row)!r} is {value!r}, which is compared as text, so "
+                        f"that polls may take it at the wrong moment; store {read_time(value)!r}"
+                    )
+                    yield Finding(FindingKind.Unsorted, message)
 
 
 async def _check_integrity(read: Read) -> list[Finding]:
@@ -117,37 +135,34 @@ async def _check_references(read: Read) -> list[Finding]:
     ]
 
 
-async def _count_due(read: Read, now: datetime) -> list[Backlog]:
-    """Return what of workflows, events and commands is due."""
-    workflows, events, commands = await read(
+async def _count_due(read: Read, now: datetime, *, free_since: datetime | None = None) -> list[tuple[int, Any]]:
+    """Return how many workflows, events and commands are due, and since when as stored; maybe only what is free."""
+    free = {"free_since": None if free_since is None else encode_argument("now", TIME, free_since)}
+    return await read(
         [
-            Statement("count_due_workflows", {"as_at": epoch_ms("now", now)}),
-            Statement("count_due_events", {"as_at": encode_bound("now", now)}),
-            Statement("count_due_commands", {"as_of": epoch_ms("now", now)}),
+            Statement("count_due_workflows", {"as_at": epoch_ms("now", now), **free}),
+            Statement("count_due_events", {"as_at": encode_bound("now", now), **free}),
+            Statement("count_due_commands", {"as_of": epoch_ms("now", now), **free}),
         ]
     )
-    return [_backlog(*workflows), _backlog(*events), _backlog(*commands)]
-
-
-def _backlog(due: int, since: Any) -> Backlog:
-    if since is None:
-        return Backlog(due, None)
-    return Backlog(due, _time(since) if isinstance(since, str) else EPOCH + timedelta(milliseconds=since))
 
 
 async def _check_overdue(read: Read, longest_ago: datetime) -> list[Finding]:
     """Return what should have been done, or taken over from a host that died, at `longest_ago` already."""
     findings = []
     words = ("workflows are due", "events are not processed", "scheduled commands are due")
-    for what, backlog in zip(words, await _count_due(read, longest_ago), strict=True):
-        if backlog.due:
-            since = "" if backlog.since is None else f", the longest since {TIME.encode(backlog.since)}"
-            findings.append(Finding(FindingKind.Overdue, f"{backlog.due:,} {what} and nobody takes them{since}"))
+    for what, (due, stored) in zip(words, await _count_due(read, longest_ago, free_since=longest_ago), strict=True):
+        if due:
+            since = _time_or_none(stored)
+            longest = repr(stored) if since is None else TIME.encode(since)
+            message = f"{due:,} {what} and nobody takes them, the longest since {longest}"
+            findings.append(Finding(FindingKind.Overdue, message))
     params = {"now": encode_argument("now", TIME, longest_ago), "row_limit": _FINDINGS}
     (claims,) = await read([Statement("find_expired_claims", params)])
     return findings + [
         Finding(
-            FindingKind.ExpiredClaim, f"{table} id {id_!r}: the claim of {worker!r} ended at {until}; nobody took it"
+            FindingKind.ExpiredClaim,
+            f"{table} id {id_!r}: the claim of {worker!r} ended at {visible(_words(until))}; nobody took it",
         )
         for table, id_, worker, until in claims
     ]
@@ -163,17 +178,24 @@ async def _check_statistics(read: Read) -> list[Finding]:
     return [
         Finding(FindingKind.Statistics, f"{table} has {count:,} rows and {_said(known.get(table))}; update them")
         for table, count in counts
-        if count >= _WORTH_STATISTICS and not _fits(count, known.get(table))
+        if count >= _WORTH_STATISTICS and not fits(count, known.get(table))
     ]
-
-
-def _fits(count: int, known: int | None) -> bool:
-    return known is not None and count <= known * _STALE and known <= count * _STALE
 
 
 def _said(known: int | None) -> str:
     return "no statistics" if known is None else f"statistics from when it had about {known:,}"
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(read_time(text))
+def _time_or_none(stored: Any) -> datetime | None:
+    """Return a stored time, as text or as epoch milliseconds; None where it is none, or beyond the years 1 to 9999."""
+    try:
+        if isinstance(stored, int | float):
+            return EPOCH + timedelta(milliseconds=stored)
+        return datetime.fromisoformat(read_time(stored))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _words(stored: Any) -> str:
+    """Return what is stored in a column of text, which may be anything."""
+    return stored.decode(errors="backslashreplace") if isinstance(stored, bytes) else str(stored)

@@ -1,8 +1,8 @@
 """Pages for people: what is in the store, newest first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -10,9 +10,9 @@ from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import SerializationError
 from wfe_sql.maintenance import stored
 from wfe_sql.maintenance.models import CommandSummary, Page, SubscriptionSummary, WorkflowSummary
-from wfe_sql.maintenance.stored import Column, Document, StoredTable, read_integer
+from wfe_sql.maintenance.stored import Column, Document, StoredTable, read_integer, read_time
 from wfe_sql.models import Event, EventSubscription, ExecutionError, WorkflowStatus
-from wfe_sql.rows import INTEGER, TEXT, TIME, encode_argument
+from wfe_sql.rows import ID, INTEGER, TEXT, TIME, encode_argument
 
 _T = TypeVar("_T")
 
@@ -58,7 +58,7 @@ class Listing:
     ) -> Page[WorkflowSummary]:
         if status is not None and status not in list(WorkflowStatus):
             raise SerializationError(f"status must be one of {', '.join(WorkflowStatus)}, not {status!r}")
-        after_time, after_id = _split(after)
+        after_time, after_id = _after(after, _time, _id)
         params = {
             "status": None if status is None else str(status),
             "definition_id": None if definition_id is None else encode_argument("definition_id", TEXT, definition_id),
@@ -77,7 +77,7 @@ class Listing:
     async def list_events(
         self, *, is_processed: bool | None = None, after: str | None = None, limit: int = 100
     ) -> Page[Event]:
-        after_time, after_id = _split(after)
+        after_time, after_id = _after(after, _time, _id)
         params = {
             "is_processed": None if is_processed is None else int(is_processed),
             "after_time": after_time,
@@ -89,10 +89,10 @@ class Listing:
         return Page(events, f"{rows[-1][4]},{rows[-1][0]}" if len(rows) == limit else None)
 
     async def list_scheduled_commands(self, *, after: str | None = None, limit: int = 100) -> Page[CommandSummary]:
-        after_time, after_id = _split(after)
+        after_time, after_id = _after(after, _number, _number)
         params = {
-            "after_time": _whole_number(after, after_time),
-            "after_id": _whole_number(after, after_id),
+            "after_time": after_time,
+            "after_id": after_id,
             "row_limit": _checked_limit(limit),
         }
         (rows,) = await self._engine.read([Statement("list_scheduled_commands", params)])
@@ -102,9 +102,10 @@ class Listing:
     async def list_execution_errors(
         self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
     ) -> Page[ExecutionError]:
+        (after_id,) = _after(after, _number)
         params = {
             "workflow_id": None if workflow_id is None else encode_argument("workflow_id", TEXT, workflow_id),
-            "after_id": _whole_number(after, after),
+            "after_id": after_id,
             "row_limit": _checked_limit(limit),
         }
         (rows,) = await self._engine.read([Statement("list_execution_errors", params)])
@@ -127,24 +128,32 @@ def _build(kind: type[_T], document: Document) -> _T:
     return msgspec.convert(document, kind)
 
 
-def _split(after: str | None) -> tuple[str | None, str | None]:
+def _after(after: str | None, *read: Callable[[str], _T]) -> Sequence[_T | None]:
+    """Return the parts of what a page gave to go on after, each as it is read; of the first page, nulls.
+
+    Raises:
+        SerializationError: No page gave this.
+    """
     if after is None:
-        return None, None
-    time, comma, id_ = after.partition(",")
-    if not comma:
-        raise _not_from_a_page(after)
-    return time, id_
-
-
-def _whole_number(after: str | None, value: str | None) -> int | None:
+        return [None for _ in read]
     try:
-        return None if value is None else int(encode_argument("after", INTEGER, int(value)))
-    except ValueError:
-        raise _not_from_a_page(after) from None
+        parts = str(encode_argument("after", TEXT, after)).split(",", len(read) - 1)
+        return [read_part(part) for read_part, part in zip(read, parts, strict=True)]
+    except ValueError as error:
+        raise SerializationError(f"after must be what the page before gave, not {after!r}") from error
 
 
-def _not_from_a_page(after: Any) -> SerializationError:
-    return SerializationError(f"after must be what the page before gave, not {after!r}")
+def _time(text: str) -> str:
+    read_time(text)
+    return text
+
+
+def _id(text: str) -> str:
+    return str(encode_argument("after", ID, text))
+
+
+def _number(text: str) -> int:
+    return int(encode_argument("after", INTEGER, int(text)))
 
 
 def _checked_limit(limit: int) -> int:

@@ -69,6 +69,7 @@ class FindingKind(StrEnum):
     ForeignKey = "foreign key"
     Orphan = "orphan"
     Unreadable = "unreadable"
+    Unsorted = "unsorted"
     Overdue = "overdue"
     ExpiredClaim = "expired claim"
     MissingIndex = "missing index"
@@ -85,18 +86,24 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowCount:
-    """How many workflows of one definition have one status, and when the first and the last of them were made."""
+    """How many workflows of one definition have one status, and when the first and the last of them were made.
+
+    A time is None where what is stored cannot be read; `check` says where.
+    """
 
     workflow_definition_id: str
     status: str
     workflows: int
-    oldest: datetime
-    newest: datetime
+    oldest: datetime | None
+    newest: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is due: how much, and since when the longest; `since` is None when nothing is."""
+    """What is due: how much, and since when the longest.
+
+    `since` is None when nothing is due, and when it is beyond the years 1 to 9999 or cannot be read.
+    """
 
     due: int
     since: datetime | None

@@ -12,7 +12,7 @@ Rows = Sequence[Sequence[Any]]
 _PAGE = 500
 """Rows of a page."""
 
-_BEFORE_ALL = -(2**63)
+BEFORE_ALL = -(2**63)
 """A row's number that comes before every other."""
 
 _Start = dict[str, Any]
@@ -37,14 +37,14 @@ class Paging:
 
 def _tables() -> list[tuple[StoredTable, str, _Start, _Next]]:
     """Return the tables and how their pages follow each other, in an order in which no row comes before its parent."""
-    by_place: tuple[_Start, _Next] = {"after_place": _BEFORE_ALL}, lambda row: {"after_place": row[-1]}
+    by_place: tuple[_Start, _Next] = {"after_place": BEFORE_ALL}, lambda row: {"after_place": row[-1]}
     return [
         (stored.DEFINITION_SEQUENCES, "page_definition_sequences", *_by("definition_id")),
         (stored.WORKFLOWS, "page_workflows", *_by("id")),
         (
             stored.EXECUTION_POINTERS,
             "page_execution_pointers",
-            {"after_workflow_id": "", "after_place": _BEFORE_ALL},
+            {"after_workflow_id": "", "after_place": BEFORE_ALL},
             lambda row: {"after_workflow_id": row[0], "after_place": row[-1]},
         ),
         (stored.EVENTS, "page_events", *_by("id")),

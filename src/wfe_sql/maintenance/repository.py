@@ -52,6 +52,7 @@ class MaintenanceRepository(Protocol):
 
         Raises:
             SerializationError: The status is another one, `older_than` naive or negative, or `batch_size` below 1.
+            StoreError: The database keeps what is deleted, such as by a trigger, twice in a row.
         """
         ...
 
@@ -73,6 +74,32 @@ class MaintenanceRepository(Protocol):
 
         Raises:
             SerializationError: `older_than` is naive or negative, or `batch_size` is below 1.
+            StoreError: The database keeps what is deleted, such as by a trigger, twice in a row.
+        """
+        ...
+
+    async def purge_orphaned_errors(
+        self,
+        older_than: datetime | timedelta,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> int:
+        """Delete errors whose workflow is not there, in batches, each its own commit; return how many.
+
+        `check` names them as orphans. They are left by the reference, which deletes workflows alone, and by hosts that
+        store an error after its workflow was purged; errors of a workflow that is there go with it.
+
+        Args:
+            older_than: Those with an `error_time` before this time, or this long ago by the provider's clock.
+            batch_size: How many go with one commit.
+            dry_run: Delete nothing, and return how many would be.
+            on_batch: Called after each commit with how many are deleted so far.
+
+        Raises:
+            SerializationError: `older_than` is naive or negative, or `batch_size` is below 1.
+            StoreError: The database keeps what is deleted, such as by a trigger, twice in a row.
         """
         ...
 
@@ -143,8 +170,7 @@ class MaintenanceRepository(Protocol):
     async def stats(self) -> StoreStats:
         """Return what is in the store, counted at one moment. It reads all of it, which takes a while on a large one.
 
-        Raises:
-            CorruptRowError: A time cannot be read.
+        What cannot be read is None in it: `check` says what that is.
         """
         ...
 
@@ -152,7 +178,11 @@ class MaintenanceRepository(Protocol):
         """Read the whole store and return what is wrong with it, at most 100 findings of a kind; [] when all is well.
 
         Args:
-            overdue_after: What was due, or whose claim ended, this long ago by the provider's clock is a finding.
+            overdue_after: What was made, was due, and whose claim, if any, had ended, all of it this long ago by the
+                provider's clock, is a finding.
+
+        Raises:
+            SerializationError: `overdue_after` is negative, or goes back further than times do.
         """
         ...
 

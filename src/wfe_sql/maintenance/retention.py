@@ -6,11 +6,16 @@ from typing import Any
 
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Statement, Unit
-from wfe_sql.errors import SerializationError, WorkflowNotFoundError
+from wfe_sql.errors import SerializationError, StoreError, WorkflowNotFoundError
+from wfe_sql.maintenance.pages import BEFORE_ALL, Rows
 from wfe_sql.models import WorkflowStatus
 from wfe_sql.rows import INTEGER, TEXT, TIME, encode_argument, encode_ids
 
 _FINISHED = (WorkflowStatus.Complete, WorkflowStatus.Terminated)
+
+
+class _NothingDeletedError(Exception):
+    """A batch that was found is there no more, or stays."""
 
 
 class Retention:
@@ -40,17 +45,15 @@ class Retention:
         if dry_run:
             (count,) = await self._engine.read([Statement("count_finished_workflows", age)])
             return int(count)
-        deleted = 0
-        while True:
-            (rows,) = await self._engine.read([Statement("find_finished_workflows", batch)])
-            if not rows:
-                return deleted
+        find = Statement("find_finished_workflows", batch)
+
+        def delete(rows: Rows) -> Unit:
             ids = [row[0] for row in rows]
-            delete = Statement("delete_finished_workflows", {**age, "ids": encode_ids(ids)})
-            count, *_ = await self._engine.write([delete, *_delete_what_hung_on(ids)])
-            deleted += count
-            if on_batch is not None:
-                on_batch(deleted)
+            kept = _NothingDeletedError()
+            params = {**age, "ids": encode_ids(ids)}
+            return [Statement("delete_finished_workflows", params, otherwise=kept), *_delete_what_hung_on(ids)]
+
+        return await self._purge("workflows", find, delete, on_batch)
 
     async def purge_events(
         self,
@@ -65,20 +68,65 @@ class Retention:
         if dry_run:
             (count,) = await self._engine.read([Statement("count_processed_events", age)])
             return int(count)
+        find = Statement("find_processed_events", batch)
+
+        def delete(rows: Rows) -> Unit:
+            batch["after_time"] = rows[-1][1]
+            ids = encode_ids(row[0] for row in rows)
+            return [
+                Statement("delete_processed_events", {"ids": ids}, otherwise=_NothingDeletedError()),
+                Statement("delete_scheduled_commands_of_deleted_events", {"event_ids": ids}),
+            ]
+
+        return await self._purge("events", find, delete, on_batch)
+
+    async def purge_orphaned_errors(
+        self,
+        older_than: datetime | timedelta,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> int:
+        age = {"older_than": self._bound(older_than)}
+        batch: dict[str, Any] = {**age, "row_limit": checked_batch_size(batch_size), "from_id": BEFORE_ALL}
+        if dry_run:
+            (count,) = await self._engine.read([Statement("count_orphaned_errors", age)])
+            return int(count)
+        find = Statement("find_orphaned_errors", batch)
+
+        def delete(rows: Rows) -> Unit:
+            batch["from_id"] = rows[-1][0]
+            ids = encode_ids(row[0] for row in rows)
+            return [Statement("delete_orphaned_errors", {"ids": ids}, otherwise=_NothingDeletedError())]
+
+        return await self._purge("execution errors", find, delete, on_batch)
+
+    async def _purge(
+        self, what: str, find: Statement, delete: Callable[[Rows], Unit], on_batch: Callable[[int], None] | None
+    ) -> int:
+        """Find and delete until nothing is found; return how many were deleted.
+
+        Raises:
+            StoreError: What is found is found again after it was deleted, so that this would never end.
+        """
         deleted = 0
+        kept: Rows = []
         while True:
-            (rows,) = await self._engine.read([Statement("find_processed_events", batch)])
+            (rows,) = await self._engine.read([find])
             if not rows:
                 return deleted
-            ids = encode_ids(row[0] for row in rows)
-            count, _ = await self._engine.write(
-                [
-                    Statement("delete_processed_events", {"ids": ids}),
-                    Statement("delete_scheduled_commands_of_deleted_events", {"event_ids": ids}),
-                ]
-            )
+            try:
+                count, *_ = await self._engine.write(delete(rows))
+            except _NothingDeletedError:  # others may have deleted or changed them just now, so look once more
+                if rows == kept:
+                    raise StoreError(
+                        f"the database keeps {len(rows):,} {what} that are to be purged, {rows[0][0]!r} among them: "
+                        f"deleting them changes nothing; is there a trigger? {deleted:,} others were deleted"
+                    ) from None
+                kept = rows
+                continue
             deleted += count
-            batch["after_time"] = rows[-1][1]
             if on_batch is not None:
                 on_batch(deleted)
 

@@ -55,6 +55,7 @@ def read_time(value: Any) -> str:
     return str(TIME.encode(datetime.fromisoformat(read_text(value))))
 
 
+_SORTS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(?:\d{3}){1,3})?\+00:00", re.ASCII)
 _ODD_DECIMALS = re.compile(r"\.(?!(?:\d{3}){1,3}\D)")
 
 
@@ -142,6 +143,14 @@ class StoredTable:
             column.name: value if value is None or column.portable is None else column.portable(value)
             for column, value in zip(self.columns, row, strict=False)
         }
+
+    def odd_times(self, row: Sequence[Any]) -> list[tuple[str, str]]:
+        """Return times that are not in the form that sorts as text, with the names of their columns."""
+        return [
+            (column.name, value)
+            for column, value in zip(self.columns, row, strict=False)
+            if column.read is read_time and isinstance(value, str) and not _SORTS.fullmatch(value)
+        ]
 
     def document(self, row: Sequence[Any]) -> Document:
         """Return the row as a document.

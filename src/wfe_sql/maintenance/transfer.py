@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from wfe_sql.engines import Engine, Statement
-from wfe_sql.errors import StoreError, StoreNotEmptyError, WfeError
+from wfe_sql.engines import Engine, Read, Statement
+from wfe_sql.errors import CorruptRowError, StoreError, StoreNotEmptyError, WfeError
 from wfe_sql.maintenance.models import CopyReport
 from wfe_sql.maintenance.pages import Paging, Rows
 from wfe_sql.maintenance.stored import StoredTable
@@ -26,6 +26,7 @@ class Transfer(Paging):
 
     async def dump(self) -> AsyncGenerator[str, None]:
         async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
+            await _check_ids(read)
             async for table, rows in pages:
                 for line in _lines(table, rows):
                     yield line
@@ -65,6 +66,7 @@ class Transfer(Paging):
     ) -> CopyReport:
         digest = hashlib.sha256()
         async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
+            await _check_ids(read)
             async for table, rows in pages:
                 for line in _lines(table, rows):
                     digest.update(f"{line}\n".encode())
@@ -108,6 +110,13 @@ class Transfer(Paging):
         except WfeError as error:
             message = f"the copy failed ({reason}), and what was copied is still there ({error}); delete that store"
             raise StoreError(message) from reason
+
+
+async def _check_ids(read: Read) -> None:
+    """Refuse rows that no page has, which would be left out unseen."""
+    (without_id,) = await read([Statement("find_rows_without_id", {})])
+    for table, column in without_id:
+        raise CorruptRowError(f"a row of {table} cannot be read: its {column} is empty")
 
 
 def _lines(table: StoredTable, rows: Rows) -> list[str]:

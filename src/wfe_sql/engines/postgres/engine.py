@@ -7,7 +7,6 @@ by itself.
 
 import asyncio
 import shlex
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres.pool import Connection, ConnectionPool
-from wfe_sql.engines.postgres.queues import AloneQueue, GroupQueue, Turns
+from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
@@ -48,8 +47,9 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class Attempt:
-    """What is known of work that may be cut off: whether it had begun to commit by then."""
+    """What is known of work that may be cut off: whether it had a connection by then, and had begun to commit."""
 
+    has_begun: bool = False
     may_have_committed: bool = False
 
 
@@ -58,6 +58,8 @@ Work = Callable[[Connection, Attempt], Awaitable[_T]]
 
 class PostgresEngine:
     """Runs units of named queries in one schema; made for and used on one event loop."""
+
+    has_times_as_text = False
 
     def __init__(
         self,
@@ -84,11 +86,16 @@ class PostgresEngine:
             lead: GroupQueue(group, partial(self.run_group, group), _OF_ONE_GROUP, turns)
             for lead, group in GROUPS.items()
         }
-        self._reads = AloneQueue(partial(self.run_alone, writes=False), max_connections)
-        self._writes = AloneQueue(partial(self.run_alone, writes=True), max_connections)
+        self._alone: set[asyncio.Task[Results]] = set()
+        self._alone_at_once = asyncio.Semaphore(max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def store_id(self) -> str:
+        """What tells the open store from all others: its server, database and schema."""
+        return self._store.id
 
     @property
     def queries(self) -> QuerySet:
@@ -103,7 +110,7 @@ class PostgresEngine:
         try:
             await self._make_store()
         except BaseException:
-            await self._pool.close()
+            self._pool.close()
             raise
         self._is_open = True
 
@@ -123,15 +130,19 @@ class PostgresEngine:
 
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
-        return await self.submit(unit)
+        return await self._run(unit, writes=True)
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
-        return self._submit(unit, self._writes)
+        self._check_open()
+        group = group_of(unit)
+        return (
+            self._begin_alone(unit, Attempt(), writes=True) if group is None else self._groups[group.lead].submit(unit)
+        )
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
-        return await self._submit(unit, self._reads)
+        return await self._run(unit, writes=False)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
@@ -166,10 +177,26 @@ class PostgresEngine:
             "--dbname=URL, the URL without schema= and mode="
         )
 
-    def _submit(self, unit: Unit, alone: AloneQueue) -> "asyncio.Future[Results]":
+    async def _run(self, unit: Unit, *, writes: bool) -> Results:
+        """Run a unit. Where the caller is cancelled it goes on, unless it has no connection yet."""
         self._check_open()
         group = group_of(unit)
-        return (alone if group is None else self._groups[group.lead]).submit(unit)
+        if group is not None:
+            return await self._groups[group.lead].submit(unit)
+        attempt = Attempt()
+        task = self._begin_alone(unit, attempt, writes=writes)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not attempt.has_begun:
+                task.cancel()
+            raise
+
+    def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
+        task = asyncio.create_task(self.run_alone(unit, attempt, writes=writes))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+        return task
 
     async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
@@ -178,7 +205,7 @@ class PostgresEngine:
             ids = encode_ids(param_of(unit, "id") for unit in units)
             statements.insert(0, Statement("lock_workflows", {"ids": ids}))
         try:
-            rows = (await self._run_statements(statements, writes=group.writes))[-1]
+            rows = (await self._run_statements(statements, Attempt(), writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
                 return [unit_error(self._store, error, unit) for unit in units]
@@ -195,14 +222,19 @@ class PostgresEngine:
             for unit, result in zip(units, results, strict=True)
         ]
 
-    async def run_alone(self, unit: Unit, *, writes: bool) -> Outcome:
-        """Run a unit as it is."""
-        try:
-            return await self._run_statements(unit, writes=writes)
-        except psycopg.Error as error:
-            return unit_error(self._store, error, unit)
+    async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
+        """Run a unit as it is.
 
-    async def _run_statements(self, unit: Unit, *, writes: bool) -> Results:
+        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
+        behind every unit that runs alone.
+        """
+        async with self._alone_at_once:
+            try:
+                return await self._run_statements(unit, attempt, writes=writes)
+            except psycopg.Error as error:
+                raise unit_error(self._store, error, unit) from error
+
+    async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""
 
         async def work(connection: Connection, attempt: Attempt) -> Results:
@@ -211,7 +243,7 @@ class PostgresEngine:
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
-        return await self._with_connection(work)
+        return await self._with_connection(work, attempt)
 
     async def _run_in_transaction(
         self, unit: Unit, connection: Connection, attempt: Attempt, *, writes: bool
@@ -234,7 +266,7 @@ class PostgresEngine:
             raise statement.otherwise
         return result
 
-    async def _with_connection(self, work: Work[_T]) -> _T:
+    async def _with_connection(self, work: Work[_T], attempt: Attempt) -> _T:
         """Do work on a connection, again where others undid it, or where it may wait for the server.
 
         Work whose connection was lost while it may have been committing is not repeated.
@@ -243,15 +275,17 @@ class PostgresEngine:
             psycopg.Error: The server refuses what was asked of it.
             StoreError: There is no connection, it was lost, or the role may not do this.
         """
-        deadline = time.monotonic() + self._wait_for_server
+        time = asyncio.get_running_loop().time
+        deadline = time() + self._wait_for_server
         tries = _TRIES
         while True:
-            attempt = Attempt()
+            attempt.has_begun = attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
+                    attempt.has_begun = True
                     return await self._try(work, connection, attempt)
             except StoreUnavailableError:
-                if attempt.may_have_committed or time.monotonic() > deadline:
+                if attempt.may_have_committed or time() > deadline:
                     raise
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
@@ -273,15 +307,17 @@ class PostgresEngine:
             ) from error
 
     async def _make_store(self) -> None:
-        await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection))
+        await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
 
     def _check_open(self) -> None:
         check_usable(self._store, self._loop, is_open=self._is_open and self._closing is None)
 
     async def _close(self) -> None:
-        for queue in (*self._groups.values(), self._reads, self._writes):
+        for queue in self._groups.values():
             await queue.finish()
-        await self._pool.close()
+        while self._alone:
+            await asyncio.wait(self._alone)
+        self._pool.close()
 
 
 def _outcome(unit: Unit, results: Results) -> Outcome:

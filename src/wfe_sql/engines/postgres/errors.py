@@ -20,6 +20,7 @@ from wfe_sql.errors import (
     StoreUnavailableError,
     WfeError,
 )
+from wfe_sql.escaping import visible
 
 RETRIED = {"23503", "40001", "40P01"}
 """What may go better the next time: a serialization failure, a deadlock, and a foreign key, which only a workflow's
@@ -74,8 +75,8 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
 
 
 def text_of(error: psycopg.Error) -> str:
-    """Return the driver's message in one line."""
-    return " ".join(str(error).split())
+    """Return the driver's message in one line; it may quote values."""
+    return visible(" ".join(str(error).split()))
 
 
 def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> bool:
@@ -85,8 +86,11 @@ def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> b
 
 
 def is_about_values(error: psycopg.Error) -> bool:
-    """Tell whether an error comes from what is to be written, and not from the state of the server."""
-    return (error.sqlstate or "")[:2] in _VALUE_CLASSES or isinstance(error, psycopg.DataError)
+    """Tell whether an error comes from what is to be written, and not from the state of the server.
+
+    The driver's own, without a code, does not: where it cannot read what came back, that may be committed.
+    """
+    return (error.sqlstate or "")[:2] in _VALUE_CLASSES
 
 
 def is_about_statement(error: psycopg.Error) -> bool:
@@ -117,6 +121,10 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
         mapped = _conflict(unit, column, error.diag.message_detail or "") or UniqueViolationError(column)
     elif code == _NOT_NULL_VIOLATION and error.diag.column_name == "workflow_id":
         mapped = UniqueViolationError(f"{error.diag.table_name}.id")
+    elif not code and isinstance(error, psycopg.DataError) and not _refused(unit):
+        mapped = StoreError(
+            f"{target} returned what cannot be read; what was asked for may have been written: {text_of(error)}"
+        )
     elif code[:2] in (_DATA_CLASS, _SIZE_CLASS) or isinstance(error, psycopg.DataError):
         mapped = SerializationError(f"{_refused(unit) or text_of(error)}; nothing was written")
     else:

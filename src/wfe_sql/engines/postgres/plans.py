@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import psycopg
@@ -17,7 +18,7 @@ from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.postgres.tuning import describe
 from wfe_sql.errors import StoreError
-from wfe_sql.plans import Explain, Plan
+from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet
 
 _INDEX = re.compile(r"(?:Index (?:Only )?Scan(?: Backward)? using|Bitmap Index Scan on) (?!pg_)(\w+)")
@@ -66,20 +67,34 @@ class PostgresPlanner:
                 raise store_error(self._store, error) from error
             raise StoreError(text_of(error)) from error
 
+    def survey(self) -> Contents:
+        """Look what the store has; every row is counted."""
+        return self._runner.run(self._survey())
+
+    async def _survey(self) -> Contents:
+        run = partial(self._queries.run, self._connection, params={})
+        try:
+            indexes, rows = await run("list_indexes"), await run("count_rows")
+            statistics = await run("list_statistics")
+        except psycopg.Error as error:
+            raise store_error(self._store, error) from error
+        return Contents(frozenset(name for (name,) in indexes), dict(rows), dict(statistics))
+
 
 @contextmanager
-def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: str) -> Iterator[Explain]:
+def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: str) -> Iterator[PostgresPlanner]:
     """Connect to a store, to explain queries on it; nothing is made or written.
 
     Raises:
         StoreError: There is none, or it cannot be reached.
+        StoreVersionError: It is not up to date, so that plans would say little.
     """
     store = PostgresStore(target, queries, schema=schema, statement_timeout=None)
     with asyncio.Runner() as runner:
         connection = runner.run(store.open_connection())
         try:
             runner.run(store.check(connection))
-            yield PostgresPlanner(store, queries, connection, runner).explain
+            yield PostgresPlanner(store, queries, connection, runner)
         finally:
             runner.run(connection.close())
 

@@ -1,7 +1,6 @@
 """Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
-import logging
 import re
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,11 +8,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
-from weakref import WeakSet
 
 import psycopg
-import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines.postgres.errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
@@ -26,7 +24,15 @@ _NO_URL = (
 )
 _PORTS = re.compile(r"[0-9,]*")
 
-_pool_log = logging.getLogger("psycopg.pool")
+_MAX_IDLE = 10 * 60.0
+"""Seconds after which a connection that nobody used is closed."""
+
+_MAX_AGE = 60 * 60.0
+"""Seconds after which a connection is replaced when it comes back: what the server keeps for it grows, and a host name
+may mean another server by now."""
+
+_REFUSED_FOR = 1.0
+"""Seconds for which callers wait for the connections that exist after the server gave no more."""
 
 
 class PostgresTarget:
@@ -78,68 +84,45 @@ class PostgresTarget:
                 raise type(mapped)(f"{self} cannot be reached") from None
             raise mapped from error
 
+    def server(self, connection: Connection) -> str:
+        """Return what a server is told by, of one of its connections: the same whichever of several hosts answered."""
+        hosts = str(self._parameters.get("host") or self._parameters.get("hostaddr") or "")
+        info = connection.info
+        return f"{hosts}:{self._parameters.get('port')}" if "," in hosts else f"{info.host}:{info.port}"
+
     def _shows_password(self, text: str) -> bool:
         password = str(self._parameters.get("password") or "")
         return bool(password) and (password in text or quote(password, safe="") in text)
 
 
 class ConnectionPool:
-    """psycopg's pool, for callers who want to hear at once, and why, that the server is not there.
+    """Connections that are lent, the one used last first.
 
-    It connects in the background and tells those who wait only that their time is over; here the first attempt that
-    fails after they came is raised to them, unless there are connections that they can have later: the server may
-    take no more than those. The connection used last is used next.
+    Whoever finds none connects, and hears at once where that fails, and why; unless there are connections to wait for,
+    because the server may take no more than those.
 
     Args:
         target: What it connects to, for people.
         open_connection: Makes one that is ready for use.
         size: How many there are at most.
-        timeout: How long to wait for a free one.
+        timeout: How long a caller waits for one.
     """
 
     def __init__(
         self, target: object, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta
     ) -> None:
-        failures = self._failures = set[asyncio.Future[None]]()
-        outage = self._outage = _Outage()
-        opened = self._opened = WeakSet[Connection]()
-
-        class OpenedConnection(psycopg.AsyncConnection[Any]):
-            """How the pool connects."""
-
-            @classmethod
-            async def connect(cls, *args: Any, **options: Any) -> Any:
-                came_before = set(failures)
-                try:
-                    connection = await open_connection()
-                except Exception as error:
-                    outage.begin()
-                    some_come_back = self._has_connections()
-                    for failure in failures:
-                        if failure.done() or some_come_back:
-                            continue
-                        if failure in came_before:
-                            failure.set_exception(error)
-                        else:
-                            failure.set_result(None)
-                    raise
-                outage.end()
-                opened.add(connection)
-                return connection
-
         self._target = target
+        self._open_connection = open_connection
         self._size = size
         self._timeout = timeout
-        connection_class: type[Connection] = OpenedConnection
-        self._pool = psycopg_pool.AsyncConnectionPool(
-            connection_class=connection_class,
-            min_size=0,
-            max_size=size,
-            timeout=timeout.total_seconds(),
-            reconnect_timeout=0,
-            open=False,
-        )
-        outage.pool_name = self._pool.name
+        self._places = asyncio.Semaphore(size)
+        self._withheld = 0
+        self._refusal: StoreError | None = None
+        self._refused_at = 0.0
+        self._made: dict[Connection, float] = {}
+        self._idle: dict[Connection, float] = {}
+        self._closing_unused: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -153,93 +136,94 @@ class ConnectionPool:
         try:
             yield connection
         finally:
-            await self._pool.putconn(connection)
+            self._give_back(connection)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._pool.close()
-        self._outage.end()
+    def close(self) -> None:
+        """Close the connections; those that are lent, as they come back."""
+        self._is_closed = True
+        if self._closing_unused is not None:
+            self._closing_unused.cancel()
+        while self._idle:
+            self._discard(self._idle.popitem()[0])
 
     async def _take(self) -> Connection:
-        await self._pool.open()
         try:
-            while True:
-                connection = await self._get()
-                if connection is None:
-                    continue
-                if _is_alive(connection):
-                    return connection
-                await connection.close()
-                await self._pool.putconn(connection)
-        except psycopg_pool.PoolTimeout as error:
-            if not self._has_connections():
-                raise StoreUnavailableError(
-                    f"{self._target} cannot be reached: no connection within {self._timeout}"
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                while True:
+                    if self._withheld and _now() - self._refused_at > _REFUSED_FOR:
+                        self._lend_all_places()
+                    await self._places.acquire()
+                    try:
+                        return self._take_idle() or await self._connect()
+                    except StoreError as error:
+                        if not self._made:
+                            self._lend_all_places()
+                            self._places.release()
+                            raise
+                        self._refusal, self._refused_at = error, _now()
+                        self._withheld += 1
+                    except BaseException:
+                        self._places.release()
+                        raise
+        except TimeoutError as error:
+            if len(self._made) == self._size:
+                raise StoreBusyError(
+                    f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
                 ) from error
-            raise StoreBusyError(
-                f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
-            ) from error
+            refusal = self._refusal or f"{self._target} cannot be reached: no connection within {self._timeout}"
+            raise StoreUnavailableError(str(refusal)) from self._refusal or error
 
-    def _has_connections(self) -> bool:
-        return any(not connection.closed for connection in self._opened)
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if _is_alive(connection):
+                return connection
+            self._discard(connection)
+        return None
 
-    async def _get(self) -> Connection | None:
-        """Get a connection, or what the attempt to make one failed with; None where that began too early to tell."""
-        if self._pool.get_stats()["pool_available"]:
-            return await self._pool.getconn()
-        failure = asyncio.get_running_loop().create_future()
-        getting = asyncio.create_task(self._pool.getconn())
-        self._failures.add(failure)
-        came = False
-        try:
-            await asyncio.wait({getting, failure}, return_when=asyncio.FIRST_COMPLETED)
-            came = getting.done()
-            if not came:
-                failure.result()
-        finally:
-            self._failures.discard(failure)
-            if not failure.cancel():
-                failure.exception()  # or asyncio would log that nobody asked for it
-            if not came:
-                await self._give_back(getting)
-        return getting.result() if came else None
+    async def _connect(self) -> Connection:
+        connection = await self._open_connection()
+        self._made[connection] = _now()
+        self._lend_all_places()
+        return connection
 
-    async def _give_back(self, getting: "asyncio.Task[Connection]") -> None:
-        """See that a connection which comes after its caller has gone is lent to others."""
-        getting.cancel()
-        await asyncio.wait({getting})
-        if not getting.cancelled() and getting.exception() is None:
-            await self._pool.putconn(getting.result())
+    def _lend_all_places(self) -> None:
+        """Lend again those places that the server had no connections for."""
+        self._refusal = None
+        for _ in range(self._withheld):
+            self._places.release()
+        self._withheld = 0
+
+    def _give_back(self, connection: Connection) -> None:
+        now = _now()
+        is_sound = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if is_sound and not self._is_closed and now - self._made[connection] < _MAX_AGE:
+            self._idle[connection] = now
+            if self._closing_unused is None:
+                self._close_unused_later(now)
+        else:
+            self._discard(connection)
+        self._places.release()
+
+    def _discard(self, connection: Connection) -> None:
+        del self._made[connection]
+        connection.pgconn.finish()
+
+    def _close_unused(self) -> None:
+        self._closing_unused = None
+        for connection, since in list(self._idle.items()):
+            if _now() - since < _MAX_IDLE:
+                self._close_unused_later(since)
+                break
+            del self._idle[connection]
+            self._discard(connection)
+
+    def _close_unused_later(self, since: float) -> None:
+        self._closing_unused = asyncio.get_running_loop().call_at(since + _MAX_IDLE, self._close_unused)
 
 
-class _Outage(logging.Filter):
-    """While the pool cannot connect, lets it log so once: it tries for each caller, and callers hear of it anyway.
-
-    Attributes:
-        pool_name: What the pool calls itself in its log.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool_name = ""
-        self._is_logged = False
-
-    def begin(self) -> None:
-        """Note that an attempt to connect failed."""
-        _pool_log.addFilter(self)
-
-    def end(self) -> None:
-        """Note that one succeeded, or that there will be no more."""
-        _pool_log.removeFilter(self)
-        self._is_logged = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Refuse the pool's warnings about itself, but for the first one."""
-        is_of_pool = isinstance(record.args, tuple) and record.args[:1] == (self.pool_name,)
-        if not is_of_pool or record.levelno < logging.WARNING:
-            return True
-        was_logged, self._is_logged = self._is_logged, True
-        return not was_logged
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _is_torn(url: str) -> bool:

@@ -1,15 +1,14 @@
-"""The queues in front of PostgreSQL's pool: one for each group, and one each for units that read or write alone."""
+"""The queues in front of PostgreSQL's pool, one for each group of units that go together."""
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.grouping import Group, param_of
-from wfe_sql.engines.queues import Outcome, Waiting, answer, take
+from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
 
 _UNITS_TOGETHER = 32
 """Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
@@ -49,29 +48,45 @@ class Turns:
             end()
 
 
-class UnitQueue(ABC):
-    """Units that wait, and so many places at which they may be under way.
+class GroupQueue:
+    """Units of one group; those that a free place takes run as one statement.
+
+    What waits goes together when the statement that is under way has ended: callers then stay together from call to
+    call, and a commit serves many. A second statement begins beside it only when it would be full, or when the first
+    takes long, for it waits for something, and others need not wait with it.
+
+    Two units with the same key are never under way at the same time: the later one waits.
 
     Args:
-        at_once: How many places there are.
-        max_batch: How many units go together at most.
+        group: Which units these are.
+        run: Runs units as one statement, and returns the outcome of each, in order.
+        at_once: How many statements may be under way.
+        turns: Shared by all groups.
     """
 
-    def __init__(self, at_once: int, max_batch: int) -> None:
-        self._max_batch = max_batch
-        self._free = at_once
+    def __init__(
+        self,
+        group: Group,
+        run: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
+        at_once: int,
+        turns: Turns,
+    ) -> None:
+        self._key = group.key
+        self._alike = group.alike
+        self._run_units = run
+        self._at_once = at_once
+        self._turns = turns
         self._waiting: deque[Waiting] = deque()
+        self._keys_under_way: set[Any] = set()
+        self._under_way = 0
+        self._held_up = 0
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @abstractmethod
-    async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        """Run units, in order, and return the outcome of each."""
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run; the future has what its statements returned."""
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         self._waiting.append((unit, future))
-        if self._may_start():
+        if self._under_way <= self._held_up or len(self._waiting) >= _UNITS_TOGETHER:
             self._start()
         return future
 
@@ -80,15 +95,11 @@ class UnitQueue(ABC):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _may_start(self) -> bool:
-        """Tell whether a free place may take what waits; at once, unless overridden."""
-        return True
-
     def _start(self) -> None:
-        if self._free and self._waiting:
+        if self._under_way < self._at_once and self._waiting:
             # The task starts after everything that is ready to run now, so callers that were woken together still
             # go together, and a caller that is alone waits for nobody.
-            self._free -= 1
+            self._under_way += 1
             task = asyncio.get_running_loop().create_task(self._drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -97,71 +108,18 @@ class UnitQueue(ABC):
         batch: list[Waiting] = []
         try:
             while self._waiting:
-                async with self._turn():
+                async with self._turns.turn():
                     batch = self._take()
-                    outcomes = await self._outcomes([unit for unit, _ in batch]) if batch else []
+                    outcomes = await self._run([unit for unit, _ in batch]) if batch else []
                 answer(batch, outcomes)
                 if not batch:
                     break
         finally:
             for _, future in batch:
                 future.cancel()
-            self._free += 1
+            self._under_way -= 1
 
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait until a batch may be taken, and hold that right while it runs; at once, unless overridden."""
-        return nullcontext()
-
-    async def _outcomes(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        try:
-            return await self.run(units)
-        except Exception as error:  # whatever it is, those who wait must hear of it
-            return [error for _ in units]
-
-    def _take(self) -> list[Waiting]:
-        return take(self._waiting, self._max_batch)
-
-
-class AloneQueue(UnitQueue):
-    """Units that run by themselves, as many at a time as there are connections."""
-
-    def __init__(self, run_unit: Callable[[Unit], Awaitable[Outcome]], at_once: int) -> None:
-        super().__init__(at_once, max_batch=1)
-        self._run_unit = run_unit
-
-    async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        """Run the unit."""
-        return [await self._run_unit(unit) for unit in units]
-
-
-class GroupQueue(UnitQueue):
-    """Units of one group; those that a free place takes run as one statement.
-
-    What waits goes together when the statement that is under way has ended: callers then stay together from call to
-    call, and a commit serves many. A second statement begins beside it only when it would be full, or when the first
-    takes long, for it waits for something, and others need not wait with it.
-
-    Two units with the same key are never under way at the same time: the later one waits.
-    """
-
-    def __init__(
-        self,
-        group: Group,
-        run_units: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
-        at_once: int,
-        turns: Turns,
-    ) -> None:
-        super().__init__(at_once, max_batch=_UNITS_TOGETHER)
-        self._at_once = at_once
-        self._turns = turns
-        self._key = group.key
-        self._alike = group.alike
-        self._run_units = run_units
-        self._keys_under_way: set[Any] = set()
-        self._held_up = 0
-
-    async def run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        """Run the units as one statement."""
+    async def _run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         is_held_up = False
 
         def hold_up() -> None:
@@ -173,26 +131,22 @@ class GroupQueue(UnitQueue):
         holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
         try:
             return await self._run_units(units)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            return [error for _ in units]
         finally:
             holding_up.cancel()
             self._held_up -= is_held_up
             if self._key is not None:
                 self._keys_under_way.difference_update(param_of(unit, self._key) for unit in units)
 
-    def _may_start(self) -> bool:
-        under_way = self._at_once - self._free
-        return under_way <= self._held_up or len(self._waiting) >= self._max_batch
-
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        return self._turns.turn()
-
     def _take(self) -> list[Waiting]:
         """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
         batch: list[Waiting] = []
         passed: deque[Waiting] = deque()
-        while self._waiting and len(batch) < self._max_batch:
+        while self._waiting and len(batch) < _UNITS_TOGETHER:
             unit, future = self._waiting.popleft()
             if future.done():
+                tell(unit, None)
                 continue
             if self._must_wait(unit, batch[0][0] if batch else unit):
                 passed.append((unit, future))

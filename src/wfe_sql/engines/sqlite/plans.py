@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from wfe_sql.engines.sqlite.store import SqliteStore, check_path
-from wfe_sql.plans import Explain, Plan
+from wfe_sql.engines.stores import out_of_date
+from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.urls import SqliteTarget
 
@@ -46,13 +48,24 @@ class SqlitePlanner:
                 return Plan(lines=(line,), indexes=frozenset(), scans=(line,))
             raise self._store.error(error) from error
 
+    def survey(self) -> Contents:
+        """Look what the store has; every row is counted."""
+        run = partial(self._queries.run, self._connection, params={})
+        try:
+            indexes, rows = run("list_indexes"), run("count_rows")
+            statistics = run("list_statistics") if run("has_statistics") else []
+        except sqlite3.Error as error:
+            raise self._store.error(error) from error
+        return Contents(frozenset(name for (name,) in indexes), dict(rows), dict(statistics))
+
 
 @contextmanager
-def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Explain]:
+def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[SqlitePlanner]:
     """Open a store for reading only, to explain queries on it; one in memory is made for it, and empty.
 
     Raises:
         StoreError: It cannot be opened.
+        StoreVersionError: It is not up to date, so that plans would say little.
     """
     store = SqliteStore(replace(target, mode="ro"), queries, "normal", timedelta(seconds=5))
     check_path(store.target)
@@ -62,7 +75,9 @@ def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Exp
     except sqlite3.Error as error:
         raise store.error(error) from error
     try:
-        yield SqlitePlanner(store, queries, connection).explain
+        if "wfe_sql_store.version" not in dict(queries.run(connection, "list_parts", {})):
+            raise out_of_date(target)
+        yield SqlitePlanner(store, queries, connection)
     finally:
         connection.close()
         if target.path is not None and not had_log:

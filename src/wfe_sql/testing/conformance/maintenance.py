@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from wfe_sql.errors import EventNotFoundError, SerializationError, WorkflowNotFoundError
+from wfe_sql.errors import EventNotFoundError, SerializationError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.maintenance.models import Backlog, FindingKind, WorkflowCount
 from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.models import CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, WorkflowStatus
@@ -56,6 +56,24 @@ class TestDeleting:
         commands = [line["row"] for line in after if line["row"].get("command_name") == CommandName.ProcessEvent]
         assert [command["data"] for command in commands] == ["goes"]  # an event's command is another's
         assert [line for line in after if line["row"] not in commands] == before
+
+    @pytest.mark.parametrize("persists", [0, 3])
+    async def test_a_late_persist_of_a_deleted_life(self, provider: MaintainedProvider, persists: int) -> None:
+        """A workflow is deleted and made again with the same id, and is at the same revision."""
+        lives = [full_instance(id="nightly", create_time=TIME + timedelta(microseconds=life)) for life in range(2)]
+        for life in lives:
+            await provider.create_new_workflow(life)
+            for _ in range(persists):
+                await provider.persist_workflow(life)
+            if life is lives[0]:
+                loaded = await provider.get_workflow_instance("nightly")
+                await provider.delete_workflow("nightly")
+        for late in (lives[0], loaded):
+            late.create_time = lives[1].create_time
+            late.execution_pointers[0].outcome = "late"
+            with pytest.raises(WorkflowConflictError, match="'nightly' was deleted and made again"):
+                await provider.persist_workflow(late)
+        assert await provider.get_workflow_instance("nightly") == lives[1]
 
     async def test_delete_of_what_is_not_there(self, provider: MaintainedProvider) -> None:
         await _store(provider, "stays")
@@ -132,6 +150,30 @@ class TestDeleting:
             (CommandName.ProcessWorkflow, "waits"),
         ]
 
+    async def test_purge_of_errors_whose_workflow_is_gone(
+        self, provider: MaintainedProvider, clock: ManualClock
+    ) -> None:
+        clock.now = TIME
+
+        def error(workflow_id: str, age: timedelta) -> ExecutionError:
+            return ExecutionError(
+                error_time=TIME - age, workflow_id=workflow_id, execution_pointer_id="p", message=workflow_id
+            )
+
+        await provider.create_new_workflow(sample_instance(id="stays"))
+        await provider.persist_errors([error("stays", 9 * DAY), error("gone", 7 * DAY)])
+        await provider.persist_errors([error(f"gone {number}", 9 * DAY) for number in range(7)])
+        await provider.persist_errors([error("stays", 8 * DAY)])
+        assert await provider.purge_orphaned_errors(7 * DAY, dry_run=True) == 7
+        deleted: list[int] = []
+        assert await provider.purge_orphaned_errors(7 * DAY, batch_size=3, on_batch=deleted.append) == 7
+        assert deleted == [3, 6, 7]
+        messages = [error.message for error in await provider.get_execution_errors()]
+        assert messages == ["stays", "gone", "stays"]
+        assert await provider.purge_orphaned_errors(TIME) == 1
+        assert await provider.purge_orphaned_errors(timedelta(0)) == 0
+        assert len(await provider.get_execution_errors()) == 2
+
     async def test_in_the_night_when_clocks_go_forward(self, provider: MaintainedProvider, clock: ManualClock) -> None:
         clock.now = datetime(2026, 3, 29, 3, 30, tzinfo=ZoneInfo("Europe/Berlin"))
         now, hour = clock.now.astimezone(UTC), timedelta(hours=1)
@@ -152,6 +194,8 @@ class TestDeleting:
             (provider.purge_workflows(Complete, DAY, batch_size=0), "batch_size must be at least 1"),
             (provider.purge_events(TIME.replace(tzinfo=None)), "older_than is naive"),
             (provider.purge_events(DAY, batch_size=0), "batch_size must be at least 1"),
+            (provider.purge_orphaned_errors(-DAY), "older_than must not be negative"),
+            (provider.purge_orphaned_errors(DAY, batch_size=0), "batch_size must be at least 1"),
             (
                 provider.purge_workflows(Complete, seven),
                 r"older_than must be a timedelta, not int: write timedelta\(seconds=7",
@@ -259,6 +303,23 @@ class TestListing:
             with pytest.raises(SerializationError):
                 await call
 
+    @pytest.mark.parametrize(
+        "after",
+        [
+            *("", ",", "x", "x,y", "2026-05-28,w", "2026-05-28T20:26:40,w", "infinity,w", "2026-05-28T20:26:40+00:00,"),
+            *("2026-05-28T20:26:40+00:00,\0", "2026-05-28T20:26:40+00:00,\ud800", "1,2", 7, b"x", ("x", "y")),
+        ],
+    )
+    async def test_what_no_page_gave_to_go_on_after(self, provider: MaintainedProvider, after: Any) -> None:
+        for call in (provider.list_workflows(after=after), provider.list_events(after=after)):
+            with pytest.raises(SerializationError, match="after "):
+                await call
+        if after != "1,2":
+            with pytest.raises(SerializationError, match="after "):
+                await provider.list_scheduled_commands(after=after)
+        with pytest.raises(SerializationError, match="after "):
+            await provider.list_execution_errors(after=after if after != 7 else f"{2**63}")
+
 
 @pytest.mark.asyncio
 class TestHealth:
@@ -319,6 +380,43 @@ class TestHealth:
             "1 events are not processed",
             "1 scheduled commands are due",
         ]
+
+    async def test_what_was_just_made_or_is_claimed_is_not_overdue(
+        self, provider: MaintainedProvider, clock: ManualClock
+    ) -> None:
+        clock.now = TIME
+        lease = timedelta(minutes=10)
+        await provider.create_new_workflow(sample_instance(id="w", next_execution=0, create_time=TIME))
+        await provider.create_event(full_event(id="e", event_time=TIME, is_processed=False))
+        assert await provider.check() == []
+        assert (await provider.stats()).due_workflows == Backlog(1, TIME.replace(microsecond=0))
+        clock.advance(minutes=5)
+        assert len(await provider.check()) == 2
+        await provider.claim_runnable_instances(clock(), "host-1", lease=lease, limit=1)
+        await provider.claim_runnable_events(clock(), "host-1", lease=lease, limit=1)
+        assert await provider.check() == []
+        clock.advance(minutes=14, seconds=59)
+        assert await provider.check() == []  # the claims ended less than five minutes ago
+        clock.advance(seconds=1)
+        kinds = [finding.kind for finding in await provider.check()]
+        assert kinds == [FindingKind.Overdue] * 2 + [FindingKind.ExpiredClaim] * 2
+        overdue = (await provider.check())[0].message
+        assert overdue.endswith(f"since {TIME.replace(microsecond=0).isoformat()}")
+
+    @pytest.mark.parametrize("number", [-(2**63), -62_135_596_800_001, 253_402_300_800_000])
+    async def test_numbers_that_are_no_time(
+        self, provider: MaintainedProvider, clock: ManualClock, number: int
+    ) -> None:
+        clock.now = TIME
+        long_ago = TIME - DAY
+        await provider.create_new_workflow(sample_instance(id="w", next_execution=number, create_time=long_ago))
+        await provider.schedule_command(ScheduledCommand.process_workflow("w", number))
+        due = int(number < 0)
+        stats = await provider.stats()
+        assert (stats.due_workflows.due, stats.due_commands) == (due, Backlog(due, None))
+        messages = [finding.message for finding in await provider.check()]
+        assert len(messages) == 2 * due
+        assert all(str(number) in message for message in messages[1:])
 
     async def test_how_long_overdue_cannot_be(self, provider: MaintainedProvider) -> None:
         five: Any = 5

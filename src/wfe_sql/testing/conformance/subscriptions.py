@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from wfe_sql.errors import StoreError, SubscriptionNotFoundError, SubscriptionTokenError
+from wfe_sql.errors import SerializationError, StoreError, SubscriptionNotFoundError, SubscriptionTokenError
 from wfe_sql.models import EventSubscription
 from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.testing.clock import ManualClock
@@ -23,6 +23,18 @@ def _free(id_: str, **fields: object) -> EventSubscription:
 @pytest.mark.asyncio
 class TestSubscriptionRepository:
     """Create, find, hold and end subscriptions."""
+
+    async def test_the_token_of_terminated_ones_cannot_be_taken(self, provider: PersistenceProvider) -> None:
+        reserved = "wfe-sql:terminated"
+        with pytest.raises(SerializationError, match="external_token must not be"):
+            await provider.create_event_subscription(full_subscription(id="s1", external_token=reserved))
+        with pytest.raises(SubscriptionNotFoundError):
+            await provider.get_subscription("s1")
+        free = _free("s1")
+        await provider.create_event_subscription(free)
+        with pytest.raises(SerializationError, match="token must not be"):
+            await provider.set_subscription_token("s1", reserved, "worker", TIME)
+        assert await provider.get_subscription("s1") == free
 
     async def test_every_field_comes_back(self, provider: PersistenceProvider) -> None:
         stored = full_subscription()
