@@ -23,8 +23,7 @@ WHERE id = 1;
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
 VALUES (1, cast(:version AS INT))
-ON CONFLICT (id) DO UPDATE SET version = excluded.version
-WHERE wfe_sql_store.version < excluded.version;
+ON CONFLICT (id) DO UPDATE SET version = greatest(wfe_sql_store.version, excluded.version);
 
 -- name: set_store_version(version)!
 -- Marks a store as half a copy, by a version that no release knows, and takes the mark away at the end.
@@ -65,7 +64,7 @@ WHERE relkind IN ('v', 'i', 'I')
 UNION ALL
 SELECT
     pg_trigger.tgname AS part,
-    pg_get_triggerdef(pg_trigger.oid, true) AS definition
+    pg_get_triggerdef(pg_trigger.oid, TRUE) AS definition
 FROM listed
 INNER JOIN pg_trigger ON listed.oid = pg_trigger.tgrelid
 WHERE NOT pg_trigger.tgisinternal
