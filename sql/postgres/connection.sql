@@ -19,7 +19,7 @@ SELECT
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
     set_config(
         'default_transaction_read_only',
-        coalesce(cast(:read_only AS TEXT), current_setting('default_transaction_read_only')),
+        coalesce(:read_only, current_setting('default_transaction_read_only')),
         FALSE
     ) AS read_only,
     set_config('enable_seqscan', 'off', FALSE) AS seqscan,

@@ -66,7 +66,7 @@ FROM event_subscriptions;
 WITH units AS (
     SELECT unit.*
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT,
             event_key TEXT, subscribe_as_of TIMESTAMPTZ, subscription_data TEXT, external_token TEXT,
             external_worker_id TEXT, external_token_expiry TIMESTAMPTZ
@@ -96,7 +96,7 @@ INNER JOIN units ON created.id = units.id;
 -- index: idx_subscriptions_live
 SELECT units.unit, found.document
 FROM
-    jsonb_to_recordset(cast(:units AS JSONB)) AS units (
+    jsonb_to_recordset(:units) AS units (
         unit INT, event_name TEXT, event_key TEXT, as_of TEXT, row_limit BIGINT
     )
 CROSS JOIN
@@ -132,7 +132,7 @@ FROM event_subscription_documents
 WHERE
     event_name = :event_name AND event_key = :event_key
     AND subscribe_as_of <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ) AND NOT terminated
-    AND (external_token IS NULL OR external_token_expiry <= cast(:now AS TIMESTAMPTZ))
+    AND (external_token IS NULL OR external_token_expiry <= :now)
 ORDER BY subscribe_as_of, id COLLATE "C"
 LIMIT 1;
 
@@ -146,7 +146,7 @@ WITH locked AS (
         id,
         NOT terminated
         AND (
-            external_token IS NULL OR external_token = :token OR external_token_expiry <= cast(:now AS TIMESTAMPTZ)
+            external_token IS NULL OR external_token = :token OR external_token_expiry <= :now
         ) AS is_free
     FROM event_subscriptions
     WHERE id = :id
@@ -155,7 +155,7 @@ WITH locked AS (
 
 taken AS (
     UPDATE event_subscriptions
-    SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = cast(:expiry AS TIMESTAMPTZ)
+    SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = :expiry
     FROM locked
     WHERE event_subscriptions.id = locked.id AND locked.is_free
 )
@@ -180,7 +180,7 @@ WHERE id = :id AND external_token = :token AND external_token <> 'wfe-sql:termin
 -- index: event_subscriptions_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT)
 ),
 
 locked AS (

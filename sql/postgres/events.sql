@@ -54,7 +54,7 @@ FROM events;
 WITH units AS (
     SELECT unit.*
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, id TEXT, event_name TEXT, event_key TEXT, event_data TEXT, event_time TIMESTAMPTZ,
             is_processed BOOLEAN
         )
@@ -77,7 +77,7 @@ INNER JOIN units ON created.id = units.id;
 -- used by: get_event
 -- index: events_pkey
 SELECT units.unit, event.document
-FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
+FROM jsonb_to_recordset(:units) AS units (unit INT, id TEXT)
 INNER JOIN event_documents AS event ON units.id = event.id;
 
 -- name: get_runnable_events(as_at, row_limit)
@@ -90,7 +90,7 @@ WHERE
     NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
     AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
 ORDER BY event_time, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: claim_runnable_events_group(units)
 -- Takes free unprocessed events up to :as_at (the same for all units), the oldest first, and deals them to the units in
@@ -103,7 +103,7 @@ WITH units AS (
         unit.*,
         sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, as_at TEXT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ, row_limit BIGINT
         )
 ),
@@ -140,7 +140,7 @@ RETURNING units.unit, events.id, events.event_time;
 -- index: events_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
 ),
 
 locked AS (
@@ -164,7 +164,7 @@ RETURNING units.unit;
 -- index: events_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
 ),
 
 locked AS (
@@ -192,7 +192,7 @@ WHERE
     event_name = :event_name AND event_key = :event_key
     AND event_time <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
 ORDER BY event_time, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: mark_event_processed_group(units)
 -- Takes events out of the poll; changes no row where :claim_token is given and does not hold the event.
@@ -200,7 +200,7 @@ LIMIT cast(:row_limit AS BIGINT);
 -- index: events_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, claim_token TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, claim_token TEXT)
 ),
 
 locked AS (
@@ -224,7 +224,7 @@ RETURNING units.unit;
 -- index: events_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT)
 ),
 
 locked AS (

@@ -34,7 +34,7 @@ FROM execution_errors;
 -- used by: persist_errors
 -- index: none
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
-VALUES (cast(:error_time AS TIMESTAMPTZ), :workflow_id, :execution_pointer_id, :message);
+VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 
 -- name: get_execution_errors(row_limit)
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
@@ -43,7 +43,7 @@ VALUES (cast(:error_time AS TIMESTAMPTZ), :workflow_id, :execution_pointer_id, :
 SELECT document, id
 FROM execution_error_documents
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: get_execution_errors_of_workflow(workflow_id, row_limit)
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
@@ -53,4 +53,4 @@ SELECT document, id
 FROM execution_error_documents
 WHERE workflow_id = :workflow_id
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;

@@ -71,7 +71,7 @@ FROM execution_pointers;
 -- index: idx_execution_pointers_workflow_id
 SELECT workflow_id, document
 FROM execution_pointer_documents
-WHERE workflow_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+WHERE workflow_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
 ORDER BY workflow_id, position;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
@@ -81,7 +81,7 @@ ORDER BY workflow_id, position;
 SELECT id, workflow_id
 FROM execution_pointers
 WHERE
-    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
     AND workflow_id <> :workflow_id
 ORDER BY id
 LIMIT 1;

@@ -17,11 +17,11 @@ FROM workflows
 WHERE
     workflows.create_time >= coalesce(cast(:since AS TIMESTAMPTZ), '-infinity')
     AND (workflows.create_time, id COLLATE "C")
-    < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
+    < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(:after_id, ''))
     AND (cast(:status AS TEXT) IS NULL OR status = :status)
     AND (cast(:definition_id AS TEXT) IS NULL OR definition_id = :definition_id)
 ORDER BY workflows.create_time DESC, id COLLATE "C" DESC
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_events(is_processed, after_time, after_id, row_limit)
 -- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given. The index is the
@@ -39,13 +39,13 @@ FROM (
     WHERE
         event_time <= coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity')
         AND (event_time, id COLLATE "C")
-        < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
-        AND (cast(:is_processed AS INT) IS NULL OR cast(is_processed AS INT) = cast(:is_processed AS INT))
+        < (coalesce(:after_time, 'infinity'), coalesce(:after_id, ''))
+        AND (cast(:is_processed AS INT) IS NULL OR cast(is_processed AS INT) = :is_processed)
     ORDER BY event_time DESC
-    FETCH FIRST (cast(:row_limit AS BIGINT)) ROWS WITH TIES
+    FETCH FIRST (:row_limit) ROWS WITH TIES
 ) AS page
 ORDER BY page.event_time DESC, id COLLATE "C" DESC
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_scheduled_commands(after_time, after_id, row_limit)
 -- Commands in the order in which they are due.
@@ -59,11 +59,11 @@ FROM scheduled_commands
 WHERE
     (execute_time, id)
     > (
-        coalesce(cast(:after_time AS BIGINT), cast('-9223372036854775808' AS BIGINT)),
+        coalesce(:after_time, cast('-9223372036854775808' AS BIGINT)),
         coalesce(cast(:after_id AS BIGINT), 0)
     )
 ORDER BY execute_time, id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_execution_errors(workflow_id, after_id, row_limit)
 -- Errors, of one workflow where it is given, the last stored first. Errors of other workflows are walked over.
@@ -72,10 +72,10 @@ LIMIT cast(:row_limit AS BIGINT);
 SELECT id, to_json(error_time) #>> '{}' AS error_time, workflow_id, execution_pointer_id, message
 FROM execution_errors
 WHERE
-    id < coalesce(cast(:after_id AS BIGINT), 9223372036854775807)
+    id < coalesce(:after_id, 9223372036854775807)
     AND (cast(:workflow_id AS TEXT) IS NULL OR workflow_id = :workflow_id)
 ORDER BY id DESC
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_event_subscriptions(workflow_id, row_limit)
 -- The subscriptions of one workflow, terminated or not, the oldest first.
@@ -92,4 +92,4 @@ SELECT
 FROM event_subscriptions
 WHERE workflow_id = :workflow_id
 ORDER BY event_subscriptions.subscribe_as_of, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;

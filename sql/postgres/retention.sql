@@ -15,9 +15,9 @@ SELECT id
 FROM workflows
 WHERE
     status IN ('Complete', 'Terminated') AND status = :status
-    AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
+    AND coalesce(complete_time, create_time) < :older_than
 ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: count_finished_workflows(status, older_than)$
 -- How many workflows find_finished_workflows would find without a limit.
@@ -29,7 +29,7 @@ FROM (
     FROM workflows
     WHERE
         status IN ('Complete', 'Terminated') AND status = :status
-        AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
+        AND coalesce(complete_time, create_time) < :older_than
     ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
     LIMIT (SELECT 9223372036854775807)
 ) AS finished;
@@ -42,8 +42,8 @@ WITH finished AS (
     SELECT id
     FROM workflows
     WHERE
-        id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
-        AND status = :status AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
+        id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
+        AND status = :status AND coalesce(complete_time, create_time) < :older_than
     ORDER BY id
     FOR UPDATE
 ),
@@ -86,7 +86,7 @@ WHERE workflows.id = locked.id;
 DELETE FROM event_subscriptions
 WHERE
     workflow_id
-    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:workflow_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -100,7 +100,7 @@ WHERE
 DELETE FROM execution_errors
 WHERE
     workflow_id
-    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:workflow_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -114,7 +114,7 @@ WHERE
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessWorkflow'
-    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:workflow_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -133,9 +133,9 @@ FROM events
 WHERE
     cast(is_processed AS INT) = 1
     AND events.event_time >= coalesce(cast(:after_time AS TIMESTAMPTZ), '-infinity')
-    AND events.event_time < cast(:older_than AS TIMESTAMPTZ)
+    AND events.event_time < :older_than
 ORDER BY events.event_time
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: count_processed_events(older_than)$
 -- How many events find_processed_events would find without a limit.
@@ -145,7 +145,7 @@ SELECT count(*)
 FROM (
     SELECT id
     FROM events
-    WHERE is_processed AND event_time < cast(:older_than AS TIMESTAMPTZ)
+    WHERE is_processed AND event_time < :older_than
     ORDER BY event_time
     LIMIT (SELECT 9223372036854775807)
 ) AS processed;
@@ -156,7 +156,7 @@ FROM (
 -- index: events_pkey
 DELETE FROM events
 WHERE
-    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
     AND is_processed;
 
 -- name: delete_scheduled_commands_of_deleted_events(event_ids)!
@@ -166,7 +166,7 @@ WHERE
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessEvent'
-    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:event_ids AS JSONB)) AS wanted (id)))
+    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:event_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM events
@@ -181,14 +181,14 @@ WHERE
 SELECT id
 FROM execution_errors
 WHERE
-    id >= cast(:from_id AS BIGINT) AND error_time < cast(:older_than AS TIMESTAMPTZ)
+    id >= cast(:from_id AS BIGINT) AND error_time < :older_than
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
         WHERE workflows.id = execution_errors.workflow_id
     )
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: count_orphaned_errors(older_than)$
 -- How many errors find_orphaned_errors would find without a limit.
@@ -197,7 +197,7 @@ LIMIT cast(:row_limit AS BIGINT);
 SELECT count(*)
 FROM execution_errors
 WHERE
-    error_time < cast(:older_than AS TIMESTAMPTZ)
+    error_time < :older_than
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -210,7 +210,7 @@ WHERE
 -- index: execution_errors_pkey, workflows_pkey
 DELETE FROM execution_errors
 WHERE
-    id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(:ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows

@@ -72,9 +72,9 @@ RETURNING
 -- used by: process_commands
 -- index: scheduled_commands_pkey
 UPDATE scheduled_commands
-SET claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
+SET claim_expires_at = :expires_at
 WHERE
-    id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id)))
+    id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(:ids) AS held (id)))
     AND claim_token = :token
 RETURNING id;
 
@@ -89,14 +89,14 @@ SET
     claim_token = NULL,
     claim_worker_id = NULL,
     claim_expires_at = NULL
-WHERE id = cast(:id AS INT) AND claim_token = :token AND rescheduled_time IS NOT NULL;
+WHERE id = :id AND claim_token = :token AND rescheduled_time IS NOT NULL;
 
 -- name: complete_command(id, token)!
 -- Deletes a command that is done, if the claim still holds it.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
 DELETE FROM scheduled_commands
-WHERE id = cast(:id AS INT) AND claim_token = :token;
+WHERE id = :id AND claim_token = :token;
 
 -- name: release_command(id, token)!
 -- Ends the claim of a command that was not done: it is due again.
@@ -109,4 +109,4 @@ SET
     claim_token = NULL,
     claim_worker_id = NULL,
     claim_expires_at = NULL
-WHERE id = cast(:id AS INT) AND claim_token = :token;
+WHERE id = :id AND claim_token = :token;

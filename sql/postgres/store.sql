@@ -22,7 +22,7 @@ WHERE id = 1;
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
-VALUES (1, cast(:version AS INT))
+VALUES (1, :version)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: list_parts()

@@ -1,4 +1,4 @@
--- Whole tables, row by row: for dumping, copying and checking a store. `page_` queries return every column but those that
+-- Whole tables, row by row: for dumping, copying and checking a store. `export_` queries return every column but those that
 -- differ between equal stores (a row's number is only the page's key, and comes last); `import_` queries insert what
 -- they return. A page begins after the last row of the one before, so that memory holds one page.
 -- Times come and go as text, in the form of JSON, JSON as text, and booleans as 0 and 1, so that copies may go to and come
@@ -6,7 +6,7 @@
 -- nine decimals; timestamptz would round it, and reading it anywhere cuts it to six, so it is cut here.
 -- last_heartbeat_at, which only PostgreSQL has, is left out: it says when a host wrote to this store.
 
--- name: page_workflows(after_id, row_limit)
+-- name: export_workflows(after_id, row_limit)
 -- Rows of workflows after a row, by id.
 -- used by: dump, check, copy_to
 -- index: workflows_pkey
@@ -30,9 +30,9 @@ SELECT
 FROM workflows
 WHERE id COLLATE "C" > :after_id
 ORDER BY id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_execution_pointers(after_workflow_id, after_place, row_limit)
+-- name: export_execution_pointers(after_workflow_id, after_place, row_limit)
 -- Pointers after a row, by workflow; those of one workflow in list order.
 -- used by: dump, check, copy_to
 -- index: idx_execution_pointers_workflow_id
@@ -60,11 +60,11 @@ SELECT
     cast(extension_attributes AS TEXT) AS extension_attributes,
     position AS place
 FROM execution_pointers
-WHERE (workflow_id COLLATE "C", position) > (:after_workflow_id, cast(:after_place AS BIGINT))
+WHERE (workflow_id COLLATE "C", position) > (:after_workflow_id, :after_place)
 ORDER BY workflow_id COLLATE "C", position
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_definition_sequences(after_definition_id, row_limit)
+-- name: export_definition_sequences(after_definition_id, row_limit)
 -- Rows of definition_sequences after a row, by definition_id.
 -- used by: dump, check, copy_to
 -- index: definition_sequences_pkey
@@ -74,9 +74,9 @@ SELECT
 FROM definition_sequences
 WHERE definition_id COLLATE "C" > :after_definition_id
 ORDER BY definition_id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_events(after_id, row_limit)
+-- name: export_events(after_id, row_limit)
 -- Rows of events after a row, by id.
 -- used by: dump, check, copy_to
 -- index: events_pkey
@@ -93,9 +93,9 @@ SELECT
 FROM events
 WHERE id COLLATE "C" > :after_id
 ORDER BY id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_event_subscriptions(after_id, row_limit)
+-- name: export_event_subscriptions(after_id, row_limit)
 -- Rows of event_subscriptions after a row, by id.
 -- used by: dump, check, copy_to
 -- index: event_subscriptions_pkey
@@ -115,9 +115,9 @@ SELECT
 FROM event_subscriptions
 WHERE id COLLATE "C" > :after_id
 ORDER BY id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_scheduled_commands(after_place, row_limit)
+-- name: export_scheduled_commands(after_place, row_limit)
 -- Rows of scheduled_commands after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: scheduled_commands_pkey
@@ -133,9 +133,9 @@ SELECT
 FROM scheduled_commands
 WHERE id > cast(:after_place AS BIGINT)
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_execution_errors(after_place, row_limit)
+-- name: export_execution_errors(after_place, row_limit)
 -- Rows of execution_errors after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: execution_errors_pkey
@@ -148,10 +148,10 @@ SELECT
 FROM execution_errors
 WHERE id > cast(:after_place AS BIGINT)
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: import_workflows(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision)*!
--- Inserts rows as page_workflows returns them.
+-- Inserts rows as export_workflows returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO workflows (
@@ -163,22 +163,22 @@ VALUES (
     :name,
     :root_workflow_id,
     :definition_id,
-    cast(:version AS INT),
+    :version,
     :description,
     :reference,
     :status,
-    cast(:data AS JSONB),
-    cast(:next_execution AS BIGINT),
+    :data,
+    :next_execution,
     cast(regexp_replace(:create_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(regexp_replace(:complete_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     :claim_token,
     :claim_worker_id,
     cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:revision AS BIGINT)
+    :revision
 );
 
 -- name: import_execution_pointers(workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
--- Inserts rows as page_execution_pointers returns them.
+-- Inserts rows as export_execution_pointers returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO execution_pointers (
@@ -189,39 +189,39 @@ INSERT INTO execution_pointers (
 VALUES (
     :workflow_id,
     :id,
-    cast(:step_id AS INT),
-    cast(:active AS BOOLEAN),
+    :step_id,
+    :active,
     :status,
     cast(regexp_replace(:sleep_until, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:persistence_data AS JSONB),
+    :persistence_data,
     cast(regexp_replace(:start_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(regexp_replace(:end_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     :event_name,
     :event_key,
-    cast(:event_published AS BOOLEAN),
-    cast(:event_data AS JSONB),
+    :event_published,
+    :event_data,
     :step_name,
-    cast(:retry_count AS INT),
-    cast(:children AS JSONB),
-    cast(:context_item AS JSONB),
+    :retry_count,
+    :children,
+    :context_item,
     :predecessor_id,
-    cast(:outcome AS JSONB),
-    cast(:scope AS JSONB),
-    cast(:extension_attributes AS JSONB)
+    :outcome,
+    :scope,
+    :extension_attributes
 );
 
 -- name: import_definition_sequences(definition_id, next_num)*!
--- Inserts rows as page_definition_sequences returns them.
+-- Inserts rows as export_definition_sequences returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (
     :definition_id,
-    cast(:next_num AS BIGINT)
+    :next_num
 );
 
 -- name: import_events(id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at)*!
--- Inserts rows as page_events returns them.
+-- Inserts rows as export_events returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO events (
@@ -231,16 +231,16 @@ VALUES (
     :id,
     :event_name,
     :event_key,
-    cast(:event_data AS JSONB),
+    :event_data,
     cast(regexp_replace(:event_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:is_processed AS BOOLEAN),
+    :is_processed,
     :claim_token,
     :claim_worker_id,
     cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ)
 );
 
 -- name: import_event_subscriptions(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry, terminated)*!
--- Inserts rows as page_event_subscriptions returns them.
+-- Inserts rows as export_event_subscriptions returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO event_subscriptions (
@@ -250,23 +250,23 @@ INSERT INTO event_subscriptions (
 VALUES (
     :id,
     :workflow_id,
-    cast(:step_id AS INT),
+    :step_id,
     :execution_pointer_id,
     :event_name,
     :event_key,
     cast(regexp_replace(:subscribe_as_of, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:subscription_data AS JSONB),
+    :subscription_data,
     CASE
-        WHEN cast(:terminated AS BOOLEAN) THEN coalesce(:external_token, 'wfe-sql:terminated')
+        WHEN :terminated THEN coalesce(:external_token, 'wfe-sql:terminated')
         ELSE :external_token
     END,
     :external_worker_id,
     cast(regexp_replace(:external_token_expiry, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:terminated AS BOOLEAN)
+    :terminated
 );
 
 -- name: import_scheduled_commands(command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time)*!
--- Inserts rows as page_scheduled_commands returns them.
+-- Inserts rows as export_scheduled_commands returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO scheduled_commands (
@@ -275,15 +275,15 @@ INSERT INTO scheduled_commands (
 VALUES (
     :command_name,
     :data,
-    cast(:execute_time AS BIGINT),
+    :execute_time,
     :claim_token,
     :claim_worker_id,
     cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:rescheduled_time AS BIGINT)
+    :rescheduled_time
 );
 
 -- name: import_execution_errors(error_time, workflow_id, execution_pointer_id, message)*!
--- Inserts rows as page_execution_errors returns them.
+-- Inserts rows as export_execution_errors returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
@@ -294,44 +294,15 @@ VALUES (
     :message
 );
 
--- name: empty_execution_pointers()!
--- Deletes every row of execution_pointers, after a copy into an empty store has failed half way.
+-- name: empty_store()#
+-- Deletes every row but the store's version, after a copy into an empty store has failed half way.
+-- TRUNCATE would want a right that those who may write need not have.
 -- used by: copy_to
 -- scan: every row is deleted
 DELETE FROM execution_pointers;
-
--- name: empty_workflows()!
--- Deletes every row of workflows, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM workflows;
-
--- name: empty_definition_sequences()!
--- Deletes every row of definition_sequences, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM definition_sequences;
-
--- name: empty_events()!
--- Deletes every row of events, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM events;
-
--- name: empty_event_subscriptions()!
--- Deletes every row of event_subscriptions, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM event_subscriptions;
-
--- name: empty_scheduled_commands()!
--- Deletes every row of scheduled_commands, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM scheduled_commands;
-
--- name: empty_execution_errors()!
--- Deletes every row of execution_errors, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM execution_errors;

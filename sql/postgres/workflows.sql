@@ -123,7 +123,7 @@ FROM workflows;
 WITH units AS (
     SELECT unit.*
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
             reference TEXT, status TEXT, data TEXT, next_execution BIGINT, create_time TIMESTAMPTZ,
             complete_time TIMESTAMPTZ, insert_execution_pointers JSONB
@@ -378,9 +378,9 @@ WHERE id = :id;
 -- index: idx_workflows_runnable
 SELECT id
 FROM workflows
-WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
+WHERE status = 'Runnable' AND next_execution <= :as_at
 ORDER BY next_execution, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: claim_runnable_instances_group(units)
 -- Takes free workflows that are due at :as_at (epoch ms, the same for all units), the longest due first, and deals them
@@ -393,7 +393,7 @@ WITH units AS (
         unit.*,
         sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, as_at BIGINT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ,
             row_limit BIGINT
         )
@@ -430,7 +430,7 @@ RETURNING units.unit, workflows.id, workflows.next_execution;
 -- index: workflows_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
 ),
 
 locked AS (
@@ -454,7 +454,7 @@ RETURNING units.unit;
 -- index: workflows_pkey
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
 ),
 
 locked AS (
@@ -486,7 +486,7 @@ SELECT
         WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
-FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
+FROM jsonb_to_recordset(:units) AS units (unit INT, id TEXT)
 INNER JOIN workflow_documents AS workflow ON units.id = workflow.id;
 
 -- name: get_workflow_instance_by_name_group(units)
@@ -503,7 +503,7 @@ SELECT
         WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
-FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, name TEXT)
+FROM jsonb_to_recordset(:units) AS units (unit INT, name TEXT)
 INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 
 -- name: get_workflow_instances(ids)
@@ -512,4 +512,4 @@ INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 -- index: workflows_pkey
 SELECT id, document, revision
 FROM workflow_documents
-WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)));
