@@ -4,6 +4,7 @@
 -- The table of the reference (wfe-postgres 1.11.4), and an index for the errors of one workflow in their order.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_errors (
     id SERIAL PRIMARY KEY,
     error_time TIMESTAMPTZ NOT NULL,
@@ -40,6 +41,7 @@ VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of execution_errors_pkey
+-- keep: ORDER BY id; errors are in the order in which they were stored
 SELECT document, id
 FROM execution_error_documents
 ORDER BY id
@@ -49,6 +51,7 @@ LIMIT :row_limit;
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
+-- keep: ORDER BY id; errors are in the order in which they were stored
 SELECT document, id
 FROM execution_error_documents
 WHERE workflow_id = :workflow_id

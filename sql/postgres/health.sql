@@ -96,7 +96,7 @@ FROM (
                 AND coalesce(claim_expires_at, '-infinity') <= :free_since
             )
         )
-    ORDER BY next_execution, id COLLATE "C"
+    ORDER BY next_execution, id
     LIMIT (SELECT 9223372036854775807)
 ) AS due_workflows;
 
@@ -117,7 +117,7 @@ FROM (
             cast(:free_since AS TIMESTAMPTZ) IS NULL
             OR coalesce(claim_expires_at, '-infinity') <= :free_since
         )
-    ORDER BY event_time, id COLLATE "C"
+    ORDER BY event_time, id
     LIMIT (SELECT 9223372036854775807)
 ) AS due_events;
 

@@ -16,7 +16,7 @@ FROM workflows
 WHERE
     status IN ('Complete', 'Terminated') AND status = :status
     AND coalesce(complete_time, create_time) < :older_than
-ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
+ORDER BY coalesce(complete_time, create_time), id
 LIMIT :row_limit;
 
 -- name: count_finished_workflows(status, older_than)$
@@ -30,7 +30,7 @@ FROM (
     WHERE
         status IN ('Complete', 'Terminated') AND status = :status
         AND coalesce(complete_time, create_time) < :older_than
-    ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
+    ORDER BY coalesce(complete_time, create_time), id
     LIMIT (SELECT 9223372036854775807)
 ) AS finished;
 
@@ -38,6 +38,8 @@ FROM (
 -- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: ORDER BY id FOR UPDATE, and workflows before their pointers, as hosts lock them; they deadlock without it
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 WITH finished AS (
     SELECT id
     FROM workflows
@@ -62,6 +64,7 @@ WHERE workflows.id = finished.id;
 -- Deletes a workflow with its pointers, whatever its status.
 -- used by: delete_workflow
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: FOR UPDATE, and the workflow before its pointers, as hosts lock them; they deadlock without it
 WITH locked AS (
     SELECT id
     FROM workflows
@@ -83,6 +86,7 @@ WHERE workflows.id = locked.id;
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_subscriptions_workflow, workflows_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM event_subscriptions
 WHERE
     workflow_id
@@ -97,6 +101,7 @@ WHERE
 -- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_execution_errors_workflow_id, workflows_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM execution_errors
 WHERE
     workflow_id
@@ -111,6 +116,7 @@ WHERE
 -- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: scheduled_commands_command_name_data_key, workflows_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessWorkflow'
@@ -126,6 +132,7 @@ WHERE
 -- keeps PostgreSQL from idx_events_is_processed, after which it would have to sort all of them.
 -- used by: purge_events
 -- index: idx_events_event_time
+-- keep: ORDER BY event_time; the next batch begins at the last time, and would leave events out
 SELECT
     id,
     to_json(event_time) #>> '{}' AS event_time
@@ -154,6 +161,7 @@ FROM (
 -- Deletes those of :ids, a JSON array, that are still processed.
 -- used by: purge_events
 -- index: events_pkey
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM events
 WHERE
     id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
@@ -163,6 +171,7 @@ WHERE
 -- Deletes the commands for those of :event_ids, a JSON array, that are gone.
 -- used by: purge_events
 -- index: scheduled_commands_command_name_data_key, events_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessEvent'
@@ -178,6 +187,7 @@ WHERE
 -- belong to a workflow are walked over.
 -- used by: purge_orphaned_errors
 -- index: execution_errors_pkey, workflows_pkey
+-- keep: ORDER BY id; the next batch begins after the last one, and would leave errors out
 SELECT id
 FROM execution_errors
 WHERE
@@ -208,6 +218,7 @@ WHERE
 -- Deletes those of :ids, a JSON array, whose workflow is still gone.
 -- used by: purge_orphaned_errors
 -- index: execution_errors_pkey, workflows_pkey
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM execution_errors
 WHERE
     id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(:ids) AS wanted (id)))

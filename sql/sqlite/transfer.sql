@@ -6,6 +6,7 @@
 -- Rows of workflows after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_workflows_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision
@@ -18,6 +19,7 @@ LIMIT :row_limit;
 -- Pointers after a row, by workflow; those of one workflow in list order.
 -- used by: dump, check, copy_to
 -- index: idx_execution_pointers_workflow_id
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
@@ -31,6 +33,7 @@ LIMIT :row_limit;
 -- Rows of definition_sequences after a row, by definition_id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_definition_sequences_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT definition_id, next_num
 FROM definition_sequences
 WHERE definition_id > :after_definition_id
@@ -41,6 +44,7 @@ LIMIT :row_limit;
 -- Rows of events after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_events_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at
 FROM events
@@ -52,6 +56,7 @@ LIMIT :row_limit;
 -- Rows of event_subscriptions after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_event_subscriptions_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry, terminated
@@ -64,6 +69,7 @@ LIMIT :row_limit;
 -- Rows of scheduled_commands after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: INTEGER PRIMARY KEY
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time,
     id AS place
@@ -76,6 +82,7 @@ LIMIT :row_limit;
 -- Rows of execution_errors after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: INTEGER PRIMARY KEY
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     error_time, workflow_id, execution_pointer_id, message, id AS place
 FROM execution_errors
@@ -83,7 +90,7 @@ WHERE id > :after_place
 ORDER BY id
 LIMIT :row_limit;
 
--- name: import_workflows(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision)*!
+-- name: import_workflows*!
 -- Inserts rows as export_workflows returns them.
 -- used by: copy_to
 -- index: none
@@ -96,7 +103,7 @@ VALUES (
     :next_execution, :create_time, :complete_time, :claim_token, :claim_worker_id, :claim_expires_at, :revision
 );
 
--- name: import_execution_pointers(workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
+-- name: import_execution_pointers*!
 -- Inserts rows as export_execution_pointers returns them.
 -- used by: copy_to
 -- index: none
@@ -118,7 +125,7 @@ VALUES (
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, :next_num);
 
--- name: import_events(id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at)*!
+-- name: import_events*!
 -- Inserts rows as export_events returns them.
 -- used by: copy_to
 -- index: none
@@ -130,7 +137,7 @@ VALUES (
     :claim_expires_at
 );
 
--- name: import_event_subscriptions(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry, terminated)*!
+-- name: import_event_subscriptions*!
 -- Inserts rows as export_event_subscriptions returns them.
 -- used by: copy_to
 -- index: none
@@ -143,7 +150,7 @@ VALUES (
     :subscription_data, :external_token, :external_worker_id, :external_token_expiry, :terminated
 );
 
--- name: import_scheduled_commands(command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time)*!
+-- name: import_scheduled_commands*!
 -- Inserts rows as export_scheduled_commands returns them.
 -- used by: copy_to
 -- index: none
