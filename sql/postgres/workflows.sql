@@ -115,7 +115,8 @@ SELECT
         'data', data,
         'create_time', create_time,
         'complete_time', complete_time
-    ) AS TEXT) AS document
+    ) AS TEXT) AS document,
+    create_time
 FROM workflows;
 
 -- name: create_new_workflow_group(units)
@@ -179,15 +180,16 @@ INNER JOIN units ON created.id = units.id;
 
 -- name: persist_workflow_group(units)
 -- Overwrites workflows, all but their create_time, with those of their pointers that changed, and returns each one's new
--- revision; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
--- it, or :expected_revision is given and is not its revision. One that another host changed while this statement waited
--- for its lock comes back with a null revision, and nothing of it is written: what the statement sees of its pointers is
--- from before that change, so it must run again, after lock_workflows.
+-- revision and its create_time; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
+-- it, or :expected_revision is given and it has another one, or another create_time: it was deleted and made again. One
+-- that another host changed while this statement waited for its lock comes back with a null revision, and nothing of it
+-- is written: what the statement sees of its pointers is from before that change, so it must run again, after
+-- lock_workflows.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
 -- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
 -- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
--- keep: the conditions on claim_token and revision; a late host would write over the work of another
+-- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
 -- keep: ORDER BY unit, place; pointers get their positions in it
 WITH units AS (
     SELECT unit.*
@@ -195,9 +197,9 @@ WITH units AS (
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
             reference TEXT, status TEXT, data TEXT, next_execution BIGINT, complete_time TIMESTAMPTZ, claim_token TEXT,
-            expected_revision BIGINT, now TIMESTAMPTZ, delete_execution_pointers JSONB,
-            delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB, insert_execution_pointers JSONB,
-            create_event_subscription JSONB
+            expected_revision BIGINT, expected_create_time TIMESTAMPTZ, now TIMESTAMPTZ,
+            delete_execution_pointers JSONB, delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB,
+            insert_execution_pointers JSONB, create_event_subscription JSONB
         )
 ),
 
@@ -208,7 +210,7 @@ seen AS (
 ),
 
 locked AS (
-    SELECT id, revision, claim_token
+    SELECT id, revision, create_time, claim_token
     FROM workflows
     WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
@@ -236,8 +238,12 @@ updated AS (
     WHERE
         workflows.id = units.id
         AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
-        AND (units.expected_revision IS NULL OR units.expected_revision = locked.revision)
-    RETURNING units.unit, workflows.id, workflows.revision
+        AND (
+            units.expected_revision IS NULL
+            OR (units.expected_revision = locked.revision AND units.expected_create_time = locked.create_time)
+        )
+    RETURNING
+        units.unit, workflows.id, workflows.revision, to_json(workflows.create_time) #>> '{}' AS create_time
 ),
 
 replaced AS (
@@ -354,10 +360,10 @@ subscribed AS (
     ORDER BY subscription.id
 )
 
-SELECT unit, revision
+SELECT unit, revision, create_time
 FROM updated
 UNION ALL
-SELECT units.unit, NULL AS revision
+SELECT units.unit, NULL AS revision, NULL AS create_time
 FROM units
 INNER JOIN seen ON units.id = seen.id
 INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
@@ -374,11 +380,12 @@ WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids A
 ORDER BY id
 FOR UPDATE;
 
--- name: get_workflow_guards(id)^
--- What a guarded write is held against: says why one changed no row.
+-- name: get_workflow_guards(id, expected_create_time)^
+-- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
+-- :expected_create_time was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey
-SELECT claim_token, revision
+SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
 FROM workflows
 WHERE id = :id;
 
@@ -503,6 +510,7 @@ SELECT
     units.unit,
     workflow.document,
     workflow.revision,
+    to_json(workflow.create_time) #>> '{}' AS create_time,
     array(
         SELECT pointer.document
         FROM execution_pointer_documents AS pointer
@@ -522,6 +530,7 @@ SELECT
     units.unit,
     workflow.document,
     workflow.revision,
+    to_json(workflow.create_time) #>> '{}' AS create_time,
     array(
         SELECT pointer.document
         FROM execution_pointer_documents AS pointer
@@ -535,6 +544,10 @@ INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 -- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order.
 -- used by: get_workflow_instances
 -- index: workflows_pkey
-SELECT id, document, revision
+SELECT
+    id,
+    document,
+    revision,
+    to_json(create_time) #>> '{}' AS create_time
 FROM workflow_documents
 WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)));

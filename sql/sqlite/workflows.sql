@@ -132,7 +132,8 @@ SELECT
         iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
         'complete_time',
         iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
-    ) AS document
+    ) AS document,
+    create_time
 FROM workflows;
 
 -- name: create_new_workflow!
@@ -149,12 +150,14 @@ VALUES (
     :reference, :status, :data, :next_execution, :create_time, :complete_time
 );
 
--- name: persist_workflow$
--- Overwrites a workflow, all but its create_time, and returns its new revision; an empty name leaves the stored one.
--- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and is not its revision.
+-- name: persist_workflow^
+-- Overwrites a workflow, all but its create_time, and returns its new revision and that; an empty name leaves the
+-- stored one.
+-- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and it has another one, or
+-- another create_time: it was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
--- keep: the conditions on claim_token and revision; a late host would write over the work of another
+-- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
 -- keep: that the revision is raised, and returned; the next write of this host is held against it
 UPDATE workflows
 SET
@@ -172,14 +175,15 @@ SET
 WHERE
     id = :id
     AND (:claim_token IS NULL OR claim_token = :claim_token)
-    AND (:expected_revision IS NULL OR revision = :expected_revision)
-RETURNING revision;
+    AND (:expected_revision IS NULL OR (revision = :expected_revision AND create_time = :expected_create_time))
+RETURNING revision, create_time;
 
--- name: get_workflow_guards(id)^
--- What a guarded write is held against: says why one changed no row.
+-- name: get_workflow_guards(id, expected_create_time)^
+-- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
+-- :expected_create_time was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
-SELECT claim_token, revision
+SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
 FROM workflows
 WHERE id = :id;
 
@@ -236,7 +240,7 @@ WHERE id = :id AND claim_token = :token;
 -- One workflow by id.
 -- used by: get_workflow_instance
 -- index: sqlite_autoindex_workflows_1
-SELECT document, revision
+SELECT document, revision, create_time
 FROM workflow_documents
 WHERE id = :id;
 
@@ -244,7 +248,7 @@ WHERE id = :id;
 -- One workflow by its unique name.
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2
-SELECT document, revision
+SELECT document, revision, create_time
 FROM workflow_documents
 WHERE name = :name;
 
@@ -253,7 +257,7 @@ WHERE name = :name;
 -- scanning the table, which it may prefer with statistics from when the store was small.
 -- used by: get_workflow_instances
 -- index: sqlite_autoindex_workflows_1
-SELECT stored.id, stored.document, stored.revision
+SELECT stored.id, stored.document, stored.revision, stored.create_time
 FROM json_each(:ids) AS wanted
 CROSS JOIN workflow_documents AS stored
 WHERE stored.id = wanted.value;

@@ -242,14 +242,21 @@ async def test_other_tables_are_left_alone(file: Path) -> None:
     assert by_hand(file, "PRAGMA user_version") == [(42,)]
 
 
-async def test_a_store_of_a_later_version(file: Path, wal: bool) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE wfe_sql_store SET version = 2", r"version 2, made by a later wfe-sql; .* version 1: upgrade it"),
+        ("DELETE FROM wfe_sql_store", "is a store of version None"),
+    ],
+)
+async def test_a_store_of_a_version_that_is_not_known(file: Path, wal: bool, change: str, message: str) -> None:
     await open_and_close(file)
-    by_hand(file, "UPDATE wfe_sql_store SET version = 2")
+    by_hand(file, change)
     if not wal:
         by_hand(file, "PRAGMA journal_mode = DELETE")
     before = unchanged(file.parent)
     for url in (file, f"sqlite://{file}?mode=ro"):
-        with pytest.raises(StoreVersionError, match=r"version 2, made by a later wfe-sql; .* version 1: upgrade it"):
+        with pytest.raises(StoreVersionError, match=message):
             await connect(url).open()
         assert unchanged(file.parent) == before
 

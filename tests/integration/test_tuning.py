@@ -85,7 +85,7 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
         ("create_event_documents_view", "'event_key', event_key,", "", "it lacks event_documents.'event_key'"),
         ("claim_runnable_events", "RETURNING id, event_time", "RETURNING event_time, id", "must return the columns"),
         ("claim_runnable_events", "RETURNING id, event_time", "", "must return the columns (id, event_time), not ()"),
-        ("persist_workflow", "RETURNING revision", "RETURNING id", "must return the columns (revision), not (id)"),
+        ("persist_workflow", "RETURNING revision, create_time", "RETURNING id", "(revision, create_time), not (id)"),
         ("create_event", "INSERT INTO events", "INSERT INTO event", "SQLite refuses it: no such table: event"),
         ("create_event", ":is_processed);", ":is_processed) RETURNING id;", "must return the columns (), not (id)"),
         ("persist_errors", "VALUES (", "VALUES (1, ", "SQLite refuses it: 5 values for 4 columns"),

@@ -58,9 +58,10 @@ def test_what_both_have_is_called_alike(name: str) -> None:
         "get_store_version",
         "list_parts",
         "list_indexes",
+        "has_statistics",
     )
     if name not in of_their_own:
-        assert one.used_by == other.used_by  # the engines and stores have methods of their own names
+        assert one.used_by == other.used_by  # engines, stores and planners have methods of their own names
 
 
 @pytest.mark.parametrize("lead", sorted(GROUPS))

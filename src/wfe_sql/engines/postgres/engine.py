@@ -93,6 +93,11 @@ class PostgresEngine:
         self._closing: asyncio.Task[None] | None = None
 
     @property
+    def store_id(self) -> str:
+        """What tells the open store from all others: its server, database and schema."""
+        return self._store.id
+
+    @property
     def queries(self) -> QuerySet:
         """The named queries that it runs."""
         return self._queries

@@ -84,6 +84,12 @@ class PostgresTarget:
                 raise type(mapped)(f"{self} cannot be reached") from None
             raise mapped from error
 
+    def server(self, connection: Connection) -> str:
+        """Return what a server is told by, of one of its connections: the same whichever of several hosts answered."""
+        hosts = str(self._parameters.get("host") or self._parameters.get("hostaddr") or "")
+        info = connection.info
+        return f"{hosts}:{self._parameters.get('port')}" if "," in hosts else f"{info.host}:{info.port}"
+
     def _shows_password(self, text: str) -> bool:
         password = str(self._parameters.get("password") or "")
         return bool(password) and (password in text or quote(password, safe="") in text)

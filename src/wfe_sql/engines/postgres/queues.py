@@ -8,7 +8,7 @@ from typing import Any
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.grouping import Group, param_of
-from wfe_sql.engines.queues import Outcome, Waiting, answer
+from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
 
 _UNITS_TOGETHER = 32
 """Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
@@ -146,6 +146,7 @@ class GroupQueue:
         while self._waiting and len(batch) < _UNITS_TOGETHER:
             unit, future = self._waiting.popleft()
             if future.done():
+                tell(unit, None)
                 continue
             if self._must_wait(unit, batch[0][0] if batch else unit):
                 passed.append((unit, future))

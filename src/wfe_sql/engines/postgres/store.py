@@ -22,7 +22,12 @@ https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENT
 
 
 class PostgresStore:
-    """Opens connections to the store in one schema, and makes it where it does not exist."""
+    """Opens connections to the store in one schema, and makes it where it does not exist.
+
+    Attributes:
+        target: What it connects to.
+        id: What tells the store from all others, once there was a connection.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class PostgresStore:
         if statement_timeout is not None and statement_timeout < timedelta(milliseconds=1):
             raise StoreError(f"statement_timeout must be at least a millisecond, or None, not {statement_timeout}")
         self.target = target
+        self.id = ""
         self._queries = queries
         self._scripts = Scripts(_scripts(), queries)
         self._schema = schema
@@ -70,6 +76,7 @@ class PostgresStore:
             if isinstance(error, psycopg.Error):
                 raise store_error(self, error) from error
             raise
+        self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
 
     async def check(self, connection: Connection) -> None:

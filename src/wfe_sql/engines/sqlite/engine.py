@@ -7,6 +7,7 @@ that.
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
+from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
 from wfe_sql.rows import UNPARSED
 
@@ -59,6 +61,12 @@ class SqliteEngine:
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
         self._calls = 0
+        self._store_id = f":memory: {new_id()}" if store.target.path is None else os.path.realpath(store.target.path)
+
+    @property
+    def store_id(self) -> str:
+        """What tells the store from all others: the path of its file, with no links in it."""
+        return self._store_id
 
     @property
     def queries(self) -> QuerySet:
