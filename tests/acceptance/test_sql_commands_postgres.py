@@ -108,6 +108,16 @@ def test_explain_shows_what_is_not_as_the_header_says(database: str, tmp_path: P
     assert "'index: idx_workflows_runnable' in the header, but it is " in lost.out
 
 
+def test_explain_goes_by_a_tuned_set_up_connection(database: str, tmp_path: Path) -> None:
+    _make_store(database)
+    tuned, reads = tmp_path / "tuned", "get_execution_pointers_of_instances"
+    assert run_command("queries", "export", tuned, "set_up_connection", "--dialect", "postgres").code == 0
+    file = tuned / "connection.sql"
+    file.write_text(file.read_text().replace("'enable_seqscan', 'off'", "'enable_seqscan', 'on'"))
+    assert "Seq Scan" not in run_command("explain", database, reads).out
+    assert "Seq Scan on execution_pointers" in run_command("explain", database, reads, "--sql-dir", tuned).out
+
+
 def test_explain_with_a_tuned_query_that_postgres_refuses(database: str, tmp_path: Path) -> None:
     _make_store(database)
     file = _tuned(tmp_path / "tuned", "FROM workflows", "FROM workflow")

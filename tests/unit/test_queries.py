@@ -440,7 +440,7 @@ def test_an_overlay_replaces_one_query(tmp_path: Path, original: Path) -> None:
         (_query("-- name: row(id, now, more)^", "SELECT :id, :now, :more;"), "query row: must keep the parameters"),
         (_query("-- name: row(id, now)", "SELECT :id, :now;"), "query row: must keep the parameters and the operation"),
         (_query("-- name: value()^"), "query value: must keep the parameters and the operation: value()$"),
-        (_query("-- name: row^", "SELECT :id;"), "query row: must keep the parameters and the operation: row(id, now)^"),
+        (_query("-- name: row^", "SELECT :id;"), "query row: must keep the parameters and the operation: row(id"),
         (_query("-- name: value()$", header="-- Does it."), "query value: needs a header"),
         (_query("-- name: value()$", "SELECT :id;"), "query value: undeclared parameter"),
     ],
