@@ -1,8 +1,9 @@
 """What persisting an instance needs besides its statements: the instance as it was at the call, and turns."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from types import TracebackType
+from typing import ClassVar
 
 from wfe_sql.errors import SerializationError
 from wfe_sql.models import WorkflowInstance
@@ -69,16 +70,25 @@ class Turn:
     A write that has begun goes on when its caller is cancelled, and the next one must know what became of it.
     """
 
-    def __init__(self, turns: "dict[int, Turn]", instance: WorkflowInstance) -> None:
-        """Get in line; `turns` has the last of each line, by the instance's `id()`."""
-        self._turns = turns
+    _last: ClassVar[dict[Hashable, "Turn"]] = {}
+    """The last of each line; providers of one store share it."""
+
+    def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
+        """Look whether there is a line; enter it with `async with`."""
+        loop = asyncio.get_running_loop()
         self._instance = instance  # so that no other gets its id()
-        self._earlier = turns.get(id(instance))
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._key = (id(instance), store_id, loop)
+        self._earlier = self._last.get(self._key)
+        self._over: asyncio.Future[None] = loop.create_future()
         self._pending: asyncio.Future[None] | None = None
-        turns[id(instance)] = self
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there is nobody to wait for."""
+        return self._earlier is None
 
     async def __aenter__(self) -> "Turn":
+        self._last[self._key] = self
         if self._earlier is not None:
             self._pending = self._earlier._over
             try:
@@ -114,5 +124,5 @@ class Turn:
 
     def _end(self) -> None:
         self._over.set_result(None)
-        if self._turns.get(id(self._instance)) is self:
-            del self._turns[id(self._instance)]
+        if self._last.get(self._key) is self:
+            del self._last[self._key]

@@ -117,7 +117,6 @@ class SqlPersistenceProvider(Maintenance):
         self._engine = engine
         self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
         self._raises_on_conflict = on_conflict == "raise"
-        self._turns: dict[int, Turn] = {}
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
 
     async def open(self) -> Self:
@@ -180,12 +179,13 @@ class SqlPersistenceProvider(Maintenance):
         """
         if not isinstance(instance, WorkflowInstance):
             raise wrong_type(WorkflowInstance, instance)
-        stored = None if id(instance) in self._turns else instance._stored.get(self._engine.store_id)
+        turn = Turn(instance, self._engine.store_id)
+        stored = instance._stored.get(self._engine.store_id) if turn.is_first else None
         snapshot = Snapshot(instance, {} if stored is None else stored.pointers)
         del snapshot.workflow["create_time"]
         snapshot.workflow["now"] = self._now()  # last_heartbeat_at, which only the reference's PostgreSQL table has
         snapshot.workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, snapshot.workflow["id"])
-        async with Turn(self._turns, instance) as turn:
+        async with turn:
             stored = instance._stored.get(self._engine.store_id)
             while not await self._try_persist(instance, snapshot, stored, more, turn):
                 id_ = snapshot.workflow["id"]
