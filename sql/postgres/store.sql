@@ -22,7 +22,7 @@ WHERE id = 1;
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
-VALUES (1, cast(:version AS INT))
+VALUES (1, :version)
 ON CONFLICT (id) DO UPDATE SET version = greatest(wfe_sql_store.version, excluded.version);
 
 -- name: set_store_version(version)!
@@ -30,7 +30,7 @@ ON CONFLICT (id) DO UPDATE SET version = greatest(wfe_sql_store.version, exclude
 -- used by: copy_to
 -- index: wfe_sql_store_pkey
 UPDATE wfe_sql_store
-SET version = cast(:version AS INT)
+SET version = :version
 WHERE id = 1;
 
 -- name: list_parts()
@@ -75,6 +75,7 @@ ORDER BY part;
 -- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 -- used by: ensure_store_exists
 -- index: none
+-- keep: a lock that ends with the transaction; two hosts that start at once would both make the store
 SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
 
 -- name: create_schema()#

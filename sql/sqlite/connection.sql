@@ -33,6 +33,7 @@ PRAGMA wal_checkpoint (PASSIVE);
 -- SQLite leaves foreign keys unchecked unless each connection asks for them.
 -- used by: ensure_store_exists, open_reader
 -- index: none
+-- keep: ON; pointers would stay when their workflow is deleted
 PRAGMA foreign_keys = ON;
 
 -- name: suspend_foreign_keys()!
@@ -47,6 +48,7 @@ PRAGMA foreign_keys = OFF;
 -- https://sqlite.org/pragma.html#pragma_synchronous
 -- used by: open_writer
 -- index: none
+-- keep: FULL; a host was promised that what is acknowledged is on the disk
 PRAGMA synchronous = FULL;
 
 -- name: use_normal_durability()!
@@ -59,6 +61,7 @@ PRAGMA synchronous = NORMAL;
 -- A reader's connection cannot write, whatever a tuned query says.
 -- used by: open_reader
 -- index: none
+-- keep: ON; a reader would write beside the one writer
 PRAGMA query_only = ON;
 
 -- name: wait_for_no_lock()$
@@ -67,12 +70,14 @@ PRAGMA query_only = ON;
 -- https://sqlite.org/pragma.html#pragma_busy_timeout
 -- used by: open_reader
 -- index: none
+-- keep: 0; the event loop would sleep while another has the lock
 PRAGMA busy_timeout = 0;
 
 -- name: begin_write()!
 -- Takes the write lock at once, so that a unit never has to be started again half way.
 -- used by: begin_write
 -- index: none
+-- keep: IMMEDIATE; a unit that has read could no longer write when another wrote meanwhile
 BEGIN IMMEDIATE;
 
 -- name: begin_read()!
@@ -97,18 +102,21 @@ ROLLBACK;
 -- Units of work share a transaction; after one has failed half done, they run again, each in a savepoint of its own.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name, which the next two queries name too
 SAVEPOINT unit_of_work;
 
 -- name: commit_unit()!
 -- The unit's changes become part of the transaction.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name
 RELEASE unit_of_work;
 
 -- name: rollback_unit()!
 -- The unit's changes are undone; its savepoint stays until commit_unit.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name
 ROLLBACK TO unit_of_work;
 
 -- name: explain_query(query)!
@@ -116,4 +124,5 @@ ROLLBACK TO unit_of_work;
 -- then does this run. https://sqlite.org/eqp.html
 -- used by: explain
 -- index: none
+-- keep: EXPLAIN; what comes in place of :query must not run
 EXPLAIN QUERY PLAN :query;

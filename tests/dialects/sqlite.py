@@ -95,6 +95,7 @@ class SqliteCase:
         "add_events_claim": (REFERENCE, ()),
         "add_scheduled_commands_claim_and_rescheduled_time": (REFERENCE, ()),
         "update_statistics": (REFERENCE, ()),
+        "empty_store": (REFERENCE, ()),
         "name_workflows_without_name": (FIRST_RELEASE, ()),
     }
     probes: Sequence[tuple[str, set[str], int]] = (

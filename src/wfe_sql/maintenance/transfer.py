@@ -53,7 +53,7 @@ class Transfer(Paging):
         """
         (version,) = await other._engine.read([Statement("get_store_version", {})])
         if version == UNFINISHED_COPY:
-            await other._engine.write(_empty_store())
+            await other._engine.write([Statement("empty_store", {})])
         if full := {table: count for table, count in (await other._count_rows()).items() if count}:
             what = ", ".join(f"{count:,} {table}" for table, count in full.items())
             raise StoreNotEmptyError(f"the store to copy into is not empty, it has {what}; nothing was copied")
@@ -104,7 +104,9 @@ class Transfer(Paging):
         try:
             if any(count > copied[table] for table, count in (await self._count_rows()).items()):
                 raise StoreError("it has rows that are not known to be of this copy")
-            await self._engine.write([*_empty_store(), Statement("set_store_version", {"version": VERSION})])
+            await self._engine.write(
+                [Statement("empty_store", {}), Statement("set_store_version", {"version": VERSION})]
+            )
         except WfeError as error:
             message = f"the copy failed ({reason}), and what was copied is still there ({error}); delete that store"
             raise StoreError(message) from reason
@@ -120,18 +122,6 @@ async def _check_ids(read: Read) -> None:
 def _lines(table: StoredTable, rows: Rows) -> list[str]:
     """Return the text of rows, equal for rows that mean the same."""
     return [_encoder.encode({"table": table.name, "row": table.document(row)}).decode() for row in rows]
-
-
-def _empty_store() -> list[Statement]:
-    return [
-        Statement("empty_execution_pointers", {}),
-        Statement("empty_workflows", {}),
-        Statement("empty_definition_sequences", {}),
-        Statement("empty_events", {}),
-        Statement("empty_event_subscriptions", {}),
-        Statement("empty_scheduled_commands", {}),
-        Statement("empty_execution_errors", {}),
-    ]
 
 
 def _import_rows(table: StoredTable, rows: Rows) -> Statement:
