@@ -4,6 +4,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from servers import OwnServer
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
+from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
 
 pytest.register_assert_rewrite("wfe_sql.testing")
@@ -115,10 +117,24 @@ def schema(new_schema: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def shared_schema(schemas: list[str]) -> str:
-    """The name of a schema that tests share, because making a store takes longer than most tests."""
+def shared_schema(postgres_url: str, schemas: list[str]) -> str:
+    """The name of a schema that tests share, because making a store takes longer than most tests.
+
+    Where the server has Citus, the schema has a store, which is distributed.
+    """
     schemas.append(f"test_{uuid4().hex}")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        if ADMIN_QUERIES.has_citus(connection):
+            with ThreadPoolExecutor() as threads:  # the event loop of whoever asks for this may run here
+                threads.submit(asyncio.run, _make_store(postgres_url, schemas[-1])).result()
+            ADMIN_QUERIES.allow_triggers(connection)
+            ADMIN_QUERIES.distribute_schema(connection, schema=schemas[-1])
     return schemas[-1]
+
+
+async def _make_store(url: str, schema: str) -> None:
+    async with PostgresPersistenceProvider(url, schema=schema):
+        pass
 
 
 @pytest.fixture
@@ -126,7 +142,7 @@ def empty_schema(postgres_url: str, shared_schema: str) -> str:
     """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
     with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
         if ADMIN_QUERIES.has_store(connection):
-            ADMIN_QUERIES.empty_store(connection)
+            connection.execute(load_postgres_queries()["empty_store"].sql.encode())
     return shared_schema
 
 

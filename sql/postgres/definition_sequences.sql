@@ -15,11 +15,14 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 -- Those of a definition whose row somebody else holds come back with null, as workflows.sql says.
 -- used by: next_definition_sequence
 -- index: definition_sequences_pkey
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
+-- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
 WITH units AS (
     SELECT
         unit.unit, unit.definition_id,
         row_number() OVER (PARTITION BY unit.definition_id ORDER BY unit.unit) AS place
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, definition_id TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, definition_id TEXT)
 ),
 
 wanted AS (
@@ -71,9 +74,10 @@ INNER JOIN held ON units.definition_id = held.definition_id;
 -- lock_workflows.
 -- used by: next_definition_sequence
 -- index: definition_sequences_pkey
+-- keep: ORDER BY definition_id FOR UPDATE, before anything is written; two hosts deadlock without it
 SELECT definition_id
 FROM definition_sequences
 WHERE
-    definition_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    definition_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
 ORDER BY definition_id
 FOR UPDATE;

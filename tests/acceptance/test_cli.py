@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -574,6 +576,33 @@ def test_dump_backup_copy(run: Run, store: Path, tmp_path: Path) -> None:
     assert run("copy", store, tmp_path / "another.db").out.endswith(f"SHA-256 {digest}")
 
 
+def test_a_copy_that_was_killed(run: Run, store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert run("copy", store, copy).code == 0
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("UPDATE wfe_sql_store SET version = 2147483647")
+    assert "unfinished copy: a copy into it was begun and is not finished" in run("check", copy).out
+    result = run("stats", copy)
+    assert (result.code, result.out) == (1, "")
+    assert "copy into it again, which starts over (wfe-sql copy), or delete it" in result.err
+    assert run("copy", store, copy).code == 0
+    assert run("dump", copy, "--digest").out == run("dump", store, "--digest").out
+
+
+def test_how_to_restore_a_backup(run: Run, store: Path, tmp_path: Path) -> None:
+    backup, digest = tmp_path / "backup.db", run("dump", store, "--digest").out
+    assert run("backup", store, backup).code == 0
+    assert "move wfe.db, wfe.db-wal and wfe.db-shm away" in " ".join(run("backup", "--help").out.split())
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute("DELETE FROM workflows")
+        connection.commit()
+        (tmp_path / "aside").mkdir()
+        for file in store.parent.glob(f"{store.name}*"):
+            file.rename(tmp_path / "aside" / file.name)
+        shutil.copy(backup, store)
+    assert run("dump", store, "--digest").out == digest
+
+
 def test_a_reader_of_a_pipe_may_leave(store: Path) -> None:
     dump = f"{sys.executable} -m wfe_sql.cli dump {store} | head -n 1"
     result = subprocess.run(["bash", "-c", dump], capture_output=True, text=True, check=True)
@@ -616,3 +645,37 @@ def test_what_only_reads_changes_nothing(run: Run, store: Path) -> None:
 )
 def test_a_password_is_not_printed(url: str, printed: str) -> None:
     assert shown(url) == printed
+
+
+PRINTS = [["dump"], ["stats"], ["workflows", "--json"], ["check"]]
+
+
+@pytest.mark.parametrize("command", PRINTS, ids=" ".join)
+def test_output_that_cannot_be_written(tmp_path: Path, command: list[str]) -> None:
+    """A full disk is one line; of a reader who has left, before anything was written, nobody wants to hear."""
+    file = tmp_path / "store.db"
+    _do(file, lambda provider: provider.create_new_workflow(_order()))
+    wfe_sql = [sys.executable, "-m", "wfe_sql.cli", *command, str(file)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for environment in (buffered, {**buffered, "PYTHONUNBUFFERED": "1"}):
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                wfe_sql, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+            )
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "wfe-sql: the output cannot be written: No space left on device\n",
+        )
+        read, write = os.pipe()
+        os.close(read)
+        ended = subprocess.run(wfe_sql, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+        os.close(write)
+        assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_output_that_is_closed(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    _do(file, lambda provider: provider.create_new_workflow(_order()))
+    command = f"exec {sys.executable} -m wfe_sql.cli stats {file} >&-"
+    ended = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

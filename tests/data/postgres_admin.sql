@@ -29,16 +29,6 @@ ORDER BY backend_start;
 -- Whether somebody has made a store.
 SELECT to_regclass('wfe_sql_store') IS NOT NULL;
 
--- name: empty_store#
--- Deletes every row but the store's version; faster than TRUNCATE, which makes new files.
-DELETE FROM event_subscriptions;
-DELETE FROM execution_pointers;
-DELETE FROM execution_errors;
-DELETE FROM workflows;
-DELETE FROM events;
-DELETE FROM scheduled_commands;
-DELETE FROM definition_sequences;
-
 -- name: refuse_events#
 -- Has each new event fail with the code that test_refusal holds, and counts how often that happened.
 CREATE TABLE test_refusal (code TEXT);
@@ -117,3 +107,17 @@ SELECT pg_temp.limit_role(:role, :connections);
 -- name: grant_use(role)$
 -- Lets a role use the store that is there, and no more.
 SELECT pg_temp.grant_use(:role);
+
+-- name: has_citus()$
+-- Whether the database has Citus.
+SELECT count(*) > 0 AS has_citus
+FROM pg_extension
+WHERE extname = 'citus';
+
+-- name: allow_triggers()^
+-- Lets a connection distribute tables that have triggers.
+SELECT set_config('citus.enable_unsafe_triggers', 'on', FALSE) AS unsafe_triggers;
+
+-- name: distribute_schema(schema)^
+-- Has Citus keep a schema on one of its workers.
+SELECT citus_schema_distribute(cast(:schema AS REGNAMESPACE)) AS distributed;

@@ -195,7 +195,7 @@ class MaintenanceRepository(Protocol):
 
         Tables and rows come in a stable order (by id, or as stored where there is none), keys are sorted, times have
         the form in which the library stores them, and numbers of rows are left out: equal stores give equal text. All
-        lines are of one moment, except from a store in memory, where somebody may write between two pages.
+        lines are of one moment.
 
         Raises:
             CorruptRowError: A stored row cannot be read.
@@ -205,8 +205,14 @@ class MaintenanceRepository(Protocol):
     async def backup(self, path: str | PathLike[str]) -> None:
         """Copy the store, as it is at one moment, into a new file, which is there only when it is whole.
 
+        The file can be read where nothing may be written (`?mode=ro`). What a backup that was killed has left beside
+        it, `.NAME.*.part`, the next one to the same name removes.
+
         Raises:
-            StoreError: The file exists, or the database has tools of its own for this; the message names them.
+            StoreError: The file exists, the store has lost its tables, or the database has tools of its own for this;
+                the message names them.
+            StoreCorruptError: The store is damaged.
+            StoreFullError: There is no room for the file.
             StoreUnavailableError: The file cannot be made there.
         """
         ...
