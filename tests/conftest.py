@@ -3,8 +3,8 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -304,8 +304,19 @@ class Relay:
 
 
 @pytest.fixture
-async def relay(postgres_url: str) -> AsyncIterator[Relay]:
-    started = Relay(postgres_url)
-    await started.start()
-    yield started
-    await started.stop()
+async def make_relay() -> AsyncIterator[Callable[[str], Awaitable[Relay]]]:
+    """A function that starts a relay to a server."""
+    async with AsyncExitStack() as started:
+
+        async def make_relay(url: str) -> Relay:
+            relay = Relay(url)
+            await relay.start()
+            started.push_async_callback(relay.stop)
+            return relay
+
+        yield make_relay
+
+
+@pytest.fixture
+async def relay(postgres_url: str, make_relay: Callable[[str], Awaitable[Relay]]) -> Relay:
+    return await make_relay(postgres_url)

@@ -108,7 +108,7 @@ class PostgresCase:
     )
     indexes_of_keys: frozenset[str] = frozenset()
     own_part: Mapping[str, Params] = {
-        "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None},
+        "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None, "is_local": "False"},
     }
     session: Sequence[str] = ("set_up_connection", "begin_write", "rollback", "begin_read", "commit")
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {

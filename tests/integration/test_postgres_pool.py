@@ -277,8 +277,12 @@ async def test_a_full_pool(
     await hold_event(by_hand, "e1")
     marking = asyncio.create_task(host.mark_event_processed("e1"))
     await _waits(admin, host_name)
+    reading = asyncio.create_task(host.get_event("e1"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    pass_time(11)
     with pytest.raises(StoreBusyError, match=r"all connections \(at most 1\) were in use for 0:00:10"):
-        await _ends(host.get_event("e1"), pass_time)
+        await reading
     patient = asyncio.create_task(host.get_runnable_instances(TIME))
     await asyncio.sleep(0)
     await by_hand.rollback()

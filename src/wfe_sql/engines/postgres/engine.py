@@ -19,9 +19,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
-from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
+from wfe_sql.engines.postgres.connection import Connection
+from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, is_of_replica, text_of, unit_error
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
-from wfe_sql.engines.postgres.pool import Connection, ConnectionPool
+from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.queues import Outcome
@@ -42,14 +43,16 @@ _TRIES = 10
 _PAUSE = 0.05
 """Seconds between two attempts to reach a server that is not there."""
 
+_LONGEST_CLOSE = 35.0
+"""Seconds that closing waits for calls that may take for ever; for others, it waits as long as a statement may take."""
+
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class Attempt:
-    """What is known of work that may be cut off: whether it had a connection by then, and had begun to commit."""
+    """What is known of work that may be cut off: whether it had begun to commit by then."""
 
-    has_begun: bool = False
     may_have_committed: bool = False
 
 
@@ -90,6 +93,7 @@ class PostgresEngine:
         self._alone_at_once = asyncio.Semaphore(max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
+        self._gives_up = False
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -154,11 +158,14 @@ class PostgresEngine:
             except psycopg.Error as error:
                 # After an error the transaction takes no more statements; whoever goes on sees a later moment.
                 await self._queries.run(connection, "rollback", {})
-                await self._queries.run(connection, "begin_read", {})
+                await self._store.begin(connection, "begin_read")
                 raise unit_error(self._store, error, unit) from error
 
+        async def begin(connection: Connection, _: Attempt) -> None:
+            await self._store.begin(connection, "begin_read")
+
         try:
-            await read([Statement("begin_read", {})])
+            await self._try(begin, connection, Attempt())
             yield read
         finally:
             await connection.close()
@@ -173,18 +180,16 @@ class PostgresEngine:
         )
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
-        """Run a unit. Where the caller is cancelled it goes on, unless it has no connection yet."""
+        """Run a unit. Where the caller is cancelled, so is what the server does for it, unless it does so for others too."""
         self._check_open()
         group = group_of(unit)
         if group is not None:
             return await self._groups[group.lead].submit(unit)
-        attempt = Attempt()
-        task = self._begin_alone(unit, attempt, writes=writes)
+        task = self._begin_alone(unit, Attempt(), writes=writes)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not attempt.has_begun:
-                task.cancel()
+            task.cancel()
             raise
 
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
@@ -233,18 +238,21 @@ class PostgresEngine:
         """Run statements together or not at all: in a transaction, where they are several."""
 
         async def work(connection: Connection, attempt: Attempt) -> Results:
-            if len(unit) == 1 and not isinstance(unit[0].params, Sequence):
+            if len(unit) == 1 and self._is_one_statement(unit[0]):
                 attempt.may_have_committed = writes
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
         return await self._with_connection(work, attempt)
 
+    def _is_one_statement(self, statement: Statement) -> bool:
+        return not isinstance(statement.params, Sequence) and self._queries[statement.query].operation != "#"
+
     async def _run_in_transaction(
         self, unit: Unit, connection: Connection, attempt: Attempt, *, writes: bool
     ) -> Results:
         run = partial(self._queries.run, connection, params={})
-        await run("begin_write" if writes else "begin_read")
+        await self._store.begin(connection, "begin_write" if writes else "begin_read")
         try:
             results = [await self._run_statement(statement, connection) for statement in unit]
             attempt.may_have_committed = writes
@@ -274,13 +282,12 @@ class PostgresEngine:
         deadline = time() + self._wait_for_server
         tries = _TRIES
         while True:
-            attempt.has_begun = attempt.may_have_committed = False
+            attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
-                    attempt.has_begun = True
                     return await self._try(work, connection, attempt)
             except StoreUnavailableError:
-                if attempt.may_have_committed or time() > deadline:
+                if attempt.may_have_committed or time() > deadline or self._gives_up:
                     raise
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
@@ -294,11 +301,14 @@ class PostgresEngine:
         except psycopg.Error as error:
             if is_missing_right(error):
                 raise self._store.missing_right(error, connection) from error
+            if is_of_replica(error):
+                self._pool.replace_all()  # after a failover, new connections lead to the server that takes writes
             if not is_lost(error, connection):
                 raise
             known = "whether it was stored is not known" if attempt.may_have_committed else "nothing was written"
+            why = f"no answer within {connection.patience:g} s" if connection.is_cut else text_of(error)
             raise StoreUnavailableError(
-                f"{self._store} cannot be reached: the connection was lost, and {known}: {text_of(error)}"
+                f"{self._store} cannot be reached: the connection was lost, and {known}: {why}"
             ) from error
 
     async def _make_store(self) -> None:
@@ -308,11 +318,20 @@ class PostgresEngine:
         check_usable(self._store, self._loop, is_open=self._is_open and self._closing is None)
 
     async def _close(self) -> None:
+        """Wait for what is pending, for as long as calls may take, and then give it up, for the server is silent."""
+        giving_up = asyncio.get_running_loop().call_later(
+            (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
+        )
         for queue in self._groups.values():
             await queue.finish()
         while self._alone:
             await asyncio.wait(self._alone)
+        giving_up.cancel()
         self._pool.close()
+
+    def _give_up(self) -> None:
+        self._gives_up = True
+        self._pool.cut()
 
 
 def _outcome(unit: Unit, results: Results) -> Outcome:

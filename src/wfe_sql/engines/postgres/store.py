@@ -8,8 +8,9 @@ from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
-from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.connection import Connection
+from wfe_sql.engines.postgres.errors import has_no_transactions, hides, is_about_statement, store_error, text_of
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
 from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version, out_of_date
 from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
@@ -19,6 +20,12 @@ from wfe_sql.urls import DEFAULT_SCHEMA
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+_PROBES = 5
+"""How many connections are asked whether a pooler lends them the same server's connection: some may be another pooler's."""
+
+_LATE = 5.0
+"""Seconds after the statement timeout at which a connection whose server says nothing is cut."""
 
 _INDEX_NAME = re.compile(r"\bidx_\w+")
 """What all indexes of the store are called, but for those of keys."""
@@ -72,6 +79,9 @@ class PostgresStore:
         self._schema = schema
         self._mode = mode
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
+        self.patience = None if statement_timeout is None else statement_timeout.total_seconds() + _LATE
+        """Seconds that a statement may take until its connection is cut; None where there is no statement timeout."""
+        self._is_shared: bool | None = None
 
     def __str__(self) -> str:
         return f"{self.target} (schema {self._schema})"
@@ -82,21 +92,71 @@ class PostgresStore:
         return self._schema
 
     async def open_connection(self) -> Connection:
-        """Open a connection on which names mean this store's tables."""
+        """Open a connection on which names mean this store's tables.
+
+        Raises:
+            StoreUnavailableError: There is none to be had.
+            StoreError: A pooler in front of the server has no transactions.
+        """
         connection = await self.target.connect()
         try:
-            await self._runner(connection)(
-                "set_up_connection",
-                schema=self._schema,
-                statement_timeout=self._statement_timeout,
-                read_only="on" if self._mode == "ro" else None,
-            )
+            if self._is_shared is None:
+                self._is_shared = await self._is_lent_for_transactions(connection)
+            if self._is_shared:
+                connection.run_shared = self._runner(connection, is_local=True)
+            else:
+                connection.prepare_threshold = 0
+                await self._runner(connection)("set_up_connection")
+            connection.patience = self.patience
         except BaseException as error:
             await connection.close()
             if isinstance(error, psycopg.Error):
                 raise store_error(self, error) from error
             raise
         return connection
+
+    async def begin(self, connection: Connection, query: str = "begin_write") -> None:
+        """Begin a transaction; where a pooler lends the server's connection only for that, its settings come with it."""
+        if connection.run_shared is None:
+            await self._runner(connection)(query)
+            return
+        async with connection.pipeline():
+            await connection.run_shared(query)
+            await connection.run_shared("set_up_connection")
+
+    async def _is_lent_for_transactions(self, connection: Connection) -> bool:
+        """Tell whether a pooler lends the server's connection for one transaction at a time.
+
+        A pooler calls its client another process than the server's. The process that serves a client that does nothing is
+        lent to others meanwhile, or changes. Nothing is left behind on the server's connections. Where that cannot be
+        found out, it is taken to be so, since what then runs is right with any pooler.
+        """
+        run = self._runner(connection)
+        process = await run("get_server_process")
+        if process == connection.info.backend_pid:
+            return False
+        for _ in range(_PROBES):
+            try:
+                other = await self.target.connect()
+            except StoreError:
+                return True
+            try:
+                beside = self._runner(other)
+                await beside("begin_write")
+                is_lent = await beside("get_server_process") == process or await run("get_server_process") != process
+                await beside("rollback")
+                if is_lent:
+                    return True
+            except psycopg.Error as error:
+                if has_no_transactions(error):
+                    raise StoreError(
+                        f"{self} is behind a pooler that has no transactions; set its pool_mode to transaction, or to "
+                        "session, for this database"
+                    ) from error
+                return True
+            finally:
+                other.pgconn.finish()
+        return False
 
     async def check(self, connection: Connection) -> None:
         """Check that there is a store, up to date, and that it takes tuned queries, for those who would not make one.
@@ -114,7 +174,7 @@ class PostgresStore:
             await self._check(columns, run)
             if not await self._is_complete(run):
                 raise out_of_date(self)
-            await check_tuned_postgres(self._queries, connection)
+            await check_tuned_postgres(self._queries, connection, self.begin)
         except psycopg.Error as error:
             raise store_error(self, error) from error
 
@@ -140,7 +200,7 @@ class PostgresStore:
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
-            await check_tuned_postgres(self._queries, connection)
+            await check_tuned_postgres(self._queries, connection, self.begin)
         except psycopg.Error as error:
             if hides(error):
                 if works:
@@ -150,7 +210,7 @@ class PostgresStore:
 
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
-        await run("begin_write")
+        await self.begin(connection)
         try:
             await run("hold_making_lock")
             await self._bring_up_to_date(run)
@@ -178,10 +238,20 @@ class PostgresStore:
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
         )
 
-    def _runner(self, connection: Connection) -> Callable[..., Awaitable[Any]]:
-        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place."""
+    def _runner(self, connection: Connection, *, is_local: bool = False) -> Callable[..., Awaitable[Any]]:
+        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place.
+
+        What it sets up holds for the connection, or with `is_local` for the transaction.
+        """
+        settings = {
+            "schema": self._schema,
+            "statement_timeout": self._statement_timeout,
+            "read_only": "on" if self._mode == "ro" else None,
+            "is_local": str(is_local),
+        }
 
         async def run(query: str, **params: Any) -> Any:
+            params = settings if query == "set_up_connection" else params
             try:
                 return await self._queries.run(connection, query, params)
             except psycopg.Error as error:
@@ -236,7 +306,7 @@ def schema_script(queries: QuerySet) -> str:
     """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
     settings, version = queries["set_up_connection"], queries["record_store_version"]
     filled = settings
-    for param, value in {"schema": f"'{DEFAULT_SCHEMA}'", "statement_timeout": "'0'", "read_only": "NULL"}.items():
+    for param, value in {"schema": f"'{DEFAULT_SCHEMA}'", "statement_timeout": "'0'", "read_only": "NULL", "is_local": "'False'"}.items():
         filled = replace(filled, sql=filled.filled_in(param, value))
     return "\n".join(
         [

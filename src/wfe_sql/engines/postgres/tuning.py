@@ -5,15 +5,17 @@ each tuned query and its original are prepared when a store is opened. Scripts c
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
 from wfe_sql.engines.parameters import number_parameters
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import is_about_statement
-from wfe_sql.engines.postgres.pool import Connection
 from wfe_sql.errors import QueryFileError
 from wfe_sql.queries import Query, QuerySet, check_columns
 
@@ -45,8 +47,12 @@ async def describe(query: Query, connection: Connection, *, name: str = "") -> D
     return await asyncio.to_thread(ask)
 
 
-async def check_tuned_postgres(queries: QuerySet, connection: Connection) -> None:
+async def check_tuned_postgres(
+    queries: QuerySet, connection: Connection, begin: Callable[[Connection], Awaitable[None]]
+) -> None:
     """Check that PostgreSQL takes each tuned query, and that each returns the columns of its original.
+
+    `begin` begins a transaction in which names mean the store's tables.
 
     Raises:
         QueryFileError: One does not; the message names file, line and query.
@@ -54,7 +60,7 @@ async def check_tuned_postgres(queries: QuerySet, connection: Connection) -> Non
     """
     for name, original in queries.replaced.items():
         if original.operation != "#":
-            await _check_query(queries[name], original, connection)
+            await _check_query(queries[name], original, partial(_describe, queries, connection, begin))
 
 
 def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
@@ -63,23 +69,36 @@ def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
     return QueryFileError(f"{tuned.place}: PostgreSQL refuses it: {reason}")
 
 
-async def _check_query(tuned: Query, original: Query, connection: Connection) -> None:
+async def _describe(
+    queries: QuerySet, connection: Connection, begin: Callable[[Connection], Awaitable[None]], query: Query
+) -> Description:
+    await begin(connection)
     try:
-        found = await describe(tuned, connection)
+        return await describe(query, connection)
+    finally:
+        if not connection.closed:
+            await queries.run(connection, "rollback", {})
+
+
+async def _check_query(tuned: Query, original: Query, described: Callable[[Query], Awaitable[Description]]) -> None:
+    try:
+        found = await described(tuned)
     except psycopg.Error as error:
         if not is_about_statement(error):
             raise
-        if await _is_refused_too(original, error, connection):
+        if await _is_refused_too(original, error, described):
             return
         raise refusal(tuned, error) from error
-    expected = await describe(original, connection)
+    expected = await described(original)
     check_columns(tuned, expected=expected.columns, found=found.columns)
 
 
-async def _is_refused_too(original: Query, error: psycopg.Error, connection: Connection) -> bool:
+async def _is_refused_too(
+    original: Query, error: psycopg.Error, described: Callable[[Query], Awaitable[Description]]
+) -> bool:
     """Tell whether the server says the same of the original, which is then no query until it is filled in."""
     try:
-        await describe(original, connection)
+        await described(original)
     except psycopg.Error as known:
         return known.sqlstate == error.sqlstate and known.diag.message_primary == error.diag.message_primary
     return False

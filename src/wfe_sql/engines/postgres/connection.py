@@ -1,0 +1,67 @@
+"""A connection to PostgreSQL, or to a pooler in front of it."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg.pq import PipelineStatus, TransactionStatus
+
+Run = Callable[[str], Awaitable[Any]]
+"""Runs a named query without parameters."""
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """One that is cut when the server says nothing for too long, and that a pooler may lend for single transactions.
+
+    Attributes:
+        patience: Seconds that the server may take over an answer; None is no end.
+        is_cut: Whether it was cut because the server took longer.
+        run_shared: Set where a pooler lends a server's connection for one transaction at a time, so that nothing may
+            depend on what was set before. Each transaction then begins with the settings (`set_up_connection`), and a
+            statement by itself is a transaction of its own, which takes one round trip.
+    """
+
+    patience: float | None = None
+    is_cut = False
+    run_shared: Run | None = None
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        """Execute a query and return a cursor to read its results."""
+        run = self.run_shared
+        if (
+            run is None
+            or self.pgconn.pipeline_status != PipelineStatus.OFF
+            or self.pgconn.transaction_status != TransactionStatus.IDLE
+        ):
+            return await super().execute(query, params, **options)
+        try:
+            async with self.pipeline():
+                await run("begin_write")
+                await run("set_up_connection")
+                cursor = await super().execute(query, params, **options)
+                await run("commit")
+        except psycopg.Error:
+            if self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                await run("rollback")
+            raise
+        return cursor
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        """Wait for the server, as all that talks to it does, and no longer than it may take."""
+        if self.patience is None:
+            return await super().wait(*args, **options)
+        cutting = asyncio.get_running_loop().call_later(self.patience, self.cut)
+        try:
+            return await super().wait(*args, **options)
+        finally:
+            cutting.cancel()
+
+    def cut(self) -> None:
+        """Have whoever waits for the server hear that the connection is lost."""
+        self.is_cut = True
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
