@@ -110,7 +110,7 @@ class GroupQueue:
             while self._waiting:
                 async with self._turns.turn():
                     batch = self._take()
-                    outcomes = await self._run([unit for unit, _ in batch]) if batch else []
+                    outcomes = await self._run_while_wanted(batch) if batch else []
                 answer(batch, outcomes)
                 if not batch:
                     break
@@ -118,6 +118,30 @@ class GroupQueue:
             for _, future in batch:
                 future.cancel()
             self._under_way -= 1
+
+    async def _run_while_wanted(self, batch: Sequence[Waiting]) -> Sequence[Outcome]:
+        """Run units, until all their callers have gone, which takes what they wanted back from the server."""
+        task = asyncio.current_task()
+        assert task is not None
+        is_unwanted, has_ended = False, False
+
+        def end_if_unwanted(_: object) -> None:
+            nonlocal is_unwanted
+            if not has_ended and not is_unwanted and all(future.done() for _, future in batch):
+                is_unwanted = True
+                task.cancel()
+
+        for _, future in batch:
+            future.add_done_callback(end_if_unwanted)
+        try:
+            return await self._run([unit for unit, _ in batch])
+        except asyncio.CancelledError:
+            if not is_unwanted:
+                raise
+            task.uncancel()
+            return []
+        finally:
+            has_ended = True
 
     async def _run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         is_held_up = False
