@@ -1,4 +1,5 @@
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -227,6 +228,7 @@ class Relay:
     Attributes:
         round_trips: How often a client said something after the server did.
         swallows_answers: Whether what the server says is lost; the line is cut then.
+        answers: How much of what the server says is passed on, on each line; what comes later is lost without a word.
     """
 
     def __init__(self, server_url: str) -> None:
@@ -237,6 +239,7 @@ class Relay:
         self._serving: set[asyncio.Task[None]] = set()
         self.round_trips = 0
         self.swallows_answers = False
+        self.answers = math.inf
 
     @property
     def url(self) -> str:
@@ -280,9 +283,13 @@ class Relay:
 
         async def pass_on_answers() -> None:
             nonlocal server_spoke_last
+            answers = 0
             while said := await from_server.read(2**16):
                 if self.swallows_answers:
                     return
+                answers += 1
+                if answers > self.answers:
+                    continue
                 server_spoke_last = True
                 to_client.write(said)
 

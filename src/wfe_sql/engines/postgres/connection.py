@@ -19,14 +19,14 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     Attributes:
         patience: Seconds that the server may take over an answer; None is no end.
-        is_cut: Whether it was cut because the server took longer.
+        cut_because: Why it was cut, if it was.
         run_shared: Set where a pooler lends a server's connection for one transaction at a time, so that nothing may
             depend on what was set before. Each transaction then begins with the settings (`set_up_connection`), and a
             statement by itself is a transaction of its own, which takes one round trip.
     """
 
     patience: float | None = None
-    is_cut = False
+    cut_because: str | None = None
     run_shared: Run | None = None
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:  # type: ignore[override]
@@ -54,14 +54,16 @@ class Connection(psycopg.AsyncConnection[Any]):
         """Wait for the server, as all that talks to it does, and no longer than it may take."""
         if self.patience is None:
             return await super().wait(*args, **options)
-        cutting = asyncio.get_running_loop().call_later(self.patience, self.cut)
+        cutting = asyncio.get_running_loop().call_later(
+            self.patience, self.cut, f"no answer within {self.patience:g} s"
+        )
         try:
             return await super().wait(*args, **options)
         finally:
             cutting.cancel()
 
-    def cut(self) -> None:
+    def cut(self, reason: str) -> None:
         """Have whoever waits for the server hear that the connection is lost."""
-        self.is_cut = True
+        self.cut_because = reason
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)

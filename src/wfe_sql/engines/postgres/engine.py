@@ -306,9 +306,9 @@ class PostgresEngine:
             if not is_lost(error, connection):
                 raise
             known = "whether it was stored is not known" if attempt.may_have_committed else "nothing was written"
-            why = f"no answer within {connection.patience:g} s" if connection.is_cut else text_of(error)
             raise StoreUnavailableError(
-                f"{self._store} cannot be reached: the connection was lost, and {known}: {why}"
+                f"{self._store} cannot be reached: the connection was lost, and {known}: "
+                f"{connection.cut_because or text_of(error)}"
             ) from error
 
     async def _make_store(self) -> None:

@@ -195,7 +195,7 @@ class ConnectionPool:
         """Close the connections, also those that are lent: what is under way on them fails, and what waits for one."""
         self.close()
         for connection in self._made:
-            connection.cut()
+            connection.cut("no answer before it was closed")
 
     def replace_all(self) -> None:
         """Lend no connection again that there is: those that are lent now are closed as they come back."""
