@@ -27,6 +27,9 @@ ADMIN_QUERIES: Any = aiosql.from_path(Path(__file__).parent / "data" / "postgres
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reference", action="store_true", help="also run the tests against the Rust crate; needs cargo")
+    parser.addoption(
+        "--operations", type=int, metavar="N", help="how many random operations tests/property does on each store"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +47,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("reference"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--operations"):
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+            for name, value in report.user_properties:
+                if name == "operations" and report.when == "call":
+                    terminalreporter.write_line(str(value))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 -- A subscription is free when external_token is null or external_token_expiry is not after :now.
 -- The column terminated is an addition: the reference deletes what it terminates. It does not look at the column, only at
 -- the token, so a terminated subscription that nobody holds gets the token 'wfe-sql:terminated', which hides it from the
--- reference; get_subscription shows it as none.
+-- reference; event_subscription_documents shows it as none.
 -- A bound on a time is cut to microseconds, as events.sql says; what a query whose name ends in _group takes and returns
 -- is said in workflows.sql.
 
@@ -30,6 +30,34 @@ CREATE INDEX IF NOT EXISTS idx_subscriptions_workflow ON event_subscriptions (wo
 CREATE INDEX IF NOT EXISTS idx_subscriptions_live
 ON event_subscriptions (event_name, event_key, subscribe_as_of, id COLLATE "C")
 WHERE NOT terminated;
+
+-- name: create_event_subscription_documents_view()#
+-- Subscriptions as the documents that are read, as those of workflows, with the columns that they are looked up by.
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE VIEW event_subscription_documents AS
+SELECT
+    id,
+    event_name,
+    event_key,
+    subscribe_as_of,
+    external_token,
+    external_token_expiry,
+    terminated,
+    cast(json_build_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of', subscribe_as_of,
+        'subscription_data', subscription_data,
+        'external_token', nullif(external_token, 'wfe-sql:terminated'),
+        'external_worker_id', external_worker_id,
+        'external_token_expiry', external_token_expiry
+    ) AS TEXT) AS document
+FROM event_subscriptions;
 
 -- name: create_event_subscription_group(units)
 -- Inserts subscriptions.
@@ -76,20 +104,8 @@ CROSS JOIN
         SELECT
             subscription.subscribe_as_of,
             subscription.id,
-            cast(json_build_object(
-                'id', subscription.id,
-                'workflow_id', subscription.workflow_id,
-                'step_id', subscription.step_id,
-                'execution_pointer_id', subscription.execution_pointer_id,
-                'event_name', subscription.event_name,
-                'event_key', subscription.event_key,
-                'subscribe_as_of', subscription.subscribe_as_of,
-                'subscription_data', subscription.subscription_data,
-                'external_token', subscription.external_token,
-                'external_worker_id', subscription.external_worker_id,
-                'external_token_expiry', subscription.external_token_expiry
-            ) AS TEXT) AS document
-        FROM event_subscriptions AS subscription
+            subscription.document
+        FROM event_subscription_documents AS subscription
         WHERE
             subscription.event_name = units.event_name AND subscription.event_key = units.event_key
             AND subscription.subscribe_as_of <= cast(left(units.as_of, 26) || '+00:00' AS TIMESTAMPTZ)
@@ -103,42 +119,16 @@ ORDER BY units.unit, found.subscribe_as_of, found.id COLLATE "C";
 -- One subscription by id, terminated or not.
 -- used by: get_subscription, clear_subscription_token
 -- index: event_subscriptions_pkey
-SELECT
-    cast(json_build_object(
-        'id', id,
-        'workflow_id', workflow_id,
-        'step_id', step_id,
-        'execution_pointer_id', execution_pointer_id,
-        'event_name', event_name,
-        'event_key', event_key,
-        'subscribe_as_of', subscribe_as_of,
-        'subscription_data', subscription_data,
-        'external_token', nullif(external_token, 'wfe-sql:terminated'),
-        'external_worker_id', external_worker_id,
-        'external_token_expiry', external_token_expiry
-    ) AS TEXT) AS document
-FROM event_subscriptions
+SELECT document
+FROM event_subscription_documents
 WHERE id = :id;
 
 -- name: get_first_open_subscription(event_name, event_key, as_of, now)^
 -- The oldest live subscription of one name and key that nobody holds at :now.
 -- used by: get_first_open_subscription
 -- index: idx_subscriptions_live
-SELECT
-    cast(json_build_object(
-        'id', id,
-        'workflow_id', workflow_id,
-        'step_id', step_id,
-        'execution_pointer_id', execution_pointer_id,
-        'event_name', event_name,
-        'event_key', event_key,
-        'subscribe_as_of', subscribe_as_of,
-        'subscription_data', subscription_data,
-        'external_token', external_token,
-        'external_worker_id', external_worker_id,
-        'external_token_expiry', external_token_expiry
-    ) AS TEXT) AS document
-FROM event_subscriptions
+SELECT document
+FROM event_subscription_documents
 WHERE
     event_name = :event_name AND event_key = :event_key
     AND subscribe_as_of <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ) AND NOT terminated

@@ -30,6 +30,23 @@ CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event
 CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id COLLATE "C")
 WHERE NOT is_processed;
 
+-- name: create_event_documents_view()#
+-- Events as the documents that are read, as those of workflows.
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE VIEW event_documents AS
+SELECT
+    id,
+    cast(json_build_object(
+        'id', id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_data', event_data,
+        'event_time', event_time,
+        'is_processed', is_processed
+    ) AS TEXT) AS document
+FROM events;
+
 -- name: create_event_group(units)
 -- Inserts events.
 -- used by: create_event
@@ -59,18 +76,9 @@ INNER JOIN units ON created.id = units.id;
 -- Events by id.
 -- used by: get_event
 -- index: events_pkey
-SELECT
-    units.unit,
-    cast(json_build_object(
-        'id', events.id,
-        'event_name', events.event_name,
-        'event_key', events.event_key,
-        'event_data', events.event_data,
-        'event_time', events.event_time,
-        'is_processed', events.is_processed
-    ) AS TEXT) AS document
+SELECT units.unit, event.document
 FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
-INNER JOIN events ON units.id = events.id;
+INNER JOIN event_documents AS event ON units.id = event.id;
 
 -- name: get_runnable_events(as_at, row_limit)
 -- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.

@@ -13,6 +13,22 @@ CREATE TABLE IF NOT EXISTS execution_errors (
 );
 CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors (workflow_id, id);
 
+-- name: create_execution_error_documents_view()#
+-- Errors as the documents that are read, as those of workflows.
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE VIEW execution_error_documents AS
+SELECT
+    id,
+    workflow_id,
+    cast(json_build_object(
+        'error_time', error_time,
+        'workflow_id', workflow_id,
+        'execution_pointer_id', execution_pointer_id,
+        'message', message
+    ) AS TEXT) AS document
+FROM execution_errors;
+
 -- name: persist_errors(error_time, workflow_id, execution_pointer_id, message)*!
 -- Inserts errors.
 -- used by: persist_errors
@@ -24,15 +40,8 @@ VALUES (cast(:error_time AS TIMESTAMPTZ), :workflow_id, :execution_pointer_id, :
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of execution_errors_pkey
-SELECT
-    cast(json_build_object(
-        'error_time', error_time,
-        'workflow_id', workflow_id,
-        'execution_pointer_id', execution_pointer_id,
-        'message', message
-    ) AS TEXT) AS document,
-    id
-FROM execution_errors
+SELECT document, id
+FROM execution_error_documents
 ORDER BY id
 LIMIT cast(:row_limit AS BIGINT);
 
@@ -40,15 +49,8 @@ LIMIT cast(:row_limit AS BIGINT);
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
-SELECT
-    cast(json_build_object(
-        'error_time', error_time,
-        'workflow_id', workflow_id,
-        'execution_pointer_id', execution_pointer_id,
-        'message', message
-    ) AS TEXT) AS document,
-    id
-FROM execution_errors
+SELECT document, id
+FROM execution_error_documents
 WHERE workflow_id = :workflow_id
 ORDER BY id
 LIMIT cast(:row_limit AS BIGINT);

@@ -309,7 +309,7 @@ LIMIT cast(:row_limit AS BIGINT);
 
 -- name: list_indexes()
 -- The names of all indexes.
--- used by: check, ensure_store_exists, survey
+-- used by: check, survey
 -- scan: the catalog, a few rows
 SELECT indexname AS name
 FROM pg_indexes

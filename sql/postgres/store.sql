@@ -25,23 +25,42 @@ INSERT INTO wfe_sql_store (id, version)
 VALUES (1, cast(:version AS INT))
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
--- name: list_columns()
--- Every column of every table and view of the store's schema, to see what it lacks, or that it is no store; also where
--- the role may not use the schema, so that it is not the current one.
+-- name: list_parts()
+-- What the store's schema consists of, to see what it lacks, or that it is no store; also where the role may not use the
+-- schema, so that it is not the current one: every column of every table and view, as "table.column"; views and triggers
+-- with their text; indexes.
 -- used by: ensure_store_exists
 -- scan: the catalog, a few rows
+WITH listed AS (
+    SELECT pg_class.oid, pg_class.relname, pg_class.relkind
+    FROM pg_class
+    INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+    WHERE pg_namespace.nspname = current_setting('wfe_sql.schema')
+)
+
 SELECT
-    pg_class.relname AS table_name,
-    pg_attribute.attname AS column_name
-FROM pg_class
-INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
-INNER JOIN pg_attribute ON pg_class.oid = pg_attribute.attrelid
+    (listed.relname || '.' || pg_attribute.attname) COLLATE "C" AS part,
+    NULL AS definition
+FROM listed
+INNER JOIN pg_attribute ON listed.oid = pg_attribute.attrelid
 WHERE
-    pg_namespace.nspname = current_setting('wfe_sql.schema')
-    AND pg_class.relkind IN ('r', 'p', 'v', 'm', 'f')
+    listed.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND pg_attribute.attnum > 0
     AND NOT pg_attribute.attisdropped
-ORDER BY table_name, pg_attribute.attnum;
+UNION ALL
+SELECT
+    relname AS part,
+    CASE relkind WHEN 'v' THEN pg_get_viewdef(oid) END AS definition
+FROM listed
+WHERE relkind IN ('v', 'i', 'I')
+UNION ALL
+SELECT
+    pg_trigger.tgname AS part,
+    pg_get_triggerdef(pg_trigger.oid) AS definition
+FROM listed
+INNER JOIN pg_trigger ON listed.oid = pg_trigger.tgrelid
+WHERE NOT pg_trigger.tgisinternal
+ORDER BY part;
 
 -- name: hold_making_lock()^
 -- Lets one host at a time make a store or bring it up to date; the lock ends with the transaction.
@@ -66,7 +85,7 @@ BEGIN
 END
 $$;
 
--- name: order_ids_by_bytes()#
+-- name: collate_ids_bytewise()#
 -- Gives the ids of tables that the reference made the order of ours, so that a dump finds its pages by an index. The rows
 -- stay as they are; the indexes on these columns are built anew, while nobody else may use the table.
 -- https://www.postgresql.org/docs/current/sql-altertable.html
@@ -91,6 +110,37 @@ BEGIN
     LOOP
         EXECUTE format(
             'ALTER TABLE %s ALTER COLUMN %I TYPE TEXT COLLATE "C"', found.table_name, found.column_name
+        );
+    END LOOP;
+END
+$$;
+
+-- name: grant_documents()#
+-- Lets whoever may read a table read its documents too, so that roles with few rights go on working once the store's
+-- owner has brought it up to date. https://www.postgresql.org/docs/current/ddl-priv.html
+-- used by: ensure_store_exists
+-- scan: the catalog, a few rows
+DO $$
+DECLARE
+    found RECORD;
+BEGIN
+    FOR found IN
+        SELECT documents.view_name, granted.grantee
+        FROM (
+            VALUES
+            ('workflows'::regclass, 'workflow_documents'::regclass),
+            ('execution_pointers'::regclass, 'execution_pointer_documents'::regclass),
+            ('events'::regclass, 'event_documents'::regclass),
+            ('event_subscriptions'::regclass, 'event_subscription_documents'::regclass),
+            ('execution_errors'::regclass, 'execution_error_documents'::regclass)
+        ) AS documents (table_name, view_name)
+        INNER JOIN pg_class ON documents.table_name = pg_class.oid
+        CROSS JOIN LATERAL aclexplode(pg_class.relacl) AS granted
+        WHERE granted.privilege_type = 'SELECT' AND granted.grantee <> pg_class.relowner
+    LOOP
+        EXECUTE format(
+            'GRANT SELECT ON %s TO %s',
+            found.view_name, CASE found.grantee WHEN 0 THEN 'PUBLIC' ELSE found.grantee::regrole::TEXT END
         );
     END LOOP;
 END

@@ -13,7 +13,7 @@
 -- for holds only finished workflows, so that no running one is ever written to it. Listing needs the third; create_time
 -- never changes, so only creation writes it.
 -- Ids are kept in the order of their bytes, here and in the other tables: it is the order in which pages of a dump come,
--- whatever the database's own order of text is (order_ids_by_bytes).
+-- whatever the database's own order of text is (collate_ids_bytewise).
 -- Hosts of the reference that run while this changes a table of theirs must be started again: their kept plans of
 -- SELECT * fail from then on ("cached plan must not change result type").
 -- used by: ensure_store_exists
@@ -90,6 +90,33 @@ ON workflows
 FOR EACH ROW WHEN (new.revision = old.revision)
 EXECUTE FUNCTION raise_workflows_revision();
 
+-- name: create_workflow_documents_view()#
+-- Workflows as the documents that are read: JSON with the names of the model's fields. Where the store has the view, it is
+-- replaced only when it lacks a key, for that of a later version has more.
+-- used by: ensure_store_exists
+-- index: none
+CREATE OR REPLACE VIEW workflow_documents AS
+SELECT
+    id,
+    name,
+    revision,
+    cast(json_build_object(
+        'id', id,
+        'name', name,
+        'root_workflow_id', root_workflow_id,
+        'workflow_definition_id', definition_id,
+        'version', version,
+        'description', description,
+        'reference', reference,
+        'next_execution', next_execution,
+        'status', status,
+        'data', data,
+        'create_time', create_time,
+        'complete_time', complete_time
+    ) AS TEXT) AS document,
+    create_time
+FROM workflows;
+
 -- name: create_new_workflow_group(units)
 -- Inserts workflows with their pointers in list order; an empty name becomes the id.
 -- used by: create_new_workflow
@@ -148,10 +175,11 @@ INNER JOIN units ON created.id = units.id;
 
 -- name: persist_workflow_group(units)
 -- Overwrites workflows, all but their create_time, with those of their pointers that changed, and returns each one's new
--- revision; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
--- it, or :expected_revision is given and is not its revision. One that another host changed while this statement waited
--- for its lock comes back with a null revision, and nothing of it is written: what the statement sees of its pointers is
--- from before that change, so it must run again, after lock_workflows.
+-- revision and its create_time; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and does not hold
+-- it, or :expected_revision is given and it has another one, or another create_time: it was deleted and made again. One
+-- that another host changed while this statement waited for its lock comes back with a null revision, and nothing of it
+-- is written: what the statement sees of its pointers is from before that change, so it must run again, after
+-- lock_workflows.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
 WITH units AS (
@@ -160,9 +188,9 @@ WITH units AS (
         jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
             reference TEXT, status TEXT, data TEXT, next_execution BIGINT, complete_time TIMESTAMPTZ, claim_token TEXT,
-            expected_revision BIGINT, now TIMESTAMPTZ, delete_execution_pointers JSONB,
-            delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB, insert_execution_pointers JSONB,
-            create_event_subscription JSONB
+            expected_revision BIGINT, expected_create_time TIMESTAMPTZ, now TIMESTAMPTZ,
+            delete_execution_pointers JSONB, delete_gone_execution_pointers JSONB, upsert_execution_pointers JSONB,
+            insert_execution_pointers JSONB, create_event_subscription JSONB
         )
 ),
 
@@ -173,7 +201,7 @@ seen AS (
 ),
 
 locked AS (
-    SELECT id, revision, claim_token
+    SELECT id, revision, create_time, claim_token
     FROM workflows
     WHERE id = any(array(SELECT units.id FROM units))
     ORDER BY id
@@ -201,8 +229,12 @@ updated AS (
     WHERE
         workflows.id = units.id
         AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
-        AND (units.expected_revision IS NULL OR units.expected_revision = locked.revision)
-    RETURNING units.unit, workflows.id, workflows.revision
+        AND (
+            units.expected_revision IS NULL
+            OR (units.expected_revision = locked.revision AND units.expected_create_time = locked.create_time)
+        )
+    RETURNING
+        units.unit, workflows.id, workflows.revision, to_json(workflows.create_time) #>> '{}' AS create_time
 ),
 
 replaced AS (
@@ -319,10 +351,10 @@ subscribed AS (
     ORDER BY subscription.id
 )
 
-SELECT unit, revision
+SELECT unit, revision, create_time
 FROM updated
 UNION ALL
-SELECT units.unit, NULL AS revision
+SELECT units.unit, NULL AS revision, NULL AS create_time
 FROM units
 INNER JOIN seen ON units.id = seen.id
 INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
@@ -338,11 +370,12 @@ WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids A
 ORDER BY id
 FOR UPDATE;
 
--- name: get_workflow_guards(id)^
--- What a guarded write is held against: says why one changed no row.
+-- name: get_workflow_guards(id, expected_create_time)^
+-- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
+-- :expected_create_time was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey
-SELECT claim_token, revision
+SELECT claim_token, revision, create_time = cast(:expected_create_time AS TIMESTAMPTZ) AS is_same_life
 FROM workflows
 WHERE id = :id;
 
@@ -452,51 +485,17 @@ RETURNING units.unit;
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
 SELECT
     units.unit,
-    cast(json_build_object(
-        'id', workflows.id,
-        'name', workflows.name,
-        'root_workflow_id', workflows.root_workflow_id,
-        'workflow_definition_id', workflows.definition_id,
-        'version', workflows.version,
-        'description', workflows.description,
-        'reference', workflows.reference,
-        'next_execution', workflows.next_execution,
-        'status', workflows.status,
-        'data', workflows.data,
-        'create_time', workflows.create_time,
-        'complete_time', workflows.complete_time
-    ) AS TEXT) AS document,
-    workflows.revision,
+    workflow.document,
+    workflow.revision,
+    to_json(workflow.create_time) #>> '{}' AS create_time,
     array(
-        SELECT
-            cast(json_build_object(
-                'id', pointer.id,
-                'step_id', pointer.step_id,
-                'active', pointer.active,
-                'status', pointer.status,
-                'sleep_until', pointer.sleep_until,
-                'persistence_data', pointer.persistence_data,
-                'start_time', pointer.start_time,
-                'end_time', pointer.end_time,
-                'event_name', pointer.event_name,
-                'event_key', pointer.event_key,
-                'event_published', pointer.event_published,
-                'event_data', pointer.event_data,
-                'step_name', pointer.step_name,
-                'retry_count', pointer.retry_count,
-                'children', pointer.children,
-                'context_item', pointer.context_item,
-                'predecessor_id', pointer.predecessor_id,
-                'outcome', pointer.outcome,
-                'scope', pointer.scope,
-                'extension_attributes', pointer.extension_attributes
-            ) AS TEXT)
-        FROM execution_pointers AS pointer
-        WHERE pointer.workflow_id = workflows.id
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
 FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
-INNER JOIN workflows ON units.id = workflows.id;
+INNER JOIN workflow_documents AS workflow ON units.id = workflow.id;
 
 -- name: get_workflow_instance_by_name_group(units)
 -- Workflows by their unique names, each with its pointers in list order.
@@ -504,72 +503,26 @@ INNER JOIN workflows ON units.id = workflows.id;
 -- index: workflows_name_key, idx_execution_pointers_workflow_id
 SELECT
     units.unit,
-    cast(json_build_object(
-        'id', workflows.id,
-        'name', workflows.name,
-        'root_workflow_id', workflows.root_workflow_id,
-        'workflow_definition_id', workflows.definition_id,
-        'version', workflows.version,
-        'description', workflows.description,
-        'reference', workflows.reference,
-        'next_execution', workflows.next_execution,
-        'status', workflows.status,
-        'data', workflows.data,
-        'create_time', workflows.create_time,
-        'complete_time', workflows.complete_time
-    ) AS TEXT) AS document,
-    workflows.revision,
+    workflow.document,
+    workflow.revision,
+    to_json(workflow.create_time) #>> '{}' AS create_time,
     array(
-        SELECT
-            cast(json_build_object(
-                'id', pointer.id,
-                'step_id', pointer.step_id,
-                'active', pointer.active,
-                'status', pointer.status,
-                'sleep_until', pointer.sleep_until,
-                'persistence_data', pointer.persistence_data,
-                'start_time', pointer.start_time,
-                'end_time', pointer.end_time,
-                'event_name', pointer.event_name,
-                'event_key', pointer.event_key,
-                'event_published', pointer.event_published,
-                'event_data', pointer.event_data,
-                'step_name', pointer.step_name,
-                'retry_count', pointer.retry_count,
-                'children', pointer.children,
-                'context_item', pointer.context_item,
-                'predecessor_id', pointer.predecessor_id,
-                'outcome', pointer.outcome,
-                'scope', pointer.scope,
-                'extension_attributes', pointer.extension_attributes
-            ) AS TEXT)
-        FROM execution_pointers AS pointer
-        WHERE pointer.workflow_id = workflows.id
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
 FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, name TEXT)
-INNER JOIN workflows ON units.name = workflows.name;
+INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 
 -- name: get_workflow_instances(ids)
 -- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order.
 -- used by: get_workflow_instances
 -- index: workflows_pkey
 SELECT
-    workflows.id,
-    cast(json_build_object(
-        'id', workflows.id,
-        'name', workflows.name,
-        'root_workflow_id', workflows.root_workflow_id,
-        'workflow_definition_id', workflows.definition_id,
-        'version', workflows.version,
-        'description', workflows.description,
-        'reference', workflows.reference,
-        'next_execution', workflows.next_execution,
-        'status', workflows.status,
-        'data', workflows.data,
-        'create_time', workflows.create_time,
-        'complete_time', workflows.complete_time
-    ) AS TEXT) AS document,
-    workflows.revision
-FROM workflows
-WHERE workflows.id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));
+    id,
+    document,
+    revision,
+    to_json(create_time) #>> '{}' AS create_time
+FROM workflow_documents
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));

@@ -26,6 +26,45 @@ CREATE INDEX IF NOT EXISTS idx_event_subscriptions_live
 ON event_subscriptions (event_name, event_key, subscribe_as_of, id)
 WHERE terminated = 0;
 
+-- name: create_event_subscription_documents_view()#
+-- Subscriptions as the documents that are read, as those of workflows, with the columns that they are looked up by.
+-- used by: ensure_store_exists
+-- index: none
+DROP VIEW IF EXISTS event_subscription_documents;
+CREATE VIEW event_subscription_documents AS
+SELECT
+    id,
+    event_name,
+    event_key,
+    subscribe_as_of,
+    external_token,
+    external_token_expiry,
+    terminated,
+    json_object(
+        'id', id,
+        'workflow_id', workflow_id,
+        'step_id', step_id,
+        'execution_pointer_id', execution_pointer_id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'subscribe_as_of',
+        iif(
+            length(subscribe_as_of) = 35,
+            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
+            subscribe_as_of
+        ),
+        'subscription_data', json(subscription_data),
+        'external_token', external_token,
+        'external_worker_id', external_worker_id,
+        'external_token_expiry',
+        iif(
+            length(external_token_expiry) = 35,
+            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
+            external_token_expiry
+        )
+    ) AS document
+FROM event_subscriptions;
+
 -- name: create_event_subscription(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry)!
 -- Inserts a subscription.
 -- used by: create_event_subscription, persist_workflow_with_subscriptions
@@ -43,31 +82,8 @@ VALUES (
 -- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_event_subscriptions_live
-SELECT
-    json_object(
-        'id', id,
-        'workflow_id', workflow_id,
-        'step_id', step_id,
-        'execution_pointer_id', execution_pointer_id,
-        'event_name', event_name,
-        'event_key', event_key,
-        'subscribe_as_of',
-        iif(
-            length(subscribe_as_of) = 35,
-            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
-            subscribe_as_of
-        ),
-        'subscription_data', json(subscription_data),
-        'external_token', external_token,
-        'external_worker_id', external_worker_id,
-        'external_token_expiry',
-        iif(
-            length(external_token_expiry) = 35,
-            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
-            external_token_expiry
-        )
-    ) AS document
-FROM event_subscriptions
+SELECT document
+FROM event_subscription_documents
 WHERE event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
 ORDER BY subscribe_as_of, id
 LIMIT coalesce(:row_limit, -1);
@@ -76,62 +92,16 @@ LIMIT coalesce(:row_limit, -1);
 -- One subscription by id, terminated or not.
 -- used by: get_subscription, clear_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
-SELECT
-    json_object(
-        'id', id,
-        'workflow_id', workflow_id,
-        'step_id', step_id,
-        'execution_pointer_id', execution_pointer_id,
-        'event_name', event_name,
-        'event_key', event_key,
-        'subscribe_as_of',
-        iif(
-            length(subscribe_as_of) = 35,
-            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
-            subscribe_as_of
-        ),
-        'subscription_data', json(subscription_data),
-        'external_token', external_token,
-        'external_worker_id', external_worker_id,
-        'external_token_expiry',
-        iif(
-            length(external_token_expiry) = 35,
-            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
-            external_token_expiry
-        )
-    ) AS document
-FROM event_subscriptions
+SELECT document
+FROM event_subscription_documents
 WHERE id = :id;
 
 -- name: get_first_open_subscription(event_name, event_key, as_of, now)^
 -- The oldest live subscription of one name and key that nobody holds at :now.
 -- used by: get_first_open_subscription
 -- index: idx_event_subscriptions_live
-SELECT
-    json_object(
-        'id', id,
-        'workflow_id', workflow_id,
-        'step_id', step_id,
-        'execution_pointer_id', execution_pointer_id,
-        'event_name', event_name,
-        'event_key', event_key,
-        'subscribe_as_of',
-        iif(
-            length(subscribe_as_of) = 35,
-            substr(subscribe_as_of, 1, 26) || substr(subscribe_as_of, 30),
-            subscribe_as_of
-        ),
-        'subscription_data', json(subscription_data),
-        'external_token', external_token,
-        'external_worker_id', external_worker_id,
-        'external_token_expiry',
-        iif(
-            length(external_token_expiry) = 35,
-            substr(external_token_expiry, 1, 26) || substr(external_token_expiry, 30),
-            external_token_expiry
-        )
-    ) AS document
-FROM event_subscriptions
+SELECT document
+FROM event_subscription_documents
 WHERE
     event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
     AND (external_token IS NULL OR external_token_expiry <= :now)

@@ -4,8 +4,8 @@
 -- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
 
 -- name: create_events_table()#
--- The table and indexes of the reference (wfe-sqlite 1.11.4), the columns of add_events_claim, and two indexes that return rows in the order of the queries: the
--- poll's holds only unprocessed events (and has is_processed first, as idx_workflows_runnable has status).
+-- The table and indexes of the reference (wfe-sqlite 1.11.4), and two indexes that return rows in the order of the
+-- queries: the poll's holds only unprocessed events (and has is_processed first, as idx_workflows_runnable has status).
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS events (
@@ -14,10 +14,7 @@ CREATE TABLE IF NOT EXISTS events (
     event_key TEXT NOT NULL,
     event_data TEXT NOT NULL,
     event_time TEXT NOT NULL,
-    is_processed INTEGER NOT NULL DEFAULT 0,
-    claim_token TEXT,
-    claim_worker_id TEXT,
-    claim_expires_at TEXT
+    is_processed INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS idx_events_name_key ON events (event_name, event_key);
 CREATE INDEX IF NOT EXISTS idx_events_is_processed ON events (is_processed);
@@ -27,22 +24,30 @@ CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (is_processed, event
 WHERE is_processed = 0;
 
 -- name: add_events_claim()#
--- Adds what a table written by the reference lacks.
+-- Adds columns that the reference's table lacks.
 -- used by: ensure_store_exists
 -- index: none
 ALTER TABLE events ADD COLUMN claim_token TEXT;
 ALTER TABLE events ADD COLUMN claim_worker_id TEXT;
 ALTER TABLE events ADD COLUMN claim_expires_at TEXT;
 
--- name: stand_in_for_events_claim()#
--- Lets a file of the reference be only read: in this connection, a view without claims.
--- used by: open_reader
+-- name: create_event_documents_view()#
+-- Events as the documents that are read, as those of workflows.
+-- used by: ensure_store_exists
 -- index: none
-CREATE TEMP VIEW events AS
+DROP VIEW IF EXISTS event_documents;
+CREATE VIEW event_documents AS
 SELECT
-    id, event_name, event_key, event_data, event_time, is_processed, NULL AS claim_token, NULL AS claim_worker_id,
-    NULL AS claim_expires_at
-FROM main.events;
+    id,
+    json_object(
+        'id', id,
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_data', json(event_data),
+        'event_time', iif(length(event_time) = 35, substr(event_time, 1, 26) || substr(event_time, 30), event_time),
+        'is_processed', CASE is_processed WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE is_processed END
+    ) AS document
+FROM events;
 
 -- name: create_event(id, event_name, event_key, event_data, event_time, is_processed)!
 -- Inserts an event.
@@ -55,16 +60,8 @@ VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
 -- One event by id.
 -- used by: get_event
 -- index: sqlite_autoindex_events_1
-SELECT
-    json_object(
-        'id', id,
-        'event_name', event_name,
-        'event_key', event_key,
-        'event_data', json(event_data),
-        'event_time', iif(length(event_time) = 35, substr(event_time, 1, 26) || substr(event_time, 30), event_time),
-        'is_processed', CASE is_processed WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE is_processed END
-    ) AS document
-FROM events
+SELECT document
+FROM event_documents
 WHERE id = :id;
 
 -- name: get_runnable_events(as_at, row_limit)

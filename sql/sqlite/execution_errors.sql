@@ -13,6 +13,23 @@ CREATE TABLE IF NOT EXISTS execution_errors (
 );
 CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors (workflow_id);
 
+-- name: create_execution_error_documents_view()#
+-- Errors as the documents that are read, as those of workflows.
+-- used by: ensure_store_exists
+-- index: none
+DROP VIEW IF EXISTS execution_error_documents;
+CREATE VIEW execution_error_documents AS
+SELECT
+    id,
+    workflow_id,
+    json_object(
+        'error_time', iif(length(error_time) = 35, substr(error_time, 1, 26) || substr(error_time, 30), error_time),
+        'workflow_id', workflow_id,
+        'execution_pointer_id', execution_pointer_id,
+        'message', message
+    ) AS document
+FROM execution_errors;
+
 -- name: persist_errors(error_time, workflow_id, execution_pointer_id, message)*!
 -- Inserts errors.
 -- used by: persist_errors
@@ -24,15 +41,8 @@ VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of the table
-SELECT
-    json_object(
-        'error_time', iif(length(error_time) = 35, substr(error_time, 1, 26) || substr(error_time, 30), error_time),
-        'workflow_id', workflow_id,
-        'execution_pointer_id', execution_pointer_id,
-        'message', message
-    ) AS document,
-    id
-FROM execution_errors
+SELECT document, id
+FROM execution_error_documents
 ORDER BY id
 LIMIT coalesce(:row_limit, -1);
 
@@ -40,15 +50,8 @@ LIMIT coalesce(:row_limit, -1);
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
-SELECT
-    json_object(
-        'error_time', iif(length(error_time) = 35, substr(error_time, 1, 26) || substr(error_time, 30), error_time),
-        'workflow_id', workflow_id,
-        'execution_pointer_id', execution_pointer_id,
-        'message', message
-    ) AS document,
-    id
-FROM execution_errors
+SELECT document, id
+FROM execution_error_documents
 WHERE workflow_id = :workflow_id
 ORDER BY id
 LIMIT coalesce(:row_limit, -1);

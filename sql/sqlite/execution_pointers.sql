@@ -31,6 +31,41 @@ CREATE TABLE IF NOT EXISTS execution_pointers (
 );
 CREATE INDEX IF NOT EXISTS idx_execution_pointers_workflow_id ON execution_pointers (workflow_id);
 
+-- name: create_execution_pointer_documents_view()#
+-- Pointers as the documents that are read, as those of workflows; place is their order.
+-- used by: ensure_store_exists
+-- index: none
+DROP VIEW IF EXISTS execution_pointer_documents;
+CREATE VIEW execution_pointer_documents AS
+SELECT
+    workflow_id,
+    rowid AS place,
+    json_object(
+        'id', id,
+        'step_id', step_id,
+        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
+        'status', status,
+        'sleep_until',
+        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
+        'persistence_data', json(persistence_data),
+        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
+        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
+        'event_name', event_name,
+        'event_key', event_key,
+        'event_published',
+        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
+        'event_data', json(event_data),
+        'step_name', step_name,
+        'retry_count', retry_count,
+        'children', json(children),
+        'context_item', json(context_item),
+        'predecessor_id', predecessor_id,
+        'outcome', json(outcome),
+        'scope', json(scope),
+        'extension_attributes', json(extension_attributes)
+    ) AS document
+FROM execution_pointers;
+
 -- name: insert_execution_pointers(id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
 -- Inserts pointers in list order.
 -- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions
@@ -100,106 +135,33 @@ WHERE workflow_id = :workflow_id AND id IN (SELECT value FROM json_each(:ids));
 -- The pointers of one workflow in list order.
 -- used by: get_workflow_instance
 -- index: idx_execution_pointers_workflow_id
-SELECT
-    json_object(
-        'id', id,
-        'step_id', step_id,
-        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
-        'status', status,
-        'sleep_until',
-        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
-        'persistence_data', json(persistence_data),
-        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
-        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
-        'event_name', event_name,
-        'event_key', event_key,
-        'event_published',
-        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
-        'event_data', json(event_data),
-        'step_name', step_name,
-        'retry_count', retry_count,
-        'children', json(children),
-        'context_item', json(context_item),
-        'predecessor_id', predecessor_id,
-        'outcome', json(outcome),
-        'scope', json(scope),
-        'extension_attributes', json(extension_attributes)
-    ) AS document
-FROM execution_pointers
+SELECT document
+FROM execution_pointer_documents
 WHERE workflow_id = :workflow_id
-ORDER BY rowid;
+ORDER BY place;
 
 -- name: get_execution_pointers_by_name(name)
 -- The pointers of the workflow with this name in list order.
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2, idx_execution_pointers_workflow_id
-SELECT
-    json_object(
-        'id', id,
-        'step_id', step_id,
-        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
-        'status', status,
-        'sleep_until',
-        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
-        'persistence_data', json(persistence_data),
-        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
-        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
-        'event_name', event_name,
-        'event_key', event_key,
-        'event_published',
-        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
-        'event_data', json(event_data),
-        'step_name', step_name,
-        'retry_count', retry_count,
-        'children', json(children),
-        'context_item', json(context_item),
-        'predecessor_id', predecessor_id,
-        'outcome', json(outcome),
-        'scope', json(scope),
-        'extension_attributes', json(extension_attributes)
-    ) AS document
-FROM execution_pointers
+SELECT document
+FROM execution_pointer_documents
 WHERE
     workflow_id = (
         SELECT workflows.id
         FROM workflows
         WHERE workflows.name = :name
     )
-ORDER BY rowid;
+ORDER BY place;
 
 -- name: get_execution_pointers_of_instances(ids)
 -- The pointers of the workflows whose ids are in :ids, a JSON array; those of one workflow come in list order.
 -- used by: get_workflow_instances
 -- index: idx_execution_pointers_workflow_id
-SELECT
-    workflow_id,
-    json_object(
-        'id', id,
-        'step_id', step_id,
-        'active', CASE active WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE active END,
-        'status', status,
-        'sleep_until',
-        iif(length(sleep_until) = 35, substr(sleep_until, 1, 26) || substr(sleep_until, 30), sleep_until),
-        'persistence_data', json(persistence_data),
-        'start_time', iif(length(start_time) = 35, substr(start_time, 1, 26) || substr(start_time, 30), start_time),
-        'end_time', iif(length(end_time) = 35, substr(end_time, 1, 26) || substr(end_time, 30), end_time),
-        'event_name', event_name,
-        'event_key', event_key,
-        'event_published',
-        CASE event_published WHEN 0 THEN json('false') WHEN 1 THEN json('true') ELSE event_published END,
-        'event_data', json(event_data),
-        'step_name', step_name,
-        'retry_count', retry_count,
-        'children', json(children),
-        'context_item', json(context_item),
-        'predecessor_id', predecessor_id,
-        'outcome', json(outcome),
-        'scope', json(scope),
-        'extension_attributes', json(extension_attributes)
-    ) AS document
-FROM execution_pointers
+SELECT workflow_id, document
+FROM execution_pointer_documents
 WHERE workflow_id IN (SELECT value FROM json_each(:ids))
-ORDER BY workflow_id, rowid;
+ORDER BY workflow_id, place;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
 -- One of the pointers in :ids, a JSON array, that belongs to another workflow than :workflow_id: says why an insert failed.

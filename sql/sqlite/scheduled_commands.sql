@@ -3,7 +3,7 @@
 -- claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's table.
 
 -- name: create_scheduled_commands_table()#
--- The table and index of the reference (wfe-sqlite 1.11.4), and the columns of add_scheduled_commands_claim.
+-- The table and index of the reference (wfe-sqlite 1.11.4).
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS scheduled_commands (
@@ -11,32 +11,18 @@ CREATE TABLE IF NOT EXISTS scheduled_commands (
     command_name TEXT NOT NULL,
     data TEXT NOT NULL,
     execute_time INTEGER NOT NULL,
-    claim_token TEXT,
-    claim_worker_id TEXT,
-    claim_expires_at TEXT,
-    rescheduled_time INTEGER,
     UNIQUE (command_name, data)
 );
 CREATE INDEX IF NOT EXISTS idx_scheduled_commands_execute_time ON scheduled_commands (execute_time);
 
--- name: add_scheduled_commands_claim()#
--- Adds what a table written by the reference lacks.
+-- name: add_scheduled_commands_claim_and_rescheduled_time()#
+-- Adds columns that the reference's table lacks.
 -- used by: ensure_store_exists
 -- index: none
 ALTER TABLE scheduled_commands ADD COLUMN claim_token TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN claim_worker_id TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN claim_expires_at TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN rescheduled_time INTEGER;
-
--- name: stand_in_for_scheduled_commands_claim()#
--- Lets a file of the reference be only read: in this connection, a view without claims.
--- used by: open_reader
--- index: none
-CREATE TEMP VIEW scheduled_commands AS
-SELECT
-    id, command_name, data, execute_time, NULL AS claim_token, NULL AS claim_worker_id, NULL AS claim_expires_at,
-    NULL AS rescheduled_time
-FROM main.scheduled_commands;
 
 -- name: schedule_command(command_name, data, execute_time)!
 -- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in

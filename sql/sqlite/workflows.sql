@@ -4,11 +4,7 @@
 -- reference's table.
 
 -- name: create_workflows_table()#
--- The table and indexes of the reference (wfe-sqlite 1.11.4), the columns of add_workflows_claim, and three more indexes.
--- The poll's is partial: it holds only what can be polled, so a million finished workflows cost it nothing. Its first
--- column is always 'Runnable'; it is there because SQLite, without statistics, would rather use an index with an equality
--- and sort. What purging looks for holds only finished workflows, so that no running one is ever written to it. Listing
--- needs the third; create_time never changes, so only creation writes it.
+-- The table of the reference (wfe-sqlite 1.11.4).
 -- used by: ensure_store_exists
 -- index: none
 CREATE TABLE IF NOT EXISTS workflows (
@@ -23,12 +19,64 @@ CREATE TABLE IF NOT EXISTS workflows (
     data TEXT NOT NULL,
     next_execution INTEGER,
     create_time TEXT NOT NULL,
-    complete_time TEXT,
-    claim_token TEXT,
-    claim_worker_id TEXT,
-    claim_expires_at TEXT,
-    revision INTEGER NOT NULL DEFAULT 0
+    complete_time TEXT
 );
+
+-- name: name_workflows_without_name()#
+-- Brings a table up to date that the reference's first release (1.0.0) made, with neither name nor root_workflow_id: each
+-- workflow is named by its id. The table is made anew, as SQLite adds no column that is unique; rows keep their order. The
+-- pointers' foreign key goes by the table's name, and stays.
+-- https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
+-- used by: ensure_store_exists
+-- scan: every row is copied
+ALTER TABLE workflows ADD COLUMN name TEXT;
+ALTER TABLE workflows ADD COLUMN root_workflow_id TEXT;
+CREATE TEMP TABLE workflows_without_name AS
+SELECT
+    id, id AS name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+    create_time, complete_time
+FROM main.workflows
+ORDER BY rowid;
+DROP TABLE main.workflows;
+CREATE TABLE main.workflows (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    root_workflow_id TEXT,
+    definition_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    description TEXT,
+    reference TEXT,
+    status TEXT NOT NULL,
+    data TEXT NOT NULL,
+    next_execution INTEGER,
+    create_time TEXT NOT NULL,
+    complete_time TEXT
+);
+INSERT INTO main.workflows
+SELECT
+    id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+    create_time, complete_time
+FROM workflows_without_name
+ORDER BY rowid;
+DROP TABLE workflows_without_name;
+
+-- name: add_workflows_claim_and_revision()#
+-- Adds columns that the reference's table lacks.
+-- used by: ensure_store_exists
+-- index: none
+ALTER TABLE workflows ADD COLUMN claim_token TEXT;
+ALTER TABLE workflows ADD COLUMN claim_worker_id TEXT;
+ALTER TABLE workflows ADD COLUMN claim_expires_at TEXT;
+ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+
+-- name: create_workflows_indexes()#
+-- The indexes of the reference, and three more. The poll's is partial: it holds only what can be polled, so a million
+-- finished workflows cost it nothing. Its first column is always 'Runnable'; it is there because SQLite, without
+-- statistics, would rather use an index with an equality and sort. What purging looks for holds only finished workflows,
+-- so that no running one is ever written to it. Listing needs the third; create_time never changes, so only creation
+-- writes it.
+-- used by: ensure_store_exists
+-- index: none
 CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
 CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
 CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (status, next_execution, id)
@@ -42,7 +90,8 @@ CREATE INDEX IF NOT EXISTS idx_workflows_create_time ON workflows (create_time, 
 -- claim is no change. https://sqlite.org/lang_createtrigger.html
 -- used by: ensure_store_exists
 -- index: none
-CREATE TRIGGER IF NOT EXISTS raise_workflows_revision
+DROP TRIGGER IF EXISTS raise_workflows_revision;
+CREATE TRIGGER raise_workflows_revision
 AFTER UPDATE OF
 name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time,
 complete_time
@@ -53,51 +102,35 @@ BEGIN
     WHERE id = new.id;
 END;
 
--- name: add_workflows_claim()#
--- Adds what a table written by the reference lacks.
+-- name: create_workflow_documents_view()#
+-- Workflows as the documents that are read: JSON with the names of the model's fields. Nanoseconds of the reference are
+-- cut to microseconds.
 -- used by: ensure_store_exists
 -- index: none
-ALTER TABLE workflows ADD COLUMN claim_token TEXT;
-ALTER TABLE workflows ADD COLUMN claim_worker_id TEXT;
-ALTER TABLE workflows ADD COLUMN claim_expires_at TEXT;
-ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
-
--- name: stand_in_for_workflows_claim()#
--- Lets a file of the reference be only read: in this connection, a view with a revision that stays 0, and no claims.
--- used by: open_reader
--- index: none
-CREATE TEMP VIEW workflows AS
+DROP VIEW IF EXISTS workflow_documents;
+CREATE VIEW workflow_documents AS
 SELECT
-    id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
-    create_time, complete_time, NULL AS claim_token, NULL AS claim_worker_id, NULL AS claim_expires_at, 0 AS revision
-FROM main.workflows;
-
--- name: set_aside_workflows_without_name()#
--- Takes the workflows out of a table of the reference's first release (1.0.0), which had neither name nor
--- root_workflow_id, so that create_workflows_table can make it as it is now. The pointers' foreign key goes by the
--- table's name, and stays.
--- used by: ensure_store_exists
--- scan: every row is copied
-CREATE TEMP TABLE workflows_without_name AS
-SELECT
-    id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time
-FROM main.workflows
-ORDER BY rowid;
-DROP TABLE main.workflows;
-
--- name: restore_workflows_without_name()#
--- Puts the workflows back; each is named by its id.
--- used by: ensure_store_exists
--- scan: every row is copied
-INSERT INTO main.workflows (
-    id, name, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time
-)
-SELECT
-    id, id AS name, definition_id, version, description, reference, status, data, next_execution, create_time,
-    complete_time
-FROM workflows_without_name
-ORDER BY rowid;
-DROP TABLE workflows_without_name;
+    id,
+    name,
+    revision,
+    json_object(
+        'id', id,
+        'name', name,
+        'root_workflow_id', root_workflow_id,
+        'workflow_definition_id', definition_id,
+        'version', version,
+        'description', description,
+        'reference', reference,
+        'next_execution', next_execution,
+        'status', status,
+        'data', json(data),
+        'create_time',
+        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
+        'complete_time',
+        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
+    ) AS document,
+    create_time
+FROM workflows;
 
 -- name: create_new_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time)!
 -- Inserts a workflow; an empty name becomes the id.
@@ -112,9 +145,11 @@ VALUES (
     :reference, :status, :data, :next_execution, :create_time, :complete_time
 );
 
--- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time, claim_token, expected_revision)$
--- Overwrites a workflow, all but its create_time, and returns its new revision; an empty name leaves the stored one.
--- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and is not its revision.
+-- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time, claim_token, expected_revision, expected_create_time)^
+-- Overwrites a workflow, all but its create_time, and returns its new revision and that; an empty name leaves the
+-- stored one.
+-- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and it has another one, or
+-- another create_time: it was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
 UPDATE workflows
@@ -133,14 +168,15 @@ SET
 WHERE
     id = :id
     AND (:claim_token IS NULL OR claim_token = :claim_token)
-    AND (:expected_revision IS NULL OR revision = :expected_revision)
-RETURNING revision;
+    AND (:expected_revision IS NULL OR (revision = :expected_revision AND create_time = :expected_create_time))
+RETURNING revision, create_time;
 
--- name: get_workflow_guards(id)^
--- What a guarded write is held against: says why one changed no row.
+-- name: get_workflow_guards(id, expected_create_time)^
+-- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
+-- :expected_create_time was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
-SELECT claim_token, revision
+SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
 FROM workflows
 WHERE id = :id;
 
@@ -192,50 +228,16 @@ WHERE id = :id AND claim_token = :token;
 -- One workflow by id.
 -- used by: get_workflow_instance
 -- index: sqlite_autoindex_workflows_1
-SELECT
-    json_object(
-        'id', id,
-        'name', name,
-        'root_workflow_id', root_workflow_id,
-        'workflow_definition_id', definition_id,
-        'version', version,
-        'description', description,
-        'reference', reference,
-        'next_execution', next_execution,
-        'status', status,
-        'data', json(data),
-        'create_time',
-        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
-        'complete_time',
-        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
-    ) AS document,
-    revision
-FROM workflows
+SELECT document, revision, create_time
+FROM workflow_documents
 WHERE id = :id;
 
 -- name: get_workflow_instance_by_name(name)^
 -- One workflow by its unique name.
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2
-SELECT
-    json_object(
-        'id', id,
-        'name', name,
-        'root_workflow_id', root_workflow_id,
-        'workflow_definition_id', definition_id,
-        'version', version,
-        'description', description,
-        'reference', reference,
-        'next_execution', next_execution,
-        'status', status,
-        'data', json(data),
-        'create_time',
-        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
-        'complete_time',
-        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
-    ) AS document,
-    revision
-FROM workflows
+SELECT document, revision, create_time
+FROM workflow_documents
 WHERE name = :name;
 
 -- name: get_workflow_instances(ids)
@@ -243,25 +245,7 @@ WHERE name = :name;
 -- scanning the table, which it may prefer with statistics from when the store was small.
 -- used by: get_workflow_instances
 -- index: sqlite_autoindex_workflows_1
-SELECT
-    workflows.id,
-    json_object(
-        'id', workflows.id,
-        'name', name,
-        'root_workflow_id', root_workflow_id,
-        'workflow_definition_id', definition_id,
-        'version', version,
-        'description', description,
-        'reference', reference,
-        'next_execution', next_execution,
-        'status', status,
-        'data', json(data),
-        'create_time',
-        iif(length(create_time) = 35, substr(create_time, 1, 26) || substr(create_time, 30), create_time),
-        'complete_time',
-        iif(length(complete_time) = 35, substr(complete_time, 1, 26) || substr(complete_time, 30), complete_time)
-    ) AS document,
-    revision
+SELECT stored.id, stored.document, stored.revision, stored.create_time
 FROM json_each(:ids) AS wanted
-CROSS JOIN workflows
-WHERE workflows.id = wanted.value;
+CROSS JOIN workflow_documents AS stored
+WHERE stored.id = wanted.value;

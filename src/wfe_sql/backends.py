@@ -93,8 +93,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         max_connections: One writes and the others read; from 3 on, one of these does brief reads, of at most 0.5 ms, on
             the event loop, and with 1 or 2 all go to threads. A database in memory has one for both.
         clock: Returns the current time, aware; everything about expiry uses it.
-        on_conflict: "raise" has persisting raise `WorkflowConflictError` when the workflow was changed since the
-            instance was loaded or stored through a provider; "overwrite" writes over it, as the reference does.
+        on_conflict: "raise" has persisting raise `WorkflowConflictError` when the workflow was changed, or deleted and
+            made again, since the instance was loaded or stored; "overwrite" writes over it, as the reference does.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
 
     Raises:
@@ -110,7 +110,7 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         busy_timeout: timedelta = timedelta(seconds=5),
         max_connections: int = 4,
         clock: Callable[[], datetime] = utc_now,
-        on_conflict: OnConflict = "overwrite",
+        on_conflict: OnConflict = "raise",
         sql_dir: str | os.PathLike[str] | None = None,
         **unknown: Never,
     ) -> None:
@@ -186,7 +186,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         max_connections: int = 10,
         clock: Callable[[], datetime] = utc_now,
         sql_dir: str | os.PathLike[str] | None = None,
-        on_conflict: OnConflict = "overwrite",
+        on_conflict: OnConflict = "raise",
         application_name: str = "wfe-sql",
         connect_timeout: timedelta = timedelta(seconds=10),
         statement_timeout: timedelta | None = timedelta(seconds=30),

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.sqlite.plans import open_sqlite_planner
+from wfe_sql.engines.sqlite.store import new_store_scripts
 from wfe_sql.engines.stores import VERSION
 from wfe_sql.plans import Planner
 from wfe_sql.queries import QuerySet
@@ -43,7 +44,7 @@ def dialect_of(url: str) -> Dialect:
 def _sqlite_schema(queries: QuerySet) -> str:
     version = queries["record_store_version"]
     recorded = version.text.replace(version.sql, version.filled_in("version", str(VERSION)))
-    return "\n".join([*(query.text for query in queries.ddl()), recorded])
+    return "\n".join([*(queries[name].text for name in new_store_scripts()), recorded])
 
 
 def _postgres_schema(queries: QuerySet) -> str:

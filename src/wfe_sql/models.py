@@ -6,10 +6,11 @@ microsecond. A field of type `Any` holds JSON: None, bool, int, float, str, list
 """
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 
@@ -92,36 +93,43 @@ class ExecutionPointer:
     extension_attributes: dict[str, Any] = field(default_factory=dict)
 
 
-class _Stored:
-    """What an instance that was loaded or stored remembers of its rows, so that persisting it writes what changed.
+class Stored(NamedTuple):
+    """What an instance remembers of its rows in one store, so that persisting it writes what changed, or hears of it.
 
     Attributes:
-        _revision: The workflow's revision; None for an instance that was built by hand.
-        _pointers: A fingerprint of each of its pointers by id, in their order; None where a pointer has none.
-        _origin: The provider that it was loaded or stored through: another store may have other rows of the same id.
+        id: The id that it was loaded or stored with.
+        create_time: The column, as the store has it: together they tell the workflow from another with the same id.
+        revision: The workflow's revision.
+        pointers: A fingerprint of each of its pointers by id, in their order; None where a pointer has none.
     """
 
-    __slots__ = ("_origin", "_pointers", "_revision")
-    _revision: int | None
-    _pointers: dict[str, bytes | None]
-    _origin: str
+    id: str
+    create_time: str
+    revision: int
+    pointers: Mapping[str, bytes | None]
 
-    def _remember(self, revision: int | None, pointers: dict[str, bytes | None], origin: str) -> None:
-        self._revision = revision
-        self._pointers = pointers
-        self._origin = origin
 
-    def _forget(self) -> None:
-        self._remember(None, {}, "")
+class _Remembers:
+    """Gives an instance a memory, by store; what it remembers is replaced and never changed, so copies may share it."""
+
+    __slots__ = ("_stored",)
+    _stored: Mapping[str, Stored]
+
+    def _remember(self, store: str, stored: Stored) -> None:
+        self._stored = {**self._stored, store: stored}
 
 
 @dataclass(slots=True, kw_only=True)
-class WorkflowInstance(_Stored):
+class WorkflowInstance(_Remembers):
     """One run of a workflow definition, with its execution pointers in order.
 
     `name` is unique among all workflows; "" means "the id" when the workflow is created and "as stored" when it is
     persisted. `next_execution` is epoch milliseconds, None for never; round it up where it comes from a time with
     microseconds, for polls cut downwards.
+
+    An instance that was loaded or stored remembers which state of the workflow it is, and so do its copies, those of
+    `copy`, `pickle` and `dataclasses.replace` alike: persisting it raises `WorkflowConflictError` when somebody else
+    changed the workflow since. The memory is no field, and takes no part in `==`, `repr` and `asdict`.
     """
 
     id: str = field(default_factory=new_id)
@@ -137,10 +145,14 @@ class WorkflowInstance(_Stored):
     data: Any
     create_time: datetime = field(default_factory=utc_now)
     complete_time: datetime | None = None
+    _stored: InitVar[Mapping[str, Stored] | None] = None  # how dataclasses.replace hands it on
 
-    def __post_init__(self) -> None:
-        """Begin without a memory: this instance was built by hand."""
-        self._forget()
+    def __post_init__(self, _stored: Mapping[str, Stored] | None) -> None:
+        """Begin without a memory, as this instance was built by hand, or with that of the one that it replaces."""
+        self._stored = {} if _stored is None else _stored
+
+
+delattr(WorkflowInstance, "_stored")  # the default, which hides the slot of this name
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -37,11 +37,12 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
-    ExecutionPointer,
     ScheduledCommand,
+    Stored,
     WorkflowInstance,
     new_id,
 )
+from wfe_sql.persisting import Snapshot, Turn
 from wfe_sql.repositories import CommandHandler
 from wfe_sql.rows import (
     EVENT_SUBSCRIPTIONS,
@@ -60,7 +61,7 @@ from wfe_sql.rows import (
     encode_bound,
     encode_ids,
     epoch_ms,
-    fingerprint,
+    fingerprints,
     to_utc,
     wrong_type,
 )
@@ -71,6 +72,9 @@ OnConflict = Literal["overwrite", "raise"]
 
 _COMMAND_BATCH = 20
 """Commands that `process_commands` claims at a time."""
+
+_NO_REVISION = -1
+"""No workflow is ever at it."""
 
 _BEFORE_ALL = (-(2**63), 0)
 """An (execute_time, id) that comes before every command."""
@@ -113,7 +117,6 @@ class SqlPersistenceProvider(Maintenance):
         self._engine = engine
         self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
         self._raises_on_conflict = on_conflict == "raise"
-        self._origin = new_id()
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
 
     async def open(self) -> Self:
@@ -144,15 +147,21 @@ class SqlPersistenceProvider(Maintenance):
     # workflows
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
-        fingerprints = _fingerprints(instance)
+        snapshot = Snapshot(instance, {})
+        workflow = snapshot.workflow
+        store_id, create_time = self._engine.store_id, workflow["create_time"]
+
+        def ended(outcome: Results | Exception | None) -> None:
+            if isinstance(outcome, list):
+                instance._remember(store_id, Stored(workflow["id"], create_time, 0, snapshot.fingerprints))
+
         conflicts = {
-            "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {instance.id!r} exists already"),
-            "workflows.name": _name_in_use(instance),
+            "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already"),
+            "workflows.name": _name_in_use(workflow),
         }
-        workflow = Statement("create_new_workflow", WORKFLOWS.encode(instance), conflicts=conflicts)
-        await self._write_instance(instance, [workflow, *_insert_pointers(instance, instance.execution_pointers)])
-        instance._remember(0, fingerprints, self._origin)
-        return instance.id
+        create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
+        await self._write_snapshot(snapshot, [create, *_insert_pointers(snapshot, snapshot.fingerprints)])
+        return str(workflow["id"])
 
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
         await self._persist(instance, [], claim)
@@ -164,89 +173,101 @@ class SqlPersistenceProvider(Maintenance):
         await self._persist(instance, [_create_subscription(subscription) for subscription in new], claim)
 
     async def _persist(self, instance: WorkflowInstance, more: Unit, claim: Claim | None) -> None:
-        """Write what changed since the instance was loaded or stored, if the workflow is still at that revision.
+        """Write what changed since the instance was loaded or stored, if the workflow is still as it was then.
 
         Where somebody else wrote in between, the whole instance is written over it, or a conflict is raised.
         """
-        fingerprints = _fingerprints(instance)
-        workflow = WORKFLOWS.encode(instance)
-        del workflow["create_time"]
-        workflow["now"] = self._now()  # for last_heartbeat_at, a column that only the reference's PostgreSQL table has
-        workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, instance.id)
-        workflow["expected_revision"] = instance._revision
+        if not isinstance(instance, WorkflowInstance):
+            raise wrong_type(WorkflowInstance, instance)
+        turn = Turn(instance, self._engine.store_id)
+        stored = instance._stored.get(self._engine.store_id) if turn.is_first else None
+        snapshot = Snapshot(instance, {} if stored is None else stored.pointers)
+        del snapshot.workflow["create_time"]
+        snapshot.workflow["now"] = self._now()  # last_heartbeat_at, which only the reference's PostgreSQL table has
+        snapshot.workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, snapshot.workflow["id"])
+        async with turn:
+            stored = instance._stored.get(self._engine.store_id)
+            while not await self._try_persist(instance, snapshot, stored, more, turn):
+                id_ = snapshot.workflow["id"]
+                params = {"id": id_, "expected_create_time": None if stored is None else stored.create_time}
+                (guards,) = await self._engine.read([Statement("get_workflow_guards", params)])
+                if guards is None:
+                    raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
+                if claim is not None and guards[0] != claim.token:
+                    raise _claim_lost(claim)
+                if not self._raises_on_conflict:
+                    stored = None
+                elif stored is not None:
+                    _check_conflict(stored, id_, *guards[1:])
+
+    async def _try_persist(
+        self, instance: WorkflowInstance, snapshot: Snapshot, stored: Stored | None, more: Unit, turn: Turn
+    ) -> bool:
+        """Write what is not as it is known to be stored; return False where the workflow is not the one that is known.
+
+        The instance then remembers what was written, even where the caller was cancelled meanwhile.
+        """
+        workflow, store_id = snapshot.workflow, self._engine.store_id
+        is_known = stored is not None and stored.id == workflow["id"]
+        guards = {
+            "expected_revision": None if stored is None else stored.revision if is_known else _NO_REVISION,
+            "expected_create_time": None if stored is None else stored.create_time,
+        }
+
+        def ended(outcome: Results | Exception | None) -> None:
+            if isinstance(outcome, list):
+                revision, create_time = outcome[0]
+                instance._remember(store_id, Stored(workflow["id"], create_time, revision, snapshot.fingerprints))
+            turn.end_write()
+
         persist = Statement(
             "persist_workflow",
-            workflow,
+            {**workflow, **guards},
             otherwise=_NothingChangedError(),
-            conflicts={"workflows.name": _name_in_use(instance)},
+            conflicts={"workflows.name": _name_in_use(workflow)},
+            ended=ended,
         )
+        pointers = self._change_pointers(snapshot, stored.pointers if stored is not None and is_known else {})
+        turn.begin_write()
         try:
-            revision, *_ = await self._write_instance(
-                instance, [persist, *self._change_pointers(instance, fingerprints), *more]
-            )
+            await self._write_snapshot(snapshot, [persist, *pointers, *more])
         except _NothingChangedError:
-            (guards,) = await self._engine.read([Statement("get_workflow_guards", {"id": instance.id})])
-            error = self._why_not_persisted(instance, claim, guards)
-            if error is not None:
-                raise error from None
-            instance._forget()
-            await self._persist(instance, more, claim)
-        else:
-            instance._remember(revision, fingerprints, self._origin)
+            return False
+        return True
 
-    def _change_pointers(self, instance: WorkflowInstance, fingerprints: Mapping[str, bytes | None]) -> list[Statement]:
-        """Return what turns the pointers that the instance remembers into those that it has.
+    def _change_pointers(self, snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> list[Statement]:
+        """Return what turns the pointers that are known to be stored into those of the snapshot.
 
         Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
         new after it. Otherwise all of them are written anew.
         """
-        stored = instance._pointers if instance._origin == self._origin else {}
-        ids = list(fingerprints)
-        kept = [id_ for id_ in stored if id_ in fingerprints]
+        ids = list(snapshot.fingerprints)
+        kept = [id_ for id_ in stored if id_ in snapshot.fingerprints]
+        workflow_id = snapshot.workflow["id"]
         if not kept or kept != ids[: len(kept)]:
-            return [
-                Statement("delete_execution_pointers", {"workflow_id": instance.id}),
-                *_insert_pointers(instance, instance.execution_pointers),
-            ]
+            delete = Statement("delete_execution_pointers", {"workflow_id": workflow_id})
+            return [delete, *_insert_pointers(snapshot, ids)]
         statements = []
-        if gone := [id_ for id_ in stored if id_ not in fingerprints]:
-            params = {"ids": encode_ids(gone), "workflow_id": instance.id}
+        if gone := [id_ for id_ in stored if id_ not in snapshot.fingerprints]:
+            params = {"ids": encode_ids(gone), "workflow_id": workflow_id}
             statements.append(Statement("delete_gone_execution_pointers", params))
-        changed = [
-            pointer
-            for pointer in instance.execution_pointers[: len(kept)]
-            if fingerprints[pointer.id] is None or fingerprints[pointer.id] != stored[pointer.id]
-        ]
-        if changed:
-            statements.append(Statement("upsert_execution_pointers", _encode_pointers(instance, changed)))
-        return statements + _insert_pointers(instance, instance.execution_pointers[len(kept) :])
+        if changed := stored.keys() & snapshot.changed_since(stored):
+            rows = snapshot.pointer_rows(id_ for id_ in kept if id_ in changed)
+            statements.append(Statement("upsert_execution_pointers", rows))
+        return statements + _insert_pointers(snapshot, ids[len(kept) :])
 
-    def _why_not_persisted(self, instance: WorkflowInstance, claim: Claim | None, guards: Any) -> WfeError | None:
-        """Return the error of a guarded write that changed no row; None if it may be tried again without a revision."""
-        if guards is None:
-            return WorkflowNotFoundError(f"no workflow has id {instance.id!r}")
-        claim_token, revision = guards
-        if claim is not None and claim_token != claim.token:
-            return _claim_lost(claim)
-        if self._raises_on_conflict:
-            return WorkflowConflictError(
-                f"workflow {instance.id!r} was changed by somebody else: it was loaded or stored at revision "
-                f"{instance._revision} and is now at {revision}; load it again. Nothing was written"
-            )
-        return None
-
-    async def _write_instance(self, instance: WorkflowInstance, unit: Unit) -> Results:
+    async def _write_snapshot(self, snapshot: Snapshot, unit: Unit) -> None:
         try:
-            return await self._engine.write(unit)
+            await self._engine.write(unit)
         except UniqueViolationError as error:
-            ids = encode_ids(pointer.id for pointer in instance.execution_pointers)
-            params = {"ids": ids, "workflow_id": instance.id}
+            id_ = snapshot.workflow["id"]
+            params = {"ids": encode_ids(snapshot.fingerprints), "workflow_id": id_}
             (found,) = await self._engine.read([Statement("find_execution_pointer_of_another_workflow", params)])
             if found is None:
                 raise
             pointer_id, owner = found
             raise StoreError(
-                f"execution pointer {pointer_id!r} of workflow {instance.id!r} belongs to workflow {owner!r}; "
+                f"execution pointer {pointer_id!r} of workflow {id_!r} belongs to workflow {owner!r}; "
                 "nothing was written"
             ) from error.__cause__
 
@@ -305,13 +326,14 @@ class SqlPersistenceProvider(Maintenance):
             pointers_of[pointer[0]].append(pointer[1:])
         return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 
-    def _decode_instance(self, workflow: Sequence[Any], pointers: Sequence[Any]) -> WorkflowInstance:
-        """Return the instance of a row of (document, revision) and its pointers' rows of (document,)."""
-        document, revision = workflow
+    def _decode_instance(self, workflow: Sequence[Any], documents: Sequence[Any]) -> WorkflowInstance:
+        """Return the instance of a row of (document, revision, create_time) and its pointers' rows of (document,)."""
+        document, revision, create_time = workflow
         instance = WORKFLOWS.decode(document)
-        instance.execution_pointers = EXECUTION_POINTERS.decode_all([row[0] for row in pointers])
-        fingerprints = {pointer.id: fingerprint(pointer) for pointer in instance.execution_pointers}
-        instance._remember(revision, fingerprints, self._origin)
+        instance.execution_pointers = EXECUTION_POINTERS.decode_all([row[0] for row in documents])
+        pointers = instance.execution_pointers
+        by_id = dict(zip([pointer.id for pointer in pointers], fingerprints(pointers), strict=True))
+        instance._remember(self._engine.store_id, Stored(instance.id, create_time, revision, by_id))
         return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:
@@ -589,34 +611,24 @@ class _NothingChangedError(Exception):
     """A guarded write found no row that it may change."""
 
 
-def _fingerprints(instance: WorkflowInstance) -> dict[str, bytes | None]:
-    """Return a fingerprint of each pointer by its id, and refuse two pointers with one id."""
-    if not isinstance(instance, WorkflowInstance):
-        raise wrong_type(WorkflowInstance, instance)
-    pointers = instance.execution_pointers
-    if not isinstance(pointers, list):
-        kind = type(pointers).__name__
-        raise SerializationError(f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}")
-    try:
-        fingerprints = {pointer.id: fingerprint(pointer) for pointer in pointers}
-    except (AttributeError, TypeError):
-        _encode_pointers(instance, pointers)  # its error says which field is wrong
-        raise
-    if len(fingerprints) < len(instance.execution_pointers):
-        ids = [pointer.id for pointer in instance.execution_pointers]
-        at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
-        raise SerializationError(
-            f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
+def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int | None) -> None:
+    """Raise what is wrong with persisting an instance of a stored state over a workflow; nothing, if they fit."""
+    if stored.id != id_:
+        what = f"the instance was loaded or stored as workflow {stored.id!r}, and its id was changed to {id_!r} since"
+    elif not is_same_life or revision < stored.revision:
+        what = f"workflow {id_!r} was deleted and made again since the instance was loaded or stored"
+    elif stored.revision != revision:
+        what = (
+            f"workflow {id_!r} was changed by somebody else: it was loaded or stored at revision {stored.revision} and "
+            f"is now at {revision}"
         )
-    return fingerprints
+    else:
+        return
+    raise WorkflowConflictError(f"{what}; load it again. Nothing was written")
 
 
-def _insert_pointers(instance: WorkflowInstance, pointers: Sequence[ExecutionPointer]) -> list[Statement]:
-    return [Statement("insert_execution_pointers", _encode_pointers(instance, pointers))] if pointers else []
-
-
-def _encode_pointers(instance: WorkflowInstance, pointers: Sequence[ExecutionPointer]) -> list[Row]:
-    return [{**EXECUTION_POINTERS.encode(pointer), "workflow_id": instance.id} for pointer in pointers]
+def _insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement]:
+    return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
 
 
 def _claims(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:
@@ -694,8 +706,8 @@ def _create_subscription(subscription: EventSubscription) -> Statement:
     return Statement("create_event_subscription", row, conflicts=conflicts)
 
 
-def _name_in_use(instance: WorkflowInstance) -> WorkflowAlreadyExistsError:
-    return WorkflowAlreadyExistsError(f"another workflow has the name {instance.name or instance.id!r}")
+def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
+    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
 
 
 def _no_subscription(id_: str) -> SubscriptionNotFoundError:

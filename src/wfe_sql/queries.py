@@ -40,6 +40,8 @@ _HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan): (?P<value>.+)")
 _TOKEN = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|--.*|/\*|;")
 _HAS_A_PLAN = {"select", "insert", "replace", "update", "delete", "merge", "with", "values"}
 """How a statement begins that reads or writes tables."""
+_DOCUMENTS = re.compile(r"\b\w+_documents\b")
+"""What the views are called whose documents become objects."""
 _TAKEN_BY_AIOSQL = {"self", "conn"}
 """Parameters of the functions that aiosql makes."""
 _ADAPTER = {
@@ -109,10 +111,6 @@ class QuerySet(Mapping[str, Query]):
         It goes to aiosql's adapter straight away: the functions that aiosql makes cost as much as a short query.
         """
         return self._run[name](connection, params)
-
-    def ddl(self) -> Iterator[Query]:
-        """Yield the scripts that make a new store, which are those named create_; others bring old ones up to date."""
-        return (query for query in self.values() if query.operation == "#" and query.name.startswith("create_"))
 
     def __getitem__(self, name: str) -> Query:
         return self._queries[name]
@@ -274,6 +272,11 @@ def _check_replacement(tuned: Query, queries: Mapping[str, Query]) -> None:
         raise QueryFileError(
             f"{tuned.place}: must keep the parameters and the operation: "
             f"{original.name}({', '.join(original.params)}){original.operation}"
+        )
+    for view in set(_DOCUMENTS.findall(original.sql)).difference(_DOCUMENTS.findall(tuned.sql)):
+        raise QueryFileError(
+            f"{tuned.place}: must read its documents from {view}: "
+            "what a document of its own lacks would be erased by the next persist"
         )
 
 

@@ -32,7 +32,8 @@ class WorkflowRepository(Protocol):
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
         """Store the workflow as it is now, with all its pointers, over what is stored.
 
-        A name of "" leaves the stored name; `create_time` never changes.
+        A name of "" leaves the stored name; `create_time` never changes. What is stored is what the instance is at the
+        call. An instance that was built by hand, not loaded or stored before, is written over whatever is there.
 
         Args:
             instance: The workflow.
@@ -41,8 +42,8 @@ class WorkflowRepository(Protocol):
         Raises:
             WorkflowNotFoundError: No workflow has this id.
             ClaimLostError: The claim does not hold the workflow any more; nothing was written.
-            WorkflowConflictError: The provider was told to raise on conflicts, and the workflow was changed since this
-                instance was loaded or stored; nothing was written.
+            WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
+                or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
             SerializationError: A value cannot be stored; the message names the field.
             StoreError: One of its pointers has the id of another workflow's pointer.

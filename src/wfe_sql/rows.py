@@ -11,10 +11,11 @@ text. The reference may write nine decimals; they are cut to microseconds on rea
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import InitVar
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import isfinite
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
@@ -273,14 +274,18 @@ class Table(Generic[_T]):
         self.columns = tuple(column for column, _ in columns)
         self._model = model
         self._fields = tuple(renamed.get(column, column) for column in self.columns)
-        self._values = attrgetter(*self._fields)
+        self.values = attrgetter(*self._fields)
         self._encoders = tuple((column, codec.encode, codec.optional) for column, codec in columns)
         self._plans: dict[tuple[type, ...], list[tuple[str, Callable[[Any], Any]]]] = {}
         self._hints = get_type_hints(model)
         self._times = [
             field for field, (_, codec) in zip(self._fields, columns, strict=True) if codec.encode is TIME.encode
         ]
-        self._decoder = msgspec.json.Decoder(list[model])  # type: ignore[valid-type]
+        # msgspec takes no dataclass with an InitVar, so what it decodes is a struct with the same fields.
+        self._is_struct = any(type(hint) is InitVar for hint in self._hints.values())
+        document = [(field, self._hints[field]) for field in self._fields]
+        decoded: Any = msgspec.defstruct(model.__name__, document) if self._is_struct else model
+        self._decoder = msgspec.json.Decoder(list[decoded])
 
     def encode(self, item: _T) -> Row:
         """Return the object's columns by name.
@@ -289,9 +294,13 @@ class Table(Generic[_T]):
             SerializationError: A value cannot be stored; the message names the field.
         """
         try:
-            values = self._values(item)
+            values = self.values(item)
         except AttributeError as error:
             raise wrong_type(self._model, item) from error
+        return self.encode_values(values)
+
+    def encode_values(self, values: Sequence[Any]) -> Row:
+        """Return the columns of an object's values, which are in the order of the columns; see `encode`."""
         shape = tuple(map(type, values))
         plan = self._plans.get(shape)
         if plan is None:
@@ -338,7 +347,7 @@ class Table(Generic[_T]):
             for document, row_id in zip_longest(documents, row_ids):
                 self._find_what_is_wrong(document, row_id)
             raise CorruptRowError(f"a row of {self.name} cannot be read: {error}") from error
-        return items
+        return [self._model(**msgspec.structs.asdict(item)) for item in items] if self._is_struct else items
 
     def _find_what_is_wrong(self, document: Document, row_id: Any) -> None:
         """Raise an error that names the first column of a document that cannot be read; do nothing if all can be."""
@@ -452,18 +461,62 @@ EXECUTION_ERRORS = Table(
 
 
 _fingerprint_encoder = msgspec.msgpack.Encoder()
+_fingerprint_decoder = msgspec.msgpack.Decoder()
 
 
-def fingerprint(pointer: ExecutionPointer) -> bytes | None:
-    """Return bytes that differ when a pointer's row would, ten times faster than its row; None if there are none.
+def fingerprints(pointers: Sequence[ExecutionPointer]) -> list[bytes | None]:
+    """Return bytes for each pointer that differ when its row would, ten times faster than its row; None for none.
 
-    MessagePack keeps apart what JSON does not, such as NaN and null, or bytes and text, so that a value which cannot be
-    stored never looks like the one that is stored.
+    MessagePack keeps apart what JSON does not, such as NaN and null, or 1 and 1.0. What it writes alike, such as a set
+    and a list, `is_plain` tells apart.
     """
+    values = map(EXECUTION_POINTERS.values, pointers)
     try:
-        return _fingerprint_encoder.encode(pointer)
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        return list(map(_fingerprint_encoder.encode, values))
+    except _NO_FINGERPRINT:
+        return [_fingerprint(pointer) for pointer in pointers]
+
+
+_NO_FINGERPRINT = (ValueError, TypeError, OverflowError, RecursionError)
+
+
+def _fingerprint(pointer: ExecutionPointer) -> bytes | None:
+    try:
+        return _fingerprint_encoder.encode(EXECUTION_POINTERS.values(pointer))
+    except _NO_FINGERPRINT:
         return None
+
+
+def encode_fingerprint(fingerprint: bytes) -> Row:
+    """Return the row of the pointer, of plain values, that has a fingerprint."""
+    return EXECUTION_POINTERS.encode_values(_fingerprint_decoder.decode(fingerprint))
+
+
+_TEXTS_AND_NUMBERS = attrgetter(
+    *("step_id", "status", "event_name", "event_key", "step_name", "retry_count", "predecessor_id")
+)
+_JSON_VALUES = attrgetter(
+    *("persistence_data", "event_data", "children", "context_item", "outcome", "scope", "extension_attributes")
+)
+_PLAIN = {str, int, bool, float, type(None), list, dict, PointerStatus}
+
+
+def are_plain(pointers: Sequence[ExecutionPointer]) -> bool:
+    """Tell whether their values are of the types that JSON is made of, not of others that MessagePack writes like them.
+
+    Ids, times and truth values are not looked at: nothing is written like them. This goes through all pointers at once,
+    which leaves the loops to C, and through JSON by what comes back of it: a set comes back as a list.
+    """
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(map(_TEXTS_AND_NUMBERS, pointers)))):
+        return False
+    values = list(chain.from_iterable(map(_JSON_VALUES, pointers)))
+    if not _PLAIN.issuperset(map(type, values)):
+        return False
+    full = list(filter(None, values))
+    try:
+        return bool(_fingerprint_decoder.decode(_fingerprint_encoder.encode(full)) == full)
+    except _NO_FINGERPRINT:
+        return False
 
 
 def encode_argument(name: str, codec: Codec, value: Any) -> Any:

@@ -203,7 +203,7 @@ def a_host(store: PersistenceProvider, *steps: Step, worker_id: str = "w", **opt
 @asynccontextmanager
 async def hosting(*steps: Step) -> AsyncIterator[tuple[PersistenceProvider, WorkflowHost]]:
     """Run a host of the definition "d" on a store in memory."""
-    async with connect(":memory:", on_conflict="raise") as store:
+    async with connect(":memory:") as store:
         host = a_host(store, *steps)
         async with running(host):
             yield store, host
@@ -378,7 +378,7 @@ async def test_two_hosts_share_the_work_and_run_each_step_once() -> None:
             Step(name="end", body=do),
         )
 
-    async with connect(":memory:", on_conflict="raise") as store:
+    async with connect(":memory:") as store:
         hosts = [a_host(store, *definition_of(name), worker_id=name, max_tasks=10) for name in ("one", "two")]
         async with running(*hosts):
             ids = [await hosts[number % 2].start("d", {}) for number in range(50)]
@@ -411,7 +411,7 @@ async def test_a_step_that_takes_longer_than_the_lease_is_run_once() -> None:
         return Done()
 
     lease = timedelta(milliseconds=60)
-    async with CountingRenewals(":memory:", on_conflict="raise", clock=clock) as store:
+    async with CountingRenewals(":memory:", clock=clock) as store:
         hosts = [a_host(store, Step(name="hold", body=hold), worker_id=name, lease=lease) for name in ("one", "two")]
         async with running(*hosts), asyncio.timeout(5):
             id_ = await hosts[0].start("d", {})
@@ -441,7 +441,7 @@ async def test_a_host_that_lost_its_claim_stores_nothing(outcome: str, caplog: p
 
     # The host hears that its claim is lost when it renews it or, here with the long lease, when it stores the step.
     lease = timedelta(seconds=0.3) if outcome == "cancelled" else timedelta(minutes=1)
-    async with connect(":memory:", on_conflict="raise", clock=clock) as store:
+    async with connect(":memory:", clock=clock) as store:
         slow = a_host(store, Step(name="hold", body=hold), worker_id="slow", lease=lease)
         id_ = await slow.start("d", {})
         before = await store.get_workflow_instance(id_)
@@ -477,7 +477,7 @@ class StallingLook(SqlitePersistenceProvider):
 
 async def test_a_host_that_lost_its_claim_takes_no_event_from_those_who_wait() -> None:
     clock, wait = ManualClock(), Step(name="wait", body=wait_for_news)
-    async with StallingLook(":memory:", on_conflict="raise", clock=clock) as store:
+    async with StallingLook(":memory:", clock=clock) as store:
         slow = a_host(store, wait, worker_id="slow", poll_interval=timedelta(hours=1))
         id_ = await slow.start("d", {})
         event = Event(event_name="news", event_key="key", event_data="stored late")
@@ -537,7 +537,7 @@ async def test_a_host_that_is_stopped_gives_back_what_it_holds() -> None:
         await gate.wait()
         return Done()
 
-    async with connect(":memory:", on_conflict="raise") as store:
+    async with connect(":memory:") as store:
         first, second = (a_host(store, Step(name="hold", body=hold), worker_id=name) for name in ("one", "two"))
         id_ = await first.start("d", {})
         async with running(first):
@@ -619,7 +619,7 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
 
     for writes in range(100):
         clock = ManualClock()
-        async with connect(":memory:", on_conflict="raise", clock=clock) as store:
+        async with connect(":memory:", clock=clock) as store:
             id_ = await a_host(store, *steps).start("d", {})
             await store.create_event(Event(event_name="news", event_key="early", event_data=1))
             dying = a_host(cast(PersistenceProvider, DyingStore(store, writes)), *steps, worker_id="dying")

@@ -57,6 +57,14 @@ INNER JOIN pg_class ON pg_trigger.tgrelid = pg_class.oid
 WHERE pg_class.relnamespace = current_schema()::regnamespace AND NOT pg_trigger.tgisinternal
 UNION ALL
 SELECT
+    'view' AS kind,
+    '' AS of_table,
+    viewname AS name,
+    definition
+FROM pg_views
+WHERE schemaname = current_schema()
+UNION ALL
+SELECT
     'function' AS kind,
     '' AS of_table,
     proname AS name,

@@ -110,11 +110,31 @@ class PostgresCase:
     own_part: Mapping[str, Params] = {
         "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None, "is_local": "False"},
     }
-    session: Sequence[str] = ("set_up_connection", "begin_write", "rollback", "begin_read", "commit")
+    session: Sequence[str] = (
+        *("set_up_connection", "get_server_process", "begin_write", "rollback", "begin_read", "commit"),
+    )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_schema": ("", ()),
         "create_workflows_revision_trigger": ("", ("create_schema", "create_workflows_table")),
+        "create_workflow_documents_view": ("", ("create_schema", "create_workflows_table")),
+        "create_execution_pointer_documents_view": (
+            "",
+            ("create_schema", "create_workflows_table", "create_execution_pointers_table"),
+        ),
+        "create_event_documents_view": ("", ("create_schema", "create_events_table")),
+        "create_event_subscription_documents_view": ("", ("create_schema", "create_event_subscriptions_table")),
+        "create_execution_error_documents_view": ("", ("create_schema", "create_execution_errors_table")),
         "create_execution_pointers_table": ("", ("create_schema", "create_workflows_table")),
+        "grant_documents": (
+            "",
+            (
+                *("create_schema", "create_workflows_table", "create_workflow_documents_view"),
+                *("create_execution_pointers_table", "create_execution_pointer_documents_view"),
+                *("create_events_table", "create_event_documents_view"),
+                *("create_event_subscriptions_table", "create_event_subscription_documents_view"),
+                *("create_execution_errors_table", "create_execution_error_documents_view"),
+            ),
+        ),
         "name_workflows_without_name": ("create_workflows_without_name", ("create_schema",)),
         "update_statistics": (
             "",

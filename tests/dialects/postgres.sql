@@ -83,6 +83,10 @@ definitions AS (
     INNER JOIN pg_trigger ON tables.oid = tgrelid
     WHERE NOT tgisinternal
     UNION ALL
+    SELECT 'view ' || relname || pg_get_viewdef(oid)
+    FROM pg_class
+    WHERE relnamespace = to_regnamespace(current_setting('wfe_sql.schema')) AND relkind = 'v'
+    UNION ALL
     SELECT 'function ' || proname || prosrc
     FROM pg_proc
     WHERE pronamespace = to_regnamespace(current_setting('wfe_sql.schema'))

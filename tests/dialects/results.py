@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Any] = {
     "event_key": "k1",
     "event_name": "paid",
     "execute_time": 500,
+    "expected_create_time": NOW,
     "expected_revision": None,
     "expires_at": NOW,
     "expiry": NOW,

@@ -88,19 +88,13 @@ class SqliteCase:
         *("refuse_writes", "wait_for_no_lock"),
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
+        "create_workflows_indexes": (REFERENCE, ()),
         "create_workflows_revision_trigger": ("", ("create_workflows_table",)),
-        "add_workflows_claim": (REFERENCE, ()),
+        "add_workflows_claim_and_revision": (REFERENCE, ()),
         "add_events_claim": (REFERENCE, ()),
-        "add_scheduled_commands_claim": (REFERENCE, ()),
-        "stand_in_for_workflows_claim": (REFERENCE, ()),
-        "stand_in_for_events_claim": (REFERENCE, ()),
-        "stand_in_for_scheduled_commands_claim": (REFERENCE, ()),
+        "add_scheduled_commands_claim_and_rescheduled_time": (REFERENCE, ()),
         "update_statistics": (REFERENCE, ()),
-        "set_aside_workflows_without_name": (FIRST_RELEASE, ()),
-        "restore_workflows_without_name": (
-            FIRST_RELEASE,
-            ("set_aside_workflows_without_name", "create_workflows_table"),
-        ),
+        "name_workflows_without_name": (FIRST_RELEASE, ()),
     }
     probes: Sequence[tuple[str, set[str], int]] = (
         ("SELECT id FROM workflows WHERE id = 'x'", {"sqlite_autoindex_workflows_1"}, 0),

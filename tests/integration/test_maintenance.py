@@ -120,7 +120,7 @@ async def test_an_index_that_is_missing_is_found_and_made_again(file: Path) -> N
         assert await provider.check() == []
 
 
-async def test_statistics_that_are_missing_or_old(provider: SqlitePersistenceProvider) -> None:
+async def test_statistics_that_are_missing_or_old(file: Path, provider: SqlitePersistenceProvider) -> None:
     async def store(count: int) -> None:
         event = ExecutionError(workflow_id="w", execution_pointer_id="p", message="boom")
         await provider.persist_errors([event] * count)
@@ -135,6 +135,12 @@ async def test_statistics_that_are_missing_or_old(provider: SqlitePersistencePro
     await store(100_000)
     (message,) = await _found(provider, FindingKind.Statistics)
     assert "execution_errors has 110,000 rows and statistics from when it had about " in message
+    await store(110_000)
+    await provider.update_statistics()
+    assert await _found(provider, FindingKind.Statistics) == []
+    _by_hand(file, "DELETE FROM execution_errors WHERE id > 10000")
+    (message,) = await _found(provider, FindingKind.Statistics)
+    assert "execution_errors has 10,000 rows and statistics from when it had about " in message
 
 
 async def test_a_damaged_file(file: Path) -> None:
@@ -358,19 +364,20 @@ async def test_each_batch_of_a_purge_is_committed_while_hosts_write(
     assert await provider.get_workflow_instance("live") == live
 
 
-async def test_a_workflow_that_came_back_to_life_between_is_not_purged(
-    file: Path, monkeypatch: pytest.MonkeyPatch, provider: SqlitePersistenceProvider
+@pytest.mark.parametrize("change", ["status = 'Runnable'", "complete_time = '2999-01-01T00:00:00+00:00'"])
+async def test_a_workflow_that_changed_between_is_not_purged(
+    file: Path, monkeypatch: pytest.MonkeyPatch, provider: SqlitePersistenceProvider, change: str
 ) -> None:
     await _fill(provider)
     _by_hand(file, "UPDATE workflows SET status = 'Complete'")
     write = SqliteEngine.write
 
-    async def revive_first(self: SqliteEngine, unit: object) -> object:
-        _by_hand(file, "UPDATE workflows SET status = 'Runnable' WHERE id = 'a'")
+    async def change_first(self: SqliteEngine, unit: object) -> object:
+        _by_hand(file, f"UPDATE workflows SET {change} WHERE id = 'a'")
         return await write(self, unit)  # type: ignore[arg-type]
 
     before = [line for line in await _dump(provider) if '"table":"event_subscriptions"' in line]
-    monkeypatch.setattr(SqliteEngine, "write", revive_first)
+    monkeypatch.setattr(SqliteEngine, "write", change_first)
     assert await provider.purge_workflows(WorkflowStatus.Complete, TIME + 9 * DAY) == 1
     assert len((await provider.get_workflow_instance("a")).execution_pointers) == 2
     assert [line for line in await _dump(provider) if '"table":"event_subscriptions"' in line] == before[:1]

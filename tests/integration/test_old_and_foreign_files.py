@@ -133,8 +133,8 @@ async def test_pointers_still_go_with_their_workflow(file: Path) -> None:
 
 
 STATEMENTS = [
-    *("set_aside_workflows_without_name", "create_workflows_table", "create_definition_sequences_table"),
-    *("restore_workflows_without_name", "add_scheduled_commands_claim", "record_store_version", "commit"),
+    *("name_workflows_without_name", "add_workflows_claim_and_revision", "create_workflow_documents_view"),
+    *("create_definition_sequences_table", "add_events_claim", "record_store_version", "commit"),
 ]
 
 
@@ -242,14 +242,21 @@ async def test_other_tables_are_left_alone(file: Path) -> None:
     assert by_hand(file, "PRAGMA user_version") == [(42,)]
 
 
-async def test_a_store_of_a_later_version(file: Path, wal: bool) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE wfe_sql_store SET version = 2", r"version 2, made by a later wfe-sql; .* version 1: upgrade it"),
+        ("DELETE FROM wfe_sql_store", "is a store of version None"),
+    ],
+)
+async def test_a_store_of_a_version_that_is_not_known(file: Path, wal: bool, change: str, message: str) -> None:
     await open_and_close(file)
-    by_hand(file, "UPDATE wfe_sql_store SET version = 2")
+    by_hand(file, change)
     if not wal:
         by_hand(file, "PRAGMA journal_mode = DELETE")
     before = unchanged(file.parent)
     for url in (file, f"sqlite://{file}?mode=ro"):
-        with pytest.raises(StoreVersionError, match=r"version 2, made by a later wfe-sql; .* version 1: upgrade it"):
+        with pytest.raises(StoreVersionError, match=message):
             await connect(url).open()
         assert unchanged(file.parent) == before
 
@@ -293,7 +300,8 @@ async def test_an_old_file_must_be_opened_for_writing_once(file: Path) -> None:
     shutil.copy(OLD, file)
     before = unchanged(file.parent)
     with pytest.raises(
-        StoreVersionError, match=r"lacks definition_sequences, workflows.name, workflows.root_workflow_id; open"
+        StoreVersionError,
+        match=r"read-only yet: it lacks workflows.name, workflows.root_workflow_id. Open it once without",
     ):
         await connect(f"sqlite://{file}?mode=ro").open()
     assert unchanged(file.parent) == before
@@ -301,5 +309,7 @@ async def test_an_old_file_must_be_opened_for_writing_once(file: Path) -> None:
 
 async def test_a_file_without_a_store_cannot_be_only_read(file: Path) -> None:
     by_hand(file, "CREATE TABLE customers (id INTEGER PRIMARY KEY)")
-    with pytest.raises(StoreError, match="cannot be only read as it is"):
+    with pytest.raises(
+        StoreError, match="cannot be opened read-only yet: it lacks workflows. Open it once without mode=ro"
+    ):
         await connect(f"sqlite://{file}?mode=ro").open()

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from contextvars import ContextVar
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -24,7 +25,9 @@ LEASE = timedelta(minutes=1)
 
 @pytest.fixture
 async def provider(relay: Any, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
-    async with PostgresPersistenceProvider(relay.url, schema=schema, clock=ManualClock()) as opened:
+    async with PostgresPersistenceProvider(
+        relay.url, schema=schema, clock=ManualClock(), on_conflict="overwrite"
+    ) as opened:
         yield opened
 
 
@@ -150,7 +153,9 @@ async def test_what_comes_while_a_statement_waits_for_a_lock_goes_on_without_it(
     assert await waiting == 11
 
 
-async def test_two_writes_of_one_workflow_are_both_done(provider: PostgresPersistenceProvider) -> None:
+async def test_two_writes_of_one_workflow_are_both_done(
+    provider: PostgresPersistenceProvider, run_sql: Callable[..., list[Any]]
+) -> None:
     """Waiting together they cannot be one statement: it would do only one of them."""
     stored = sample_instance()
     await provider.create_new_workflow(stored)
@@ -161,7 +166,7 @@ async def test_two_writes_of_one_workflow_are_both_done(provider: PostgresPersis
     await asyncio.gather(*(provider.persist_workflow(copy) for copy in copies))
     loaded = await provider.get_workflow_instance(stored.id)
     assert loaded in copies
-    assert loaded._revision == 10
+    assert run_sql("SELECT revision FROM workflows") == [(10,)]
     await provider.create_event(full_event(id="e1"))
     await asyncio.gather(*(provider.mark_event_processed("e1") for _ in range(10)))
 
@@ -254,3 +259,26 @@ async def test_closing_finishes_what_is_pending(relay: Any, schema: str) -> None
     await provider.close()
     assert sorted([await number for number in drawing]) == list(range(1, 1_001))
     assert await scheduling == []
+
+
+@pytest.mark.parametrize("kind", ClaimKind)
+async def test_claims_of_one_statement_go_by_the_earliest_clock(
+    postgres_url: str, schema: str, kind: ClaimKind
+) -> None:
+    """What has expired for the caller whose clock is fast is still held for the other."""
+    now = ContextVar("now", default=TIME)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=now.get) as provider:
+        claim_some = provider.claim_runnable_instances
+        if kind is ClaimKind.Event:
+            claim_some = provider.claim_runnable_events
+        await provider.create_new_workflow(sample_instance())
+        await provider.create_event(full_event(is_processed=False))
+        assert len(await claim_some(TIME, "holder", lease=LEASE, limit=1)) == 1
+
+        async def claim_at(time: datetime) -> list[Claim]:
+            now.set(time)
+            return await claim_some(TIME, "other", lease=LEASE, limit=1)
+
+        fast, slow = TIME + LEASE, TIME
+        assert [*await asyncio.gather(claim_at(fast), claim_at(slow), claim_at(fast))] == [[], [], []]
+        assert len(await claim_at(fast)) == 1

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from copy import deepcopy
+from datetime import timedelta
 
 import psycopg
 import pytest
 
-from wfe_sql import PostgresPersistenceProvider, WorkflowInstance
+from wfe_sql import ClaimKind, PostgresPersistenceProvider, WorkflowInstance
 from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
+from wfe_sql.testing.samples import TIME
 
 Open = Callable[[], Awaitable[PostgresPersistenceProvider]]
 
@@ -18,7 +21,9 @@ async def open_host(postgres_url: str, schema: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as hosts:
 
         async def open_host() -> PostgresPersistenceProvider:
-            return await hosts.enter_async_context(PostgresPersistenceProvider(postgres_url, schema=schema))
+            return await hosts.enter_async_context(
+                PostgresPersistenceProvider(postgres_url, schema=schema, on_conflict="overwrite")
+            )
 
         yield open_host
 
@@ -54,14 +59,37 @@ async def test_workflows_persisted_in_opposite_order(open_host: Open, postgres_u
     one, other = await open_host(), await open_host()
     instances = [sample_instance(id=f"w{number:03}") for number in range(60)]
     await asyncio.gather(*(one.create_new_workflow(instance) for instance in instances))
+    copies = deepcopy(instances)
     for _ in range(20):
         forwards = [one.persist_workflow(instance) for instance in instances]
-        backwards = [other.persist_workflow(instance) for instance in reversed(instances)]
+        backwards = [other.persist_workflow(instance) for instance in reversed(copies)]
         await asyncio.gather(*forwards, *backwards)
     await one.close()
     await other.close()
     with psycopg.connect(postgres_url, autocommit=True) as watcher:
         assert watcher.execute(deadlocks).fetchone() == before
+
+
+@pytest.mark.parametrize("kind", ClaimKind)
+async def test_claims_are_released_in_the_order_of_their_ids(
+    open_host: Open, by_hand: psycopg.AsyncConnection, postgres_url: str, schema: str, kind: ClaimKind
+) -> None:
+    """Whatever order they are given back in: it waits for the second with the first in hand, not with the third."""
+    host = await open_host()
+    for id_ in "abc":
+        await host.create_new_workflow(sample_instance(id=id_))
+        await host.create_event(full_event(id=id_, is_processed=False))
+    claim_some = host.claim_runnable_instances if kind is ClaimKind.Workflow else host.claim_runnable_events
+    claims = await claim_some(TIME, "one", lease=timedelta(minutes=1), limit=3)
+    table = f"{kind.lower()}s"
+    await by_hand.execute(f"UPDATE {table} SET claim_worker_id = 'held' WHERE id = 'b'")
+    backwards = sorted(claims, key=lambda claim: claim.id, reverse=True)
+    releasing = asyncio.gather(*(host.release_claim(claim) for claim in backwards))
+    await _somebody_waits(by_hand)
+    with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as other:
+        assert other.execute(f"SELECT id FROM {table} FOR UPDATE SKIP LOCKED").fetchall() == [("c",)]
+    await by_hand.rollback()
+    await releasing
 
 
 async def test_what_was_written_while_a_persist_waited_is_overwritten_whole(

@@ -155,6 +155,11 @@ async def test_statistics_that_are_missing_or_old(by_hand: ByHand, provider: Pos
     store(100_000)
     (message,) = await _found(provider, FindingKind.Statistics)
     assert message == "execution_errors has 110,000 rows and statistics from when it had about 10,000; update them"
+    await provider.update_statistics()
+    assert await _found(provider, FindingKind.Statistics) == []
+    by_hand("DELETE FROM execution_errors WHERE id > 10000")
+    (message,) = await _found(provider, FindingKind.Statistics)
+    assert message == "execution_errors has 10,000 rows and statistics from when it had about 110,000; update them"
 
 
 async def test_sizes(provider: PostgresPersistenceProvider) -> None:

@@ -179,6 +179,13 @@ async def test_a_store_of_a_later_version(postgres_url: str, schema: str, run_sq
         await PostgresPersistenceProvider(postgres_url, schema=schema).open()
 
 
+async def test_a_store_whose_version_is_gone_has_it_again(postgres_url: str, schema: str, run_sql: RunSql) -> None:
+    async with PostgresPersistenceProvider(postgres_url, schema=schema):
+        run_sql(schema, "DELETE FROM wfe_sql_store")
+    async with PostgresPersistenceProvider(postgres_url, schema=schema):
+        assert run_sql(schema, "SELECT version FROM wfe_sql_store") == [(1,)]
+
+
 @pytest.mark.parametrize(
     "schema", ["", "wfc; DROP TABLE x", "1wfc", "has space", "public.wfc", '"quoted"', "wfc--", "x" * 64, "wfc\n", "é"]
 )

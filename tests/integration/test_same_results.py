@@ -18,7 +18,7 @@ from wfe_sql.testing.clock import ManualClock
 SQLITE, POSTGRES = CASES
 OTHERWISE = {
     "get_store_size": "bytes are counted differently",
-    "list_columns": "each dialect has columns and tables of its own",
+    "list_parts": "each dialect has columns and tables of its own",
     "list_indexes": "each has indexes of its own",
     "list_statistics": "SQLite keeps none of an empty table",
 }

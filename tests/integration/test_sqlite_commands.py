@@ -6,7 +6,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from wfe_sql import ScheduledCommand, SqlitePersistenceProvider
+from wfe_sql import ScheduledCommand, SqlitePersistenceProvider, utc_now
 from wfe_sql.testing import ManualClock
 
 
@@ -40,6 +40,21 @@ async def test_a_handler_that_outlives_its_lease_keeps_it(tmp_path: Path) -> Non
         await one.process_commands(clock(), slow, lease=timedelta(milliseconds=30))
         await other.process_commands(clock(), handler)
     assert handled == []
+
+
+async def test_a_lease_is_renewed_at_every_third_of_it() -> None:
+    loop = asyncio.get_running_loop()
+    waits: list[float] = []
+
+    async def handler(command: ScheduledCommand) -> None:
+        await asyncio.sleep(0)  # the renewal begins to wait
+        timers: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
+        waits.extend(timer.when() - loop.time() for timer in timers if not timer.cancelled())
+
+    async with SqlitePersistenceProvider(":memory:") as provider:
+        await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
+        await provider.process_commands(utc_now(), handler, lease=timedelta(hours=3))
+    assert [round(wait / 60) for wait in waits] == [60]
 
 
 async def test_a_command_of_a_host_that_died_is_due_after_its_lease(tmp_path: Path) -> None:

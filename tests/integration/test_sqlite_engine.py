@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from wfe_sql import (
+    ExecutionError,
     ProviderClosedError,
     ScheduledCommand,
     SqlitePersistenceProvider,
@@ -552,6 +553,27 @@ async def test_a_unit_that_fails_half_done_fails_alone(provider: SqlitePersisten
     found = await provider.get_workflow_instances(["before", "thief", "after", "owner"])
     assert [instance.id for instance in found] == ["before", "after", "owner"]
     assert found[-1].execution_pointers == [taken]
+
+
+async def test_rows_of_one_statement_are_stored_all_or_none(file: Path, provider: SqlitePersistenceProvider) -> None:
+    """Its first row is written before its second is refused; the other units of the batch stay."""
+    with closing(sqlite3.connect(file)) as by_hand, by_hand:
+        by_hand.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON execution_errors WHEN new.message = 'refused'"
+            " BEGIN SELECT RAISE(ABORT, 'refused by a trigger'); END"
+        )
+
+    def errors(*messages: str) -> list[ExecutionError]:
+        return [ExecutionError(workflow_id="w", execution_pointer_id="p", message=message) for message in messages]
+
+    outcomes = await asyncio.gather(
+        provider.persist_errors(errors("before")),
+        provider.persist_errors(errors("with it", "refused")),
+        provider.persist_errors(errors("after")),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [type(None), StoreError, type(None)]
+    assert [error.message for error in await provider.get_execution_errors()] == ["before", "after"]
 
 
 async def test_conflicts_in_one_batch_name_their_own_workflow(provider: SqlitePersistenceProvider) -> None:

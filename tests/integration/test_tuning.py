@@ -57,8 +57,8 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
     index = "CREATE INDEX IF NOT EXISTS idx_mine ON workflows (next_execution, id) WHERE status = 'Runnable';"
     by_index = (POLL, "FROM workflows", "FROM workflows INDEXED BY idx_mine")
     assert "no such index: idx_mine" in _refusal(_tuned(tmp_path / "without", by_index))
-    table = ("create_workflows_table", first, f"{index}\n{first}")
-    assert load_sqlite_queries(_tuned(tmp_path / "with", by_index, table)).tuned == {POLL, "create_workflows_table"}
+    indexes = ("create_workflows_indexes", first, f"{index}\n{first}")
+    assert load_sqlite_queries(_tuned(tmp_path / "with", by_index, indexes)).tuned == {POLL, "create_workflows_indexes"}
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,17 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
             "SELECT revision, claim_token",
             "must return the columns",
         ),
-        ("get_event", ") AS document", ")", "must return the columns (document), not (json_object("),
+        ("get_event", "SELECT document", "SELECT document AS event", "must return the columns (document), not (event)"),
+        (
+            "get_event",
+            "SELECT document\nFROM event_documents",
+            "SELECT json_object('id', id, 'event_name', event_name) AS document\nFROM events",
+            "must read its documents from event_documents: what a document of its own lacks would be erased",
+        ),
+        ("create_event_documents_view", "'event_key', event_key,", "", "it lacks event_documents.'event_key'"),
         ("claim_runnable_events", "RETURNING id, event_time", "RETURNING event_time, id", "must return the columns"),
         ("claim_runnable_events", "RETURNING id, event_time", "", "must return the columns (id, event_time), not ()"),
-        ("persist_workflow", "RETURNING revision", "RETURNING id", "must return the columns (revision), not (id)"),
+        ("persist_workflow", "RETURNING revision, create_time", "RETURNING id", "(revision, create_time), not (id)"),
         ("create_event", "INSERT INTO events", "INSERT INTO event", "SQLite refuses it: no such table: event"),
         ("create_event", ":is_processed);", ":is_processed) RETURNING id;", "must return the columns (), not (id)"),
         ("persist_errors", "VALUES (", "VALUES (1, ", "SQLite refuses it: 5 values for 4 columns"),
@@ -86,11 +93,23 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
         ("use_wal", "PRAGMA", "PRAGMAS", 'SQLite refuses it: near "PRAGMAS": syntax error'),
         ("begin_unit", "SAVEPOINT", "SAFEPOINT", 'SQLite refuses it: near "SAFEPOINT": syntax error'),
         ("create_events_table", "event_key TEXT", "event_key TEXT,,", 'SQLite refuses it: near ",": syntax error'),
-        ("create_events_table", "claim_worker_id TEXT,\n", "", "it lacks events.claim_worker_id"),
+        ("create_events_table", "event_key TEXT NOT NULL,\n", "", "SQLite refuses it: no such column: event_key"),
+        (
+            "create_scheduled_commands_table",
+            "id INTEGER PRIMARY KEY AUTOINCREMENT,\n",
+            "",
+            "it lacks scheduled_commands.id",
+        ),
+        (
+            "add_events_claim",
+            "ALTER TABLE events ADD COLUMN claim_worker_id TEXT;\n",
+            "",
+            "it lacks events.claim_worker_id",
+        ),
         ("create_events_table", "is_processed = 0;", "is_processed =", "SQLite refuses it: incomplete input"),
         ("create_workflows_revision_trigger", "ON workflows", "ON workflow", "SQLite refuses it: no such table"),
         ("add_events_claim", "COLUMN claim_worker_id TEXT", "COLUMN", 'SQLite refuses it: near ";"'),
-        ("restore_workflows_without_name", "DROP TABLE", "DRIP TABLE", 'SQLite refuses it: near "DRIP"'),
+        ("name_workflows_without_name", "DROP TABLE", "DRIP TABLE", 'SQLite refuses it: near "DRIP"'),
     ],
 )
 def test_what_does_not_do_for_the_original(tmp_path: Path, name: str, old: str, new: str, why: str) -> None:

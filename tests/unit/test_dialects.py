@@ -16,19 +16,19 @@ SETTINGS = (
     "wait_for_no_lock",
 )
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
-STAND_INS = ("stand_in_for_workflows_claim", "stand_in_for_events_claim", "stand_in_for_scheduled_commands_claim")
-CLAIMS = ("add_workflows_claim", "add_events_claim", "add_scheduled_commands_claim")
+ADDITIONS = (
+    *("add_workflows_claim_and_revision", "add_events_claim", "add_scheduled_commands_claim_and_rescheduled_time"),
+)
 
 ONLY_IN_SQLITE = {
     **{lead: f"PostgreSQL runs it as {lead}_group, even for one unit" for lead in GROUPS},
     **dict.fromkeys(PARTS, "a part of a group in PostgreSQL"),
     **dict.fromkeys(SETTINGS, "a setting of SQLite's"),
     **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
-    **dict.fromkeys(CLAIMS, "PostgreSQL adds missing columns in the query that makes the table"),
+    **dict.fromkeys(ADDITIONS, "PostgreSQL adds these columns in the query that makes the table"),
+    "create_workflows_indexes": "PostgreSQL makes these indexes in the query that makes the table",
     "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",
-    "set_aside_workflows_without_name": "as suspend_foreign_keys",
-    "restore_workflows_without_name": "as suspend_foreign_keys",
-    **dict.fromkeys(STAND_INS, "only SQLite opens what the reference wrote for reading, as it is"),
+    "stand_in_for_columns": "only SQLite opens what the reference wrote for reading, as it is",
 }
 ONLY_IN_POSTGRES = {
     **{f"{lead}_group": f"runs any number of {lead} as one statement" for lead in GROUPS},
@@ -39,8 +39,8 @@ ONLY_IN_POSTGRES = {
     "lock_workflows": "in SQLite nobody else writes between two statements of a transaction",
     "create_schema": "SQLite has no schemas",
     "hold_making_lock": "SQLite's write lock does this",
-    "order_ids_by_bytes": "SQLite has them so",
-    "name_workflows_without_name": "SQLite replaces the table (set_aside_workflows_without_name)",
+    "grant_documents": "SQLite has no roles",
+    "collate_ids_bytewise": "SQLite has them so",
 }
 
 
@@ -59,11 +59,12 @@ def test_what_both_have_is_called_alike(name: str) -> None:
         "commit",
         "rollback",
         "get_store_version",
-        "list_columns",
+        "list_parts",
         "list_indexes",
+        "has_statistics",
     )
     if name not in of_their_own:
-        assert one.used_by == other.used_by  # the engines and stores have methods of their own names
+        assert one.used_by == other.used_by  # engines, stores and planners have methods of their own names
 
 
 @pytest.mark.parametrize("lead", sorted(GROUPS))

@@ -24,8 +24,8 @@ Name = Annotated[str, typer.Argument(help="The workflow's name or id.")]
 def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Stop a Runnable workflow from being polled, until it is resumed.
 
-    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that does not
-    store with on_conflict="raise" then writes over the change, so look again.
+    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that
+    stores with on_conflict="overwrite" then writes over the change, so look again.
 
     Example: wfe-sql suspend wfe.db order-3
     """
@@ -57,8 +57,8 @@ def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, 
 def terminate(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """End a workflow for good; its complete_time is now.
 
-    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that does not
-    store with on_conflict="raise" then writes over the change, so look again.
+    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that
+    stores with on_conflict="overwrite" then writes over the change, so look again.
 
     Example: wfe-sql terminate wfe.db order-3 --yes
     """

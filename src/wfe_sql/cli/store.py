@@ -56,7 +56,7 @@ async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[
             url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
     elif "?" not in url and parse_sqlite_url(url).path is not None:
         url = f"{url}?mode={mode}"
-    async with connect(url, on_conflict="raise", sql_dir=sql_dir, **options) as provider:
+    async with connect(url, sql_dir=sql_dir, **options) as provider:
         yield provider
 
 

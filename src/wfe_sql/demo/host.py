@@ -8,7 +8,7 @@ moment runs again; one that was stored as done does not. Several hosts share a s
   another, and from then on the store takes nothing more from the first.
 - Every change is made to what is stored: load, change, store, and all over again when somebody else stored something in
   between (`_change`). So an event or a command changes a workflow while a claim holds it, and neither change is lost.
-  The store must be opened with `on_conflict="raise"` for that.
+  A store opened with `on_conflict="overwrite"` would not tell.
 
 Events and times are compared by the hosts' clocks, which must agree.
 
@@ -70,7 +70,7 @@ class WorkflowHost:
     """Starts workflows and runs what is due in a store, beside any number of other hosts.
 
     Args:
-        store: Where everything is, opened with `on_conflict="raise"`; opened and closed by the caller.
+        store: Where everything is, opened and closed by the caller, with the default `on_conflict`.
         definitions: The kinds of workflow that it can run; all hosts of a store have the same.
         worker_id: What the store shows as the holder of this host's claims.
         clock: Returns the current time, aware, the one that the store goes by.

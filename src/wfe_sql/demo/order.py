@@ -130,7 +130,7 @@ async def serve(file: Path, journal: Path, parent_pid: int) -> None:
     Raises:
         StoreError: The store cannot be opened, or, in an `ExceptionGroup`, polled.
     """
-    async with connect(file, on_conflict="raise") as store:
+    async with connect(file) as store:
         orders = OrderSteps(journal).definition()
         host = WorkflowHost(store, [orders], worker_id=f"host {os.getpid()}", max_tasks=_MAX_TASKS, lease=_LEASE)
         running = asyncio.create_task(host.run())

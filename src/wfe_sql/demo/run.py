@@ -80,7 +80,7 @@ async def run_demo(file: Path, say: Callable[[str], None]) -> DemoReport:
     for path in (report.file, report.journal):
         if path.exists():
             raise FileExistsError(f"{path} exists already; name a file that does not")
-    async with connect(file, on_conflict="raise") as store:
+    async with connect(file) as store:
         demo = _Demo(store, report, say)
         try:
             async with asyncio.timeout(_DEADLINE):

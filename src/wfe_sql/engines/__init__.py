@@ -22,12 +22,15 @@ class Statement:
         params: Its parameters by name; a list of them for a query that runs many times.
         otherwise: What the unit fails with when the query returns no row or changes none.
         conflicts: What the unit fails with when a unique column, "table.column", has the value already.
+        ended: For the first of a unit: what is told how the unit ended, before its caller hears of it and also when the
+            caller was cancelled meanwhile: its results, its error, or None where nothing ran.
     """
 
     query: str
     params: Params
     otherwise: Exception | None = None
     conflicts: Mapping[str, Exception] = field(default_factory=dict)
+    ended: "Callable[[Results | Exception | None], None] | None" = None
 
 
 Unit = Sequence[Statement]
@@ -65,6 +68,11 @@ def check_usable(target: object, loop: asyncio.AbstractEventLoop | None, *, is_o
 
 class Engine(Protocol):
     """What a provider needs from a database."""
+
+    @property
+    def store_id(self) -> str:
+        """What tells the open store from all others: two engines of one store have the same."""
+        ...
 
     @property
     def queries(self) -> QuerySet:

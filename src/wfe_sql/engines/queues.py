@@ -15,14 +15,23 @@ def take(waiting: deque[Waiting], at_most: int) -> list[Waiting]:
     batch: list[Waiting] = []
     while waiting and len(batch) < at_most:
         unit, future = waiting.popleft()
-        if not future.done():
+        if future.done():
+            tell(unit, None)
+        else:
             batch.append((unit, future))
     return batch
 
 
+def tell(unit: Unit, outcome: Outcome | None) -> None:
+    """Tell whoever asked for it how a unit ended, whether or not its caller still waits."""
+    if unit[0].ended is not None:
+        unit[0].ended(outcome)
+
+
 def answer(batch: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
     """Tell those who wait for the units of a batch what became of them, but for those who have gone."""
-    for (_, future), outcome in zip(batch, outcomes, strict=True):
+    for (unit, future), outcome in zip(batch, outcomes, strict=True):
+        tell(unit, outcome)
         if future.done():
             continue
         if isinstance(outcome, Exception):

@@ -1,21 +1,118 @@
-"""What the stores of both databases have in common."""
+"""What the stores of both databases have in common: their version, and the scripts that make them and let them grow.
 
-from collections.abc import Iterable
+A store is made, and one of an earlier version is made equal to a new one, by the same scripts, in the order in which
+each database's store lists them. What a script makes is read from its SQL, as the house formats it. To let a store
+grow, write a script, `add_...` if it adds columns to a table and `create_...` if it makes anything else, and list it.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
 
 from wfe_sql.errors import StoreVersionError
+from wfe_sql.queries import QuerySet
 
 VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
 
-Columns = dict[str, set[str]]
+Parts = dict[str, str | None]
+"""What a store consists of, each part with its definition where that is known. Parts are called "table.column", "view",
+"view.column", "view.'key'" for a key of its documents, "index", "trigger", "trigger:column" for one that it watches."""
+
+_ADDS = re.compile(r"\bALTER TABLE (\w+) ADD COLUMN (?:IF NOT EXISTS )?(\w+)", re.IGNORECASE)
+_CREATES = re.compile(
+    r"\bCREATE (?:OR REPLACE |UNIQUE )?(TABLE|VIEW|TRIGGER|INDEX) (?:IF NOT EXISTS )?(\w+)\b(?!\.)([^;]*)",
+    re.IGNORECASE,
+)
+_COLUMN = {
+    "TABLE": re.compile(r"^    ([a-z_]\w*) ", re.MULTILINE),
+    "VIEW": re.compile(r"^    (?:.* AS )?(\w+),?$", re.MULTILINE),
+}
+_KEY = re.compile(r"'\w+'")
+_WATCHED = re.compile(r"\bUPDATE\s+OF\s+(.*?)\s+ON\b", re.DOTALL)
 
 
-def columns_by_table(rows: Iterable[tuple[str, str]]) -> Columns:
-    """Return the columns of each table, of rows of (table, column)."""
-    columns: Columns = {}
-    for table, column in rows:
-        columns.setdefault(table, set()).add(column)
-    return columns
+def parts_made_by(sql: str) -> set[str]:
+    """Return what a script, or one statement of it, makes."""
+    return _added_by(sql) | _created_by(sql)
+
+
+def _added_by(sql: str) -> set[str]:
+    return {f"{table}.{column}" for table, column in _ADDS.findall(sql)}
+
+
+def _created_by(sql: str) -> set[str]:
+    parts: set[str] = set()
+    for kind, name, text in _CREATES.findall(sql):
+        if column := _COLUMN.get(kind.upper()):
+            parts.update(f"{name}.{found}" for found in column.findall(text))
+        if kind.upper() != "TABLE":
+            parts.add(name)
+        if kind.upper() in ("VIEW", "TRIGGER"):
+            parts |= _defined_by(name, text)
+    return parts
+
+
+def _defined_by(name: str, definition: str) -> set[str]:
+    """Return the keys of a view's documents, or the columns that a trigger watches."""
+    watched = (column for columns in _WATCHED.findall(definition) for column in re.findall(r"\w+", columns))
+    return {f"{name}.{key}" for key in _KEY.findall(definition)} | {f"{name}:{column}" for column in watched}
+
+
+def read_parts(rows: Sequence[tuple[str, str | None]]) -> Parts:
+    """Return the parts of a store, of rows of `list_parts`."""
+    parts = dict(rows)
+    for name, definition in rows:
+        if definition is not None and "." not in name:
+            parts.update(dict.fromkeys(_defined_by(name, definition)))
+    return parts
+
+
+def of_table(part: str) -> str:
+    """Return the table, or view, that a part belongs to."""
+    return part.partition(".")[0]
+
+
+class Scripts:
+    """The scripts that make a store, in their order."""
+
+    def __init__(self, names: Sequence[str], queries: QuerySet) -> None:
+        """Take the names of all of them, and the queries among which they are."""
+        self.names = names
+        self._queries = queries
+
+    @cached_property
+    def made(self) -> dict[str, set[str]]:
+        """What each script makes, and what the library's own makes that it is in place of."""
+        own = self._queries.replaced
+        return {
+            name: parts_made_by(self._queries[name].sql) | (parts_made_by(own[name].sql) if name in own else set())
+            for name in self.names
+        }
+
+    def missing(self, parts: Parts) -> dict[str, set[str]]:
+        """Return the scripts that make what a store lacks, and what that is."""
+        return {name: lacks for name in self.names if (lacks := self.made[name] - parts.keys())}
+
+    def check_tables(self, store: object, parts: Parts, *, instead: str) -> None:
+        """Refuse tables that are not those of a store, for they lack columns that no script adds.
+
+        Raises:
+            StoreVersionError: There is one; the message names it, and says to use another file or schema (`instead`).
+        """
+        tables = {of_table(part) for part in parts}
+        added = set().union(*(_added_by(self._queries[name].sql) for name in self.names))
+        for name in (name for name in self.names if name.endswith("_table")):
+            missing = {part for part in self.made[name] - added - parts.keys() if "." in part}
+            for table in tables.intersection(map(of_table, missing)):
+                raise StoreVersionError(
+                    f"{store} has a table {table} that is not one of a workflow store: it has the columns "
+                    f"{_columns(table, parts)}, and lacks {_columns(table, missing)}; use another {instead}"
+                )
+
+
+def _columns(table: str, parts: Parts | set[str]) -> str:
+    return ", ".join(sorted(part.partition(".")[2] for part in parts if of_table(part) == table and "." in part))
 
 
 def out_of_date(store: object) -> StoreVersionError:

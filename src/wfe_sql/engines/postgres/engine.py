@@ -9,7 +9,6 @@ import asyncio
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
-from wfe_sql.engines.postgres.connection import Connection
+from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, is_of_replica, text_of, unit_error
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres.pool import ConnectionPool
@@ -47,13 +46,6 @@ _LONGEST_CLOSE = 35.0
 """Seconds that closing waits for calls that may take for ever; for others, it waits as long as a statement may take."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What is known of work that may be cut off: whether it had begun to commit by then."""
-
-    may_have_committed: bool = False
 
 
 Work = Callable[[Connection, Attempt], Awaitable[_T]]
@@ -95,6 +87,11 @@ class PostgresEngine:
         self._is_open = False
         self._gives_up = False
         self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def store_id(self) -> str:
+        """What tells the open store from all others: its server, database and schema."""
+        return self._store.id
 
     @property
     def queries(self) -> QuerySet:
@@ -185,11 +182,12 @@ class PostgresEngine:
         group = group_of(unit)
         if group is not None:
             return await self._groups[group.lead].submit(unit)
-        task = self._begin_alone(unit, Attempt(), writes=writes)
+        attempt = Attempt()
+        task = self._begin_alone(unit, attempt, writes=writes)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.cancel()
+            attempt.give_up()
             raise
 
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
@@ -198,25 +196,27 @@ class PostgresEngine:
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
+    async def run_group(
+        self, group: Group, units: Sequence[Unit], attempt: Attempt, *, locks_first: bool = False
+    ) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
         statements = [Statement(group.query, {"units": encode_units(units)})]
         if locks_first:
             ids = encode_ids(param_of(unit, "id") for unit in units)
             statements.insert(0, Statement("lock_workflows", {"ids": ids}))
         try:
-            rows = (await self._run_statements(statements, Attempt(), writes=group.writes))[-1]
+            rows = (await self._run_statements(statements, attempt, writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
                 return [unit_error(self._store, error, unit) for unit in units]
             half = len(units) // 2
             halves = [
-                await self.run_group(group, some, locks_first=locks_first) for some in (units[:half], units[half:])
+                await self.run_group(group, some, attempt, locks_first=locks_first) for some in (units[:half], units[half:])
             ]
             return [outcome for some in halves for outcome in some]
         results = [group.results(found) for found in rows_by_unit(len(units), rows)]
         again = [unit for unit, result in zip(units, results, strict=True) if result is None]
-        later = iter(await self.run_group(group, again, locks_first=True) if again else ())
+        later = iter(await self.run_group(group, again, attempt, locks_first=True) if again else ())
         return [
             next(later) if result is None else _outcome(unit, result)
             for unit, result in zip(units, results, strict=True)
@@ -285,9 +285,15 @@ class PostgresEngine:
             attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
-                    return await self._try(work, connection, attempt)
+                    if attempt.is_given_up:
+                        raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
+                    attempt.connection = connection
+                    try:
+                        return await self._try(work, connection, attempt)
+                    finally:
+                        attempt.connection = None
             except StoreUnavailableError:
-                if attempt.may_have_committed or time() > deadline or self._gives_up:
+                if attempt.may_have_committed or time() > deadline or self._gives_up or attempt.is_given_up:
                     raise
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:

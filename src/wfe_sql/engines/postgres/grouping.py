@@ -34,15 +34,15 @@ def _rows(rows: Rows) -> Results:
 
 def _revision(rows: Rows) -> Results | None:
     """A null revision: another host changed the workflow while the statement waited for it."""
-    return None if rows and rows[0][0] is None else _value(rows)
+    return None if rows and rows[0][0] is None else _row(rows)
 
 
 def _instance(rows: Rows) -> Results:
-    """A row of document, revision and the documents of the pointers, as the two queries of the unit return them."""
+    """A row of the workflow's columns and the documents of the pointers, as the two queries of the unit return them."""
     if not rows:
         return [None, []]
-    document, revision, pointers = rows[0]
-    return [(document, revision), [(pointer,) for pointer in pointers]]
+    *workflow, pointers = rows[0]
+    return [workflow, [(pointer,) for pointer in pointers]]
 
 
 @dataclass(frozen=True, slots=True)

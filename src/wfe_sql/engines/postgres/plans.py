@@ -59,7 +59,7 @@ class PostgresPlanner:
         sql, order = number_parameters(query.sql, "$")
         values = ", ".join(["null"] * len(order))
         try:
-            await self._store.begin(self._connection)
+            await self._store.begin(self._connection, "begin_write")
             try:
                 await self._fill_in("prepare_query", f"{name} AS {sql.rstrip().rstrip(';')}")
                 cursor = await self._fill_in("explain_query", f"{name}({values})" if order else name)

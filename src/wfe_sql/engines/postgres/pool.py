@@ -132,6 +132,12 @@ class PostgresTarget:
         connection.patience = seconds
         return connection
 
+    def server(self, connection: Connection) -> str:
+        """Return what a server is told by, of one of its connections: the same whichever of several hosts answered."""
+        hosts = str(self._parameters.get("host") or self._parameters.get("hostaddr") or "")
+        info = connection.info
+        return f"{hosts}:{self._parameters.get('port')}" if "," in hosts else f"{info.host}:{info.port}"
+
     def _shows_password(self, text: str) -> bool:
         password = str(self._parameters.get("password") or "")
         return bool(password) and (password in text or quote(password, safe="") in text)
@@ -179,7 +185,7 @@ class ConnectionPool:
         try:
             yield connection
         except asyncio.CancelledError:
-            self._made[connection] = _LONG_AGO  # a cancel that comes late must not meet the next statement
+            connection.is_given_up = True
             raise
         finally:
             self._give_back(connection)
@@ -283,7 +289,7 @@ class ConnectionPool:
 
     def _give_back(self, connection: Connection) -> None:
         now = _now()
-        is_sound = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        is_sound = connection.pgconn.transaction_status == TransactionStatus.IDLE and not connection.is_given_up
         if is_sound and not self._is_closed and now - self._made[connection] < _MAX_AGE:
             self._idle[connection] = now
             if self._closing_unused is None:

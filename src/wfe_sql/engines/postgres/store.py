@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -12,8 +13,8 @@ from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import has_no_transactions, hides, is_about_statement, store_error, text_of
 from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
-from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version, out_of_date
-from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError, StoreVersionError
+from wfe_sql.engines.stores import VERSION, Parts, Scripts, later_version, of_table, out_of_date, read_parts
+from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA
 
@@ -27,36 +28,14 @@ _PROBES = 5
 _LATE = 5.0
 """Seconds after the statement timeout at which a connection whose server says nothing is cut."""
 
-_INDEX_NAME = re.compile(r"\bidx_\w+")
-"""What all indexes of the store are called, but for those of keys."""
-
-_CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
-_REFERENCE = {
-    "workflows": "id definition_id version description reference status data next_execution create_time complete_time",
-    "execution_pointers": "id workflow_id step_id active status sleep_until persistence_data start_time end_time "
-    "event_name event_key event_published event_data step_name retry_count children context_item predecessor_id "
-    "outcome scope extension_attributes",
-    "definition_sequences": "definition_id next_num",
-    "events": "id event_name event_key event_data event_time is_processed",
-    "event_subscriptions": "id workflow_id step_id execution_pointer_id event_name event_key subscribe_as_of "
-    "subscription_data external_token external_worker_id external_token_expiry",
-    "scheduled_commands": "id command_name data execute_time",
-    "execution_errors": "id error_time workflow_id execution_pointer_id message",
-    "wfe_sql_store": "id version",
-}
-"""Columns that a table of one of these names must have to be the store's."""
-_ADDED = {
-    "workflows": _CLAIM | {"name", "root_workflow_id", "last_heartbeat_at", "revision"},
-    "execution_pointers": {"position"},
-    "events": _CLAIM,
-    "event_subscriptions": {"terminated"},
-    "scheduled_commands": _CLAIM | {"rescheduled_time"},
-}
-"""Columns that tables of the reference, or of its older releases, may lack; they are added."""
-
 
 class PostgresStore:
-    """Opens connections to the store in one schema, and makes it where it does not exist."""
+    """Opens connections to the store in one schema, and makes it where it does not exist.
+
+    Attributes:
+        target: What it connects to.
+        id: What tells the store from all others, once there was a connection.
+    """
 
     def __init__(
         self,
@@ -75,7 +54,9 @@ class PostgresStore:
         if statement_timeout is not None and statement_timeout < timedelta(milliseconds=1):
             raise StoreError(f"statement_timeout must be at least a millisecond, or None, not {statement_timeout}")
         self.target = target
+        self.id = ""
         self._queries = queries
+        self._scripts = Scripts(_scripts(), queries)
         self._schema = schema
         self._mode = mode
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
@@ -113,9 +94,10 @@ class PostgresStore:
             if isinstance(error, psycopg.Error):
                 raise store_error(self, error) from error
             raise
+        self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
 
-    async def begin(self, connection: Connection, query: str = "begin_write") -> None:
+    async def begin(self, connection: Connection, query: str) -> None:
         """Begin a transaction; where a pooler lends the server's connection only for that, its settings come with it."""
         if connection.run_shared is None:
             await self._runner(connection)(query)
@@ -168,13 +150,13 @@ class PostgresStore:
         """
         try:
             run = self._runner(connection)
-            columns = await self._columns(run)
-            if not columns:
+            parts = await self._parts(run)
+            if not parts:
                 raise StoreError(f"{self} does not exist")
-            await self._check(columns, run)
-            if not await self._is_complete(run):
+            await self._check(parts, run)
+            if not await self._is_complete(parts, run):
                 raise out_of_date(self)
-            await check_tuned_postgres(self._queries, connection, self.begin)
+            await check_tuned_postgres(self._queries, connection, partial(self.begin, query="begin_write"))
         except psycopg.Error as error:
             raise store_error(self, error) from error
 
@@ -188,19 +170,19 @@ class PostgresStore:
         run = self._runner(connection)
         works = False
         try:
-            works = await self._is_complete(run)
-            lacks = not works or await self._lacks_indexes(run) or bool(self._queries.tuned.intersection(_scripts()))
+            parts = await self._parts(run)
+            works = await self._is_complete(parts, run)
+            lacks = bool(
+                not works or self._scripts.missing(parts) or self._queries.tuned.intersection(self._scripts.names)
+            )
             if not works and self._mode != "rwc":
-                raise StoreUnavailableError(
-                    f"{self} cannot be opened: it does not exist, or is not complete (with mode={self._mode} nothing "
-                    "is made)"
-                )
+                raise self._refusal(parts)
         except psycopg.Error as error:
             raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
-            await check_tuned_postgres(self._queries, connection, self.begin)
+            await check_tuned_postgres(self._queries, connection, partial(self.begin, query="begin_write"))
         except psycopg.Error as error:
             if hides(error):
                 if works:
@@ -210,7 +192,7 @@ class PostgresStore:
 
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
-        await self.begin(connection)
+        await self.begin(connection, "begin_write")
         try:
             await run("hold_making_lock")
             await self._bring_up_to_date(run)
@@ -261,45 +243,47 @@ class PostgresStore:
 
         return run
 
-    async def _is_complete(self, run: Callable[..., Awaitable[Any]]) -> bool:
-        columns = await self._columns(run)
-        lacking = any(_expected(table) - columns.get(table, set()) for table in _REFERENCE)
-        return not lacking and await run("get_store_version") == VERSION
+    async def _is_complete(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> bool:
+        """Tell whether a store lacks at most indexes, which make queries faster."""
+        return not self._lacking(parts) and await run("get_store_version") == VERSION
 
-    async def _lacks_indexes(self, run: Callable[..., Awaitable[Any]]) -> bool:
-        made = {index for script in self._queries.ddl() for index in _INDEX_NAME.findall(script.sql)}
-        return not made <= {index for (index,) in await run("list_indexes")}
+    def _lacking(self, parts: Parts) -> list[str]:
+        return sorted(part for lacks in self._scripts.missing(parts).values() for part in lacks if "." in part)
+
+    def _refusal(self, parts: Parts) -> StoreError:
+        """Return the error of a store that is not complete, where nothing may be made."""
+        if not any(of_table(part) == "workflows" for part in parts):
+            return StoreUnavailableError(f"{self} cannot be opened with mode={self._mode}: it does not exist")
+        lacking = ", ".join(self._lacking(parts)) or "its version"
+        return StoreUnavailableError(
+            f"{self} cannot be opened with mode={self._mode} yet: it lacks {lacking}. "
+            f"Open it once without mode={self._mode} to upgrade it"
+        )
 
     async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
-        columns = await self._columns(run)
-        await self._check(columns, run)
-        for query in _scripts():
-            await run(query)
-        columns = await self._columns(run)
-        for table in _REFERENCE:
-            if missing := _expected(table) - columns.get(table, set()):
-                script = self._queries[f"create_{table}_table"]
-                raise QueryFileError(
-                    f"{script.place}: must make the columns that its original makes, it lacks {table}.{min(missing)}"
-                )
+        parts = await self._parts(run)
+        await self._check(parts, run)
+        missing = self._scripts.missing(parts)
+        for script in _scripts():
+            # One that lacks nothing may be a later version's, and have what this one would take away.
+            if script in missing or not script.endswith(("_view", "_trigger")):
+                await run(script)
+        for script, lacks in self._scripts.missing(await self._parts(run)).items():
+            if lacking := sorted(part for part in lacks if "." in part):
+                place = self._queries[script].place
+                raise QueryFileError(f"{place}: must make the columns that its original makes, it lacks {lacking[0]}")
         await run("record_store_version", version=VERSION)
 
-    async def _check(self, columns: Columns, run: Callable[..., Awaitable[Any]]) -> None:
+    async def _check(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> None:
         """Refuse tables that are not those of a store, and a store of a later version."""
-        for table, expected in _REFERENCE.items():
-            missing = set(expected.split()) - columns.get(table, set(expected.split()))
-            if missing:
-                raise StoreVersionError(
-                    f"{self} has a table {table} that is not one of a workflow store: it has the columns "
-                    f"{', '.join(sorted(columns[table]))}, and lacks {', '.join(sorted(missing))}; use another schema"
-                )
-        if "wfe_sql_store" in columns:
+        self._scripts.check_tables(self, parts, instead="schema")
+        if "wfe_sql_store.version" in parts:
             version = await run("get_store_version")
             if version is not None and version > VERSION:
                 raise later_version(self, version)
 
-    async def _columns(self, run: Callable[..., Awaitable[Any]]) -> Columns:
-        return columns_by_table(await run("list_columns"))
+    async def _parts(self, run: Callable[..., Awaitable[Any]]) -> Parts:
+        return read_parts(await run("list_parts"))
 
 
 def schema_script(queries: QuerySet) -> str:
@@ -322,22 +306,24 @@ def _scripts() -> tuple[str, ...]:
     """Return what makes a store, and brings an old one up to date, in their order."""
     return (
         "create_schema",
-        "order_ids_by_bytes",
+        "collate_ids_bytewise",
         "create_wfe_sql_store_table",
         "create_workflows_table",
         "name_workflows_without_name",
         "create_workflows_revision_trigger",
+        "create_workflow_documents_view",
         "create_execution_pointers_table",
+        "create_execution_pointer_documents_view",
         "create_definition_sequences_table",
         "create_events_table",
+        "create_event_documents_view",
         "create_event_subscriptions_table",
+        "create_event_subscription_documents_view",
         "create_scheduled_commands_table",
         "create_execution_errors_table",
+        "create_execution_error_documents_view",
+        "grant_documents",
     )
-
-
-def _expected(table: str) -> set[str]:
-    return set(_REFERENCE[table].split()) | _ADDED.get(table, set())
 
 
 def _quoted(name: str) -> str:

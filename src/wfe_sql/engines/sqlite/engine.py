@@ -7,12 +7,13 @@ that.
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
+from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
 from wfe_sql.rows import UNPARSED
 
@@ -59,6 +61,12 @@ class SqliteEngine:
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
         self._calls = 0
+        self._store_id = f":memory: {new_id()}" if store.target.path is None else os.path.realpath(store.target.path)
+
+    @property
+    def store_id(self) -> str:
+        """What tells the store from all others: the path of its file, with no links in it."""
+        return self._store_id
 
     @property
     def queries(self) -> QuerySet:
@@ -315,8 +323,16 @@ class SqliteEngine:
         connection.create_function("careful_json", 1, _unparsed_json)
         connection.create_function("careful_json_object", -1, _careful_json_object)
         query = self._queries[statement.query]
-        rows = connection.execute(_JSON_FUNCTION.sub(r"careful_\g<0>", query.sql), statement.params).fetchall()
+        sql = query.sql
+        for view, definition in self._views.items():
+            sql = re.sub(rf"\b(FROM|JOIN) {view}\b", rf"\1 ({definition})", sql)
+        rows = connection.execute(_JSON_FUNCTION.sub(r"careful_\g<0>", sql), statement.params).fetchall()
         return rows[0] if query.operation == "^" else rows
+
+    @cached_property
+    def _views(self) -> dict[str, str]:
+        """What the views select, by their names."""
+        return {view: text for query in self._queries.values() for view, text in _VIEW.findall(query.sql)}
 
     async def _connect(self, connect: Callable[[], sqlite3.Connection]) -> WorkerConnection:
         try:
@@ -351,6 +367,7 @@ class _HalfDoneError(Exception):
     """A unit failed after it may have changed something, and has no savepoint to go back to."""
 
 
+_VIEW = re.compile(r"\bCREATE VIEW (\w+) AS\n([^;]+)")
 _JSON_FUNCTION = re.compile(r"\bjson(_object)?(?=\()")
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 
 from wfe_sql.engines.sqlite.store import SqliteStore, check_path
-from wfe_sql.engines.stores import columns_by_table, out_of_date
+from wfe_sql.engines.stores import out_of_date
 from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.urls import SqliteTarget
@@ -75,7 +75,7 @@ def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Sql
     except sqlite3.Error as error:
         raise store.error(error) from error
     try:
-        if "wfe_sql_store" not in columns_by_table(queries.run(connection, "list_columns", {})):
+        if "wfe_sql_store.version" not in dict(queries.run(connection, "list_parts", {})):
             raise out_of_date(target)
         yield SqlitePlanner(store, queries, connection)
     finally:

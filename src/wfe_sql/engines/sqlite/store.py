@@ -2,15 +2,19 @@
 
 import os
 import random
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from wfe_sql.engines.stores import VERSION, Columns, columns_by_table, later_version
+from wfe_sql.engines.sqlite.driver import split_script
+from wfe_sql.engines.stores import VERSION, Parts, Scripts, later_version, of_table, parts_made_by, read_parts
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -25,15 +29,7 @@ from wfe_sql.urls import SqliteTarget
 
 Durability = Literal["full", "normal"]
 
-_CLAIM = {"claim_token", "claim_worker_id", "claim_expires_at"}
-_ADDED_BY_US = {
-    "workflows": _CLAIM | {"revision"},
-    "events": _CLAIM,
-    "scheduled_commands": _CLAIM | {"rescheduled_time"},
-}
-"""Columns that tables of the reference lack; what only reads such a file gets stand-ins for them."""
-_ADDED_SINCE_1_0_0 = {"workflows": {"name", "root_workflow_id"}}
-"""Columns that tables of the reference's first release lack."""
+_CREATE = re.compile(r"\bCREATE (?=TABLE|VIEW)", re.IGNORECASE)
 
 
 class SqliteStore:
@@ -49,6 +45,7 @@ class SqliteStore:
             raise StoreError(f"busy_timeout must not be negative: {busy_timeout}")
         self.target = target
         self._queries = queries
+        self.scripts = Scripts(_scripts(), queries)
         self._durability = durability
         self._busy_timeout = busy_timeout.total_seconds()
 
@@ -85,7 +82,7 @@ class SqliteStore:
                 self._make_readable(connection)
             run("refuse_writes")
             if on_loop:
-                self._columns(connection)
+                self._parts(connection)
                 run("wait_for_no_lock")
         except BaseException:
             connection.close()
@@ -98,7 +95,9 @@ class SqliteStore:
         run("suspend_foreign_keys")
         try:
             self.begin_write(connection)
-            self._bring_up_to_date(connection)
+            self._check(self._parts(connection), connection)
+            self._run_scripts(connection)
+            self._queries.run(connection, "record_store_version", {"version": VERSION})
             run("commit")
         except BaseException:
             if connection.in_transaction:
@@ -117,7 +116,7 @@ class SqliteStore:
         if log.exists() and log.stat().st_size == 0:
             connection = self._connect("rw", busy_timeout=self._busy_timeout)
             try:
-                self._columns(connection)
+                self._parts(connection)
             finally:
                 connection.close()
 
@@ -172,7 +171,7 @@ class SqliteStore:
         try:
             connection = self._connect("ro", busy_timeout=self._busy_timeout)
             try:
-                self._check(self._columns(connection), connection)
+                self._check(self._parts(connection), connection)
             finally:
                 connection.close()
         except BaseException:
@@ -180,90 +179,92 @@ class SqliteStore:
                 self.remove_empty_log()
             raise
 
-    def _check(self, columns: Columns, connection: sqlite3.Connection) -> None:
+    def _check(self, parts: Parts, connection: sqlite3.Connection) -> None:
         """Refuse tables that are not those of a store, and a store of a later version."""
-        if "wfe_sql_store" in columns:
+        if "wfe_sql_store.version" in parts:
             version = self._queries.run(connection, "get_store_version", {})
             if version is None or version > VERSION:
                 raise later_version(self.target, version)
-        addable = {table: _columns_of(table, _ADDED_BY_US, _ADDED_SINCE_1_0_0) for table in columns}
-        for table, expected in self._expected_columns.items():
-            missing = expected - columns.get(table, expected) - addable.get(table, set())
-            if missing:
-                raise StoreVersionError(
-                    f"{self.target} has a table {table} that is not one of a workflow store: it has the columns "
-                    f"{', '.join(sorted(columns[table]))}, and lacks {', '.join(sorted(missing))}; use another file"
-                )
+        self.scripts.check_tables(self.target, parts, instead="file")
+
+    def _run_scripts(self, connection: sqlite3.Connection) -> Parts:
+        """Run the scripts that make what is missing, and return what is there then."""
+        parts = self._parts(connection)
+        for script in _scripts():
+            if not self.scripts.made[script] <= parts.keys():
+                self._queries.run(connection, script, {})
+                parts = self._parts(connection)
+        return parts
 
     def _make_readable(self, connection: sqlite3.Connection) -> None:
-        """Make do with tables of the reference; refuse what must first be made or brought up to date."""
-        columns = self._columns(connection)
-        self._check(columns, connection)
-        lacking: list[str] = []
-        for table, expected in self._expected_columns.items():
-            if table in columns:
-                missing = expected - columns[table] - _columns_of(table, _ADDED_BY_US)
-                lacking += sorted(f"{table}.{column}" for column in missing)
-            elif table != "wfe_sql_store":
-                lacking.append(table)
+        """Have this connection see what the file lacks, for it must not be changed.
+
+        Tables are empty, columns have their defaults, views are as they should be. What a script that changes rows
+        would bring cannot be stood in for.
+        """
+        parts = self._parts(connection)
+        self._check(parts, connection)
+        missing = self.scripts.missing(parts)
+        tables = {of_table(part) for part in parts}
+        lacking = ["workflows"]
+        if "workflows" in tables:
+            lacking = sorted(part for name in missing.keys() - new_store_scripts() for part in missing[name])
         if lacking:
             raise StoreVersionError(
-                f"{self.target} cannot be only read as it is, it lacks {', '.join(lacking)}; "
-                "open it once without mode=ro, which brings it up to date"
+                f"{self.target} cannot be opened read-only yet: it lacks {', '.join(lacking)}. "
+                "Open it once without mode=ro to upgrade it"
             )
-        run = self._runner(connection)
-        if "claim_token" not in columns["workflows"]:
-            run("stand_in_for_workflows_claim")
-        if "claim_token" not in columns["events"]:
-            run("stand_in_for_events_claim")
-        if "claim_token" not in columns["scheduled_commands"]:
-            run("stand_in_for_scheduled_commands_claim")
+        columns: dict[str, list[str]] = {}
+        for name, lacks in missing.items():
+            adds, table = name.startswith("add_"), of_table(min(lacks))
+            if adds and table in tables:
+                columns.setdefault(table, []).extend(self._complete[part] or "" for part in sorted(lacks))
+                continue
+            for statement in split_script(self._queries[name].sql):
+                if (adds or _CREATE.match(statement)) and not parts_made_by(statement) <= parts.keys():
+                    connection.execute(_CREATE.sub(r"\g<0>TEMP ", statement, count=1))
+        for table, definitions in columns.items():
+            stand_in = self._queries["stand_in_for_columns"]
+            stand_in = replace(stand_in, sql=stand_in.filled_in("columns", ", ".join(definitions)))
+            connection.execute(stand_in.filled_in("table_name", table))
 
-    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
-        run = self._runner(connection)
-        columns = self._columns(connection)
-        self._check(columns, connection)
-        without_name = "name" not in columns.get("workflows", {"name"})
-        if without_name:
-            run("set_aside_workflows_without_name")
-        self._create_tables(connection)
-        if without_name:
-            run("restore_workflows_without_name")
-        elif "claim_token" not in columns.get("workflows", _CLAIM):
-            run("add_workflows_claim")
-        run("create_workflows_revision_trigger")
-        if "claim_token" not in columns.get("events", _CLAIM):
-            run("add_events_claim")
-        if "claim_token" not in columns.get("scheduled_commands", _CLAIM):
-            run("add_scheduled_commands_claim")
-        self._queries.run(connection, "record_store_version", {"version": VERSION})
-
-    def _create_tables(self, connection: sqlite3.Connection) -> None:
-        for table in (
-            "create_wfe_sql_store_table",
-            "create_workflows_table",
-            "create_execution_pointers_table",
-            "create_definition_sequences_table",
-            "create_events_table",
-            "create_event_subscriptions_table",
-            "create_scheduled_commands_table",
-            "create_execution_errors_table",
-        ):
-            self._queries.run(connection, table, {})
-
-    def _columns(self, connection: sqlite3.Connection) -> Columns:
-        return columns_by_table(self._queries.run(connection, "list_columns", {}))
+    def _parts(self, connection: sqlite3.Connection) -> Parts:
+        return read_parts(self._queries.run(connection, "list_parts", {}))
 
     @cached_property
-    def _expected_columns(self) -> Columns:
-        scratch = sqlite3.connect(":memory:", isolation_level=None)
-        try:
-            self._create_tables(scratch)
-            columns = self._columns(scratch)
-        finally:
-            scratch.close()
-        del columns["sqlite_sequence"]
-        return columns
+    def _complete(self) -> Parts:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
+            return self._run_scripts(scratch)
+
+
+def _scripts() -> tuple[str, ...]:
+    """Return what makes a store, in this order; each is run where the store lacks something that it makes."""
+    return (
+        "create_wfe_sql_store_table",
+        "create_workflows_table",
+        "name_workflows_without_name",
+        "add_workflows_claim_and_revision",
+        "create_workflows_indexes",
+        "create_workflows_revision_trigger",
+        "create_workflow_documents_view",
+        "create_execution_pointers_table",
+        "create_execution_pointer_documents_view",
+        "create_definition_sequences_table",
+        "create_events_table",
+        "add_events_claim",
+        "create_event_documents_view",
+        "create_event_subscriptions_table",
+        "create_event_subscription_documents_view",
+        "create_scheduled_commands_table",
+        "add_scheduled_commands_claim_and_rescheduled_time",
+        "create_execution_errors_table",
+        "create_execution_error_documents_view",
+    )
+
+
+def new_store_scripts() -> list[str]:
+    """Return what makes a new store; the other scripts change rows of old ones."""
+    return [name for name in _scripts() if name.startswith(("create_", "add_"))]
 
 
 def check_path(target: SqliteTarget) -> None:
@@ -295,10 +296,6 @@ def _may(path: Path, mode: int) -> bool:
     https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
     """
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _columns_of(table: str, *added: Mapping[str, set[str]]) -> set[str]:
-    return set().union(*(columns.get(table, set()) for columns in added))
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from wfe_sql.engines.sqlite.driver import split_script
-from wfe_sql.engines.sqlite.store import SqliteStore
+from wfe_sql.engines.sqlite.store import SqliteStore, new_store_scripts
+from wfe_sql.engines.stores import Scripts, read_parts
 from wfe_sql.errors import QueryFileError
 from wfe_sql.queries import Query, QuerySet, check_columns
 from wfe_sql.urls import SqliteTarget
@@ -25,15 +26,28 @@ def check_tuned_sqlite(queries: QuerySet, own: QuerySet) -> None:
     """
     scripts = [name for name in queries if name in queries.tuned and queries[name].operation == "#"]
     others = [name for name in queries if name in queries.tuned and queries[name].operation != "#"]
-    store = SqliteStore(SqliteTarget(None), own, "normal", timedelta(0))
-    with closing(store.open_writer()) as scratch:
+    with closing(SqliteStore(SqliteTarget(None), own, "normal", timedelta(0)).open_writer()) as scratch:
         for name in scripts:
             _check_script(queries[name], own, scratch)
-        # A tuned query may need what a tuned script makes, such as an index.
-        for query in queries.ddl():
-            _run_script(scratch, query)
+    # A tuned query may need what a tuned script makes, such as an index.
+    with closing(_make_store(queries)) as scratch:
         for name in others:
             _check_query(queries[name], own, scratch)
+
+
+def _make_store(queries: QuerySet) -> sqlite3.Connection:
+    """Make a store by scripts some of which are tuned, each of which must make what its original makes."""
+    scratch = sqlite3.connect(":memory:", isolation_level=None)
+    for name in new_store_scripts():
+        for error in _run_script(scratch, queries[name]):
+            raise QueryFileError(f"{queries[name].place}: SQLite refuses it: {error}") from error
+    parts = read_parts(queries.run(scratch, "list_parts", {}))
+    for name, missing in Scripts(new_store_scripts(), queries).missing(parts).items():
+        if lacking := sorted(part for part in missing if "." in part):
+            raise QueryFileError(
+                f"{queries[name].place}: must make the columns that its original makes, it lacks {lacking[0]}"
+            )
+    return scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +78,6 @@ def _check_script(tuned: Query, own: QuerySet, scratch: sqlite3.Connection) -> N
     original = own[tuned.name]
     with _copy(scratch) as copy, _copy(scratch) as other_copy:
         _check_errors(tuned, _run_script(copy, tuned), _run_script(other_copy, original))
-    missing = [column for column in _columns_made_by(original, own) if column not in _columns_made_by(tuned, own)]
-    if missing:
-        raise QueryFileError(f"{tuned.place}: must make the columns that its original makes, it lacks {missing[0]}")
-
-
-def _columns_made_by(script: Query, own: QuerySet) -> list[str]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
-        _run_script(empty, script)
-        return [f"{table}.{column}" for table, column in own.run(empty, "list_columns", {})]
 
 
 def _run_script(connection: sqlite3.Connection, script: Query) -> list[sqlite3.Error]:

@@ -110,20 +110,21 @@ class TestScheduledCommandRepository:
         await provider.process_commands(clock() + timedelta(seconds=1), handled)
         assert len(handled) == 2
 
+    @pytest.mark.parametrize("delay", [-5, 5])
     async def test_scheduled_again_by_a_handler_that_raises(
-        self, provider: PersistenceProvider, clock: ManualClock
+        self, provider: PersistenceProvider, clock: ManualClock, delay: int
     ) -> None:
         now, handled = _ms(clock), Handled()
         await provider.schedule_command(ScheduledCommand.process_workflow("w1", now))
 
         async def schedules_and_fails(command: ScheduledCommand) -> None:
-            await provider.schedule_command(ScheduledCommand.process_workflow("w1", now - 5))
+            await provider.schedule_command(ScheduledCommand.process_workflow("w1", now + delay))
             raise RuntimeError("after scheduling")
 
         with pytest.raises(ExceptionGroup):
             await provider.process_commands(clock(), schedules_and_fails)
         await provider.process_commands(clock(), handled)
-        assert handled == [ScheduledCommand.process_workflow("w1", now - 5)]
+        assert handled == [ScheduledCommand.process_workflow("w1", now + min(delay, 0))]
 
     async def test_no_two_handle_one_inside_a_lease(self, provider: PersistenceProvider, clock: ManualClock) -> None:
         await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from wfe_sql.errors import EventNotFoundError, SerializationError, WorkflowNotFoundError
+from wfe_sql.errors import EventNotFoundError, SerializationError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.maintenance.models import Backlog, FindingKind, WorkflowCount
 from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.models import CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, WorkflowStatus
@@ -56,6 +56,24 @@ class TestDeleting:
         commands = [line["row"] for line in after if line["row"].get("command_name") == CommandName.ProcessEvent]
         assert [command["data"] for command in commands] == ["goes"]  # an event's command is another's
         assert [line for line in after if line["row"] not in commands] == before
+
+    @pytest.mark.parametrize("persists", [0, 3])
+    async def test_a_late_persist_of_a_deleted_life(self, provider: MaintainedProvider, persists: int) -> None:
+        """A workflow is deleted and made again with the same id, and is at the same revision."""
+        lives = [full_instance(id="nightly", create_time=TIME + timedelta(microseconds=life)) for life in range(2)]
+        for life in lives:
+            await provider.create_new_workflow(life)
+            for _ in range(persists):
+                await provider.persist_workflow(life)
+            if life is lives[0]:
+                loaded = await provider.get_workflow_instance("nightly")
+                await provider.delete_workflow("nightly")
+        for late in (lives[0], loaded):
+            late.create_time = lives[1].create_time
+            late.execution_pointers[0].outcome = "late"
+            with pytest.raises(WorkflowConflictError, match="'nightly' was deleted and made again"):
+                await provider.persist_workflow(late)
+        assert await provider.get_workflow_instance("nightly") == lives[1]
 
     async def test_delete_of_what_is_not_there(self, provider: MaintainedProvider) -> None:
         await _store(provider, "stays")

@@ -1,15 +1,42 @@
 """What `WorkflowRepository` promises."""
 
 import asyncio
-from datetime import timedelta
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
 
 import pytest
 
-from wfe_sql.errors import StoreError, WorkflowAlreadyExistsError, WorkflowNotFoundError
-from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus
+from wfe_sql.errors import (
+    SerializationError,
+    StoreError,
+    WorkflowAlreadyExistsError,
+    WorkflowConflictError,
+    WorkflowNotFoundError,
+)
+from wfe_sql.models import CommandName, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus, new_id
 from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.testing.clock import ManualClock
 from wfe_sql.testing.samples import full_instance, full_pointer, full_subscription, sample_instance
+
+
+class _Kind(Enum):
+    """What an encoder may take for its values."""
+
+    A = "a"
+    Failed = "Failed"
+    One = 1
+
+
+@dataclass
+class _Lookalike:
+    """What an encoder may take for a dict."""
+
+    step: int
 
 
 @pytest.mark.asyncio
@@ -101,6 +128,149 @@ class TestWorkflowRepository:
         stored.data["step"] = 2
         await persisting
         assert (await provider.get_workflow_instance(stored.id)).data == {"step": 1}
+
+    async def test_the_second_of_two_writers_hears_of_it(self, provider: PersistenceProvider) -> None:
+        stored = full_instance()
+        await provider.create_new_workflow(stored)
+        one, other = [await provider.get_workflow_instance(stored.id) for _ in range(2)]
+        one.data, other.data = "one", "other"
+        other.execution_pointers.append(full_pointer())
+        await provider.persist_workflow(one)
+        subscription = full_subscription(workflow_id=stored.id)
+        for late in (
+            provider.persist_workflow(other),
+            provider.persist_workflow_with_subscriptions(other, [subscription]),
+            provider.persist_workflow(stored),
+        ):
+            with pytest.raises(WorkflowConflictError, match=stored.id):
+                await late
+        assert await provider.get_workflow_instance(stored.id) == one
+        assert await provider.get_subscriptions("paid", "k1", subscription.subscribe_as_of) == []
+
+    async def test_an_instance_whose_id_was_changed(self, provider: PersistenceProvider) -> None:
+        one, other = sample_instance(execution_pointers=[]), full_instance()
+        for stored in (one, other):
+            await provider.create_new_workflow(stored)
+        loaded = await provider.get_workflow_instance(one.id)
+        for changed in (one, loaded):
+            changed.id, changed.name = other.id, other.name
+            with pytest.raises(WorkflowConflictError, match=other.id):
+                await provider.persist_workflow(changed)
+            changed.id = "unknown"
+            with pytest.raises(WorkflowNotFoundError, match="unknown"):
+                await provider.persist_workflow(changed)
+        assert await provider.get_workflow_instance(other.id) == other
+
+    @pytest.mark.parametrize(
+        ("field", "stored", "bad"),
+        [
+            ("outcome", None, float("nan")),
+            ("outcome", "eA==", b"x"),
+            ("outcome", {"1": 2}, {1: 2}),
+            ("outcome", [2], {2}),
+            ("outcome", [], frozenset()),
+            ("outcome", "text", "\ud800"),
+            ("outcome", None, object()),
+            ("outcome", "2026-05-28T20:26:40", datetime(2026, 5, 28, 20, 26, 40)),
+            ("outcome", "2026-05-28", date(2026, 5, 28)),
+            ("outcome", "1.5", Decimal("1.5")),
+            ("outcome", str(UUID(int=1)), UUID(int=1)),
+            ("outcome", "a", _Kind.A),
+            ("outcome", {"step": 1}, _Lookalike(1)),
+            ("persistence_data", {"deep": [{"set": [1]}]}, {"deep": [{"set": {1}}]}),
+            ("extension_attributes", {"deep": {str(UUID(int=1)): 1}}, {"deep": {UUID(int=1): 1}}),
+            ("extension_attributes", {"step": 1}, _Lookalike(1)),
+            ("context_item", ["1"], [Decimal(1)]),
+            ("event_data", ["1"], (Decimal(1),)),
+            ("children", ["a"], {"a"}),
+            ("scope", [], set()),
+            ("step_name", "1.5", Decimal("1.5")),
+            ("event_key", str(UUID(int=1)), UUID(int=1)),
+            ("status", PointerStatus.Failed, _Kind.Failed),
+            ("step_id", 1, _Kind.One),
+            ("retry_count", 1, True),
+            ("active", True, 1),
+        ],
+    )
+    async def test_what_create_refuses_persist_refuses(
+        self, provider: PersistenceProvider, field: str, stored: Any, bad: Any
+    ) -> None:
+        """Each of these is what some encoder writes for what is stored."""
+        instance = sample_instance(execution_pointers=[full_pointer(**{field: stored}), full_pointer()])
+        await provider.create_new_workflow(instance)
+        setattr(instance.execution_pointers[0], field, bad)
+        with pytest.raises(SerializationError, match=rf"ExecutionPointer.{field}"):
+            await provider.persist_workflow(instance)
+        with pytest.raises(SerializationError, match=rf"ExecutionPointer.{field}"):
+            await provider.create_new_workflow(sample_instance(execution_pointers=instance.execution_pointers))
+        setattr(instance.execution_pointers[0], field, stored)
+        assert await provider.get_workflow_instance(instance.id) == instance
+
+    async def test_what_create_takes_persist_takes(self, provider: PersistenceProvider) -> None:
+        """Values of other types that are JSON all the same, beside pointers that did not change."""
+        instance = sample_instance(execution_pointers=[full_pointer(outcome=[1, ["a"]]), full_pointer()])
+        await provider.create_new_workflow(instance)
+        instance.execution_pointers[0].outcome = (1, (CommandName.ProcessEvent,))
+        instance.execution_pointers[0].children = ("c1", "c2")  # type: ignore[assignment]
+        await provider.persist_workflow(instance)
+        instance.execution_pointers[0].outcome = [1, ["ProcessEvent"]]
+        instance.execution_pointers[0].children = ["c1", "c2"]
+        assert await provider.get_workflow_instance(instance.id) == instance
+
+    async def test_one_instance_persisted_by_several_tasks(self, provider: PersistenceProvider) -> None:
+        stored = sample_instance(execution_pointers=[])
+        await provider.create_new_workflow(stored)
+        subscriptions = [full_subscription(workflow_id=stored.id) for _ in range(5)]
+        for round_ in range(3):
+            tasks = []
+            for subscription in subscriptions:
+                stored.data = {"round": round_, "subscription": subscription.id}
+                stored.execution_pointers.append(full_pointer())
+                subscription.id = new_id()
+                call = provider.persist_workflow_with_subscriptions(stored, [subscription])
+                tasks.append(asyncio.create_task(call))
+                await asyncio.sleep(0)
+            at_the_last_call = deepcopy(stored)
+            stored.data = "later"
+            await asyncio.gather(*tasks)
+            assert await provider.get_workflow_instance(stored.id) == at_the_last_call
+        await asyncio.gather(provider.persist_workflow(stored), provider.persist_workflow(stored))
+        assert await provider.get_workflow_instance(stored.id) == stored
+
+    @pytest.mark.parametrize("steps", range(6))
+    async def test_a_cancelled_persist_gives_no_false_conflict(self, provider: PersistenceProvider, steps: int) -> None:
+        stored = sample_instance()
+        await provider.create_new_workflow(stored)
+        for cancelled in ([0], [1], [0, 1], [0, 2], [1, 2]):
+            tasks = []
+            for number in range(3):
+                stored.data = number
+                tasks.append(asyncio.create_task(provider.persist_workflow(stored)))
+                await asyncio.sleep(0)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for number in cancelled:
+                tasks[number].cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, outcome in enumerate(outcomes):
+                assert outcome is None or (number in cancelled and isinstance(outcome, asyncio.CancelledError))
+            stored.data = "after"
+            await provider.persist_workflow(stored)
+            assert await provider.get_workflow_instance(stored.id) == stored
+
+    async def test_a_failed_persist_before_another(self, provider: PersistenceProvider) -> None:
+        await provider.create_new_workflow(sample_instance(name="taken"))
+        stored = sample_instance()
+        await provider.create_new_workflow(stored)
+        name, stored.name = stored.name, "taken"
+        first = asyncio.create_task(provider.persist_workflow(stored))
+        await asyncio.sleep(0)
+        stored.name, stored.data = name, "second"
+        second = asyncio.create_task(provider.persist_workflow(stored))
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert isinstance(outcomes[0], WorkflowAlreadyExistsError)
+        assert outcomes[1] is None
+        assert await provider.get_workflow_instance(stored.id) == stored
 
     async def test_loaded_objects_are_independent(self, provider: PersistenceProvider) -> None:
         stored = full_instance()

@@ -1,0 +1,128 @@
+"""What persisting an instance needs besides its statements: the instance as it was at the call, and turns."""
+
+import asyncio
+from collections.abc import Hashable, Iterable, Mapping
+from types import TracebackType
+from typing import ClassVar
+
+from wfe_sql.errors import SerializationError
+from wfe_sql.models import WorkflowInstance
+from wfe_sql.rows import EXECUTION_POINTERS, WORKFLOWS, Row, are_plain, encode_fingerprint, fingerprints
+
+
+class Snapshot:
+    """An instance as it is now, encoded: what changes the instance later does not change this.
+
+    Attributes:
+        workflow: The row of the workflow.
+        fingerprints: A fingerprint of each pointer by its id, in their order; None where a pointer has none.
+    """
+
+    def __init__(self, instance: WorkflowInstance, known: Mapping[str, bytes | None]) -> None:
+        """Encode the instance, and those of its pointers that are not as they are known to be stored.
+
+        Raises:
+            SerializationError: A value cannot be stored, be it in a pointer that looks like what is stored, or two
+                pointers have one id.
+        """
+        self.workflow = WORKFLOWS.encode(instance)
+        pointers = instance.execution_pointers
+        if not isinstance(pointers, list):
+            kind = type(pointers).__name__
+            raise SerializationError(
+                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}"
+            )
+        try:
+            self.fingerprints = dict(zip((pointer.id for pointer in pointers), fingerprints(pointers), strict=True))
+        except (AttributeError, TypeError):
+            for pointer in pointers:
+                EXECUTION_POINTERS.encode(pointer)  # its error says which field is wrong
+            raise
+        if len(self.fingerprints) < len(pointers):
+            ids = [pointer.id for pointer in pointers]
+            at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
+            raise SerializationError(
+                f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
+            )
+        if known and are_plain(pointers):
+            changed = set(self.changed_since(known))
+            pointers = [pointer for pointer in pointers if pointer.id in changed]
+        self._rows = {pointer.id: EXECUTION_POINTERS.encode(pointer) for pointer in pointers}
+
+    def changed_since(self, known: Mapping[str, bytes | None]) -> list[str]:
+        """Return the ids of the pointers that are not known to be stored as they are here."""
+        return [id_ for id_, mark in self.fingerprints.items() if mark is None or mark != known.get(id_)]
+
+    def pointer_rows(self, ids: Iterable[str]) -> list[Row]:
+        """Return the rows of some of the pointers."""
+        return [{**self._pointer_row(id_), "workflow_id": self.workflow["id"]} for id_ in ids]
+
+    def _pointer_row(self, id_: str) -> Row:
+        mark = self.fingerprints[id_]
+        if id_ in self._rows or mark is None:
+            return self._rows[id_]
+        return encode_fingerprint(mark)
+
+
+class Turn:
+    """Has persists of one instance that are under way at the same time follow each other.
+
+    A write that has begun goes on when its caller is cancelled, and the next one must know what became of it.
+    """
+
+    _last: ClassVar[dict[Hashable, "Turn"]] = {}
+    """The last of each line; providers of one store share it."""
+
+    def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
+        """Look whether there is a line; enter it with `async with`."""
+        loop = asyncio.get_running_loop()
+        self._instance = instance  # so that no other gets its id()
+        self._key = (id(instance), store_id, loop)
+        self._earlier = self._last.get(self._key)
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._pending: asyncio.Future[None] | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there is nobody to wait for."""
+        return self._earlier is None
+
+    async def __aenter__(self) -> "Turn":
+        self._last[self._key] = self
+        if self._earlier is not None:
+            self._pending = self._earlier._over
+            try:
+                await asyncio.wait([self._pending])
+            except asyncio.CancelledError:
+                self._end_after_pending()
+                raise
+            self._earlier = self._pending = None  # else each would keep all before it
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self._end_after_pending()
+        else:
+            self._end()
+
+    def begin_write(self) -> None:
+        """Say that a write begins, of which `end_write` will be called whatever becomes of this caller."""
+        self._pending = asyncio.get_running_loop().create_future()
+
+    def end_write(self) -> None:
+        """Say that the write has ended."""
+        if self._pending is not None:
+            self._pending.set_result(None)
+
+    def _end_after_pending(self) -> None:
+        if self._pending is None or self._pending.done():
+            self._end()
+        else:
+            self._pending.add_done_callback(lambda _: self._end())
+
+    def _end(self) -> None:
+        self._over.set_result(None)
+        if self._last.get(self._key) is self:
+            del self._last[self._key]

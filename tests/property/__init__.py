@@ -1,0 +1,1 @@
+"""Random operations on stores, held against a plain model."""

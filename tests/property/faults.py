@@ -1,0 +1,124 @@
+"""Puts faults into copies of the code, one at a time, and prints after how many operations the model sees each.
+
+Run it from the project's folder: `PYTHONPATH=tests python -m property.faults`. It works on SQLite files, with three
+hosts on each.
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from property.explore import Run, open_hosts
+from property.operations import OPERATIONS_OF_A_RUN, operations_of
+from wfe_sql import SqlitePersistenceProvider
+from wfe_sql.testing import ManualClock
+
+PROJECT = Path(__file__).parents[2]
+AT_MOST = 20_000
+
+SQL, PROVIDER = "sql/sqlite", "src/wfe_sql/provider.py"
+FREE = "\n            AND (claim_token IS NULL OR claim_expires_at <= :now)"
+FAULTS: dict[str, tuple[str, str, str]] = {
+    "none": (PROVIDER, "", ""),
+    "a claim takes what is under a live lease": (f"{SQL}/workflows.sql", FREE, "\n            AND :now IS NOT NULL"),
+    "a release does not look at the token": (
+        f"{SQL}/workflows.sql",
+        "claim_expires_at = NULL\nWHERE id = :id AND claim_token = :token",
+        "claim_expires_at = NULL\nWHERE id = :id AND :token IS NOT NULL",
+    ),
+    "a persist does not look at the revision": (
+        f"{SQL}/workflows.sql",
+        "AND (:expected_revision IS NULL OR revision = :expected_revision)",
+        "AND (:expected_revision IS NULL OR revision IS NOT NULL)",
+    ),
+    "an event is marked without a look at the claim": (
+        f"{SQL}/events.sql",
+        "WHERE id = :id AND (:claim_token IS NULL OR claim_token = :claim_token)",
+        "WHERE id = :id AND (:claim_token IS NULL OR id IS NOT NULL)",
+    ),
+    "subscriptions come in no order": (
+        f"{SQL}/event_subscriptions.sql",
+        "ORDER BY subscribe_as_of, id\nLIMIT coalesce(:row_limit, -1)",
+        "ORDER BY id\nLIMIT coalesce(:row_limit, -1)",
+    ),
+    "of twins the later time wins": (
+        f"{SQL}/scheduled_commands.sql",
+        "THEN min(execute_time, excluded.execute_time)",
+        "THEN max(execute_time, excluded.execute_time)",
+    ),
+    "a terminated subscription goes on": (f"{SQL}/event_subscriptions.sql", "SET terminated = 1", "SET terminated = 0"),
+    "a token cannot be renewed": (f"{SQL}/event_subscriptions.sql", " OR external_token = :token", ""),
+    "a purge takes what is younger": (
+        f"{SQL}/retention.sql",
+        "create_time) < :older_than",
+        "create_time) >= :older_than",
+    ),
+    "a number is given twice": (f"{SQL}/definition_sequences.sql", "next_num = next_num + 1", "next_num = next_num"),
+    "removed pointers stay": (
+        f"{SQL}/execution_pointers.sql",
+        "AND id IN (SELECT value FROM json_each(:ids))",
+        "AND id = :ids",
+    ),
+    "a command scheduled while it is handled is lost": (
+        PROVIDER,
+        '[Statement("reschedule_command", claim), Statement("complete_command", claim)]',
+        '[Statement("complete_command", claim)]',
+    ),
+}
+
+
+def explore() -> int:
+    """Return after how many operations the store differs from the model; -1 if it does not."""
+    random, done, clock = Random(0), 0, ManualClock()
+    with asyncio.Runner() as runner, TemporaryDirectory() as folder:
+        stack = AsyncExitStack()
+        file = Path(folder) / "store.db"
+        providers = runner.run(open_hosts(stack, lambda **how: SqlitePersistenceProvider(file, clock=clock, **how)))
+        try:
+            while done < AT_MOST:
+                numbers = [random.randrange(1, 2**32) for _ in range(OPERATIONS_OF_A_RUN)]
+                run = Run(providers, clock)
+                try:
+                    runner.run(run.explore(operations_of(numbers)))
+                except Exception:
+                    return done + run.count
+                done += run.count
+        finally:
+            runner.run(stack.aclose())
+    return -1
+
+
+def main() -> None:
+    print("| fault | operations until it was found |\n|---|---:|")
+    for name, (file, sound, faulty) in FAULTS.items():
+        with TemporaryDirectory() as folder:
+            for part in ("src", "sql"):
+                shutil.copytree(PROJECT / part, Path(folder) / part)
+            patched = Path(folder) / file
+            text = patched.read_text()
+            if sound not in text:
+                raise SystemExit(f"{file} does not have {sound!r} any more: change the fault {name!r}")
+            patched.write_text(text.replace(sound, faulty))
+            path = os.pathsep.join([str(Path(folder) / "src"), str(PROJECT / "tests")])
+            found = subprocess.run(
+                [sys.executable, "-m", "property.faults", "explore"],
+                env=os.environ | {"PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        count = int(found.stdout)
+        print(f"| {name} | {f'{count:,}' if count >= 0 else f'not in {AT_MOST:,}'} |", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["explore"]:
+        print(explore())
+    else:
+        main()
