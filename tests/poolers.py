@@ -34,7 +34,9 @@ def version() -> tuple[int, ...]:
 
 
 @contextmanager
-def pooler(server_url: str, mode: str, *, prepared: int = 0, size: int = 20, options: Sequence[str] = ()) -> Iterator[str]:
+def pooler(
+    server_url: str, mode: str, *, prepared: int = 0, size: int = 20, options: Sequence[str] = ()
+) -> Iterator[str]:
     """Run one for the block, in a pool_mode, with so many prepared statements for each client; yield its URL."""
     if prepared and version() < TRACKS_SINCE:
         pytest.skip(f"needs pgbouncer 1.21, which tracks prepared statements; this is {version()}")

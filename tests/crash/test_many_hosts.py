@@ -82,6 +82,7 @@ LEFT = """
 """
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "postgres", "pooler"])
 async def test_nothing_is_lost_and_nothing_done_twice(
     url: str, tmp_path: Path, ask: Ask, assert_sound: Callable[[], Awaitable[None]]
 ) -> None:

@@ -43,6 +43,7 @@ class PostgresTestStore:
         )
         self._connection: Connection = self._runner.run(store.open_connection())
         self._planner = PostgresPlanner(store, queries, self._connection, self._runner)
+        self.help("make_query_statistics")
 
     def close(self) -> None:
         self._runner.run(self._connection.close())

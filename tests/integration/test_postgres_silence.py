@@ -104,7 +104,9 @@ async def test_a_call_ends_a_little_after_the_statement_timeout(
     host: PostgresPersistenceProvider, relay: Relay, pass_time: PassTime
 ) -> None:
     relay.answers = SILENT
-    with pytest.raises(StoreUnavailableError, match="the connection was lost, and nothing was written: no answer within 35 s"):
+    with pytest.raises(
+        StoreUnavailableError, match="the connection was lost, and nothing was written: no answer within 35 s"
+    ):
         await ends(host.get_event("e1"), pass_time, within=40)
     with pytest.raises(StoreUnavailableError):
         await ends(host.get_event("e1"), pass_time, within=15)

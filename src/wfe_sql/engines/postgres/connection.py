@@ -82,7 +82,9 @@ class Connection(psycopg.AsyncConnection[Any]):
         self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:
-        asyncio.get_running_loop().call_later(_STOPS_WITHIN, self.cut, "it was given up, and the server did not stop it")
+        asyncio.get_running_loop().call_later(
+            _STOPS_WITHIN, self.cut, "it was given up, and the server did not stop it"
+        )
         with suppress(psycopg.Error):
             await self.cancel_safe(timeout=_STOPS_WITHIN)
 

@@ -19,7 +19,15 @@ from psycopg.pq import TransactionStatus
 
 from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.connection import Attempt, Connection
-from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, is_of_replica, text_of, unit_error
+from wfe_sql.engines.postgres.errors import (
+    RETRIED,
+    is_about_values,
+    is_lost,
+    is_missing_right,
+    is_of_replica,
+    text_of,
+    unit_error,
+)
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
@@ -211,7 +219,8 @@ class PostgresEngine:
                 return [unit_error(self._store, error, unit) for unit in units]
             half = len(units) // 2
             halves = [
-                await self.run_group(group, some, attempt, locks_first=locks_first) for some in (units[:half], units[half:])
+                await self.run_group(group, some, attempt, locks_first=locks_first)
+                for some in (units[:half], units[half:])
             ]
             return [outcome for some in halves for outcome in some]
         results = [group.results(found) for found in rows_by_unit(len(units), rows)]

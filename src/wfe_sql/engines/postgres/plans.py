@@ -59,14 +59,10 @@ class PostgresPlanner:
         sql, order = number_parameters(query.sql, "$")
         values = ", ".join(["null"] * len(order))
         try:
-            await self._store.begin(self._connection, "begin_write")
-            try:
+            async with self._store.settled(self._connection):
                 await self._fill_in("prepare_query", f"{name} AS {sql.rstrip().rstrip(';')}")
                 cursor = await self._fill_in("explain_query", f"{name}({values})" if order else name)
                 await self._fill_in("forget_query", name)
-            finally:
-                if not self._connection.closed:
-                    await self._queries.run(self._connection, "rollback", {})
             return _read_plan([line for (line,) in await cursor.fetchall()])
         except psycopg.Error as error:
             if is_lost(error, self._connection):

@@ -110,7 +110,9 @@ class PostgresTarget:
         if given.get("load_balance_hosts") == "random":
             random.shuffle(attempts)
         if given.get("target_session_attrs") == "prefer-standby":
-            attempts = [attempt | {"target_session_attrs": wanted} for wanted in ("standby", "any") for attempt in attempts]
+            attempts = [
+                attempt | {"target_session_attrs": wanted} for wanted in ("standby", "any") for attempt in attempts
+            ]
         return attempts
 
     async def _connect(self, parameters: dict[str, Any]) -> Connection:

@@ -1,10 +1,10 @@
 """A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import psycopg
@@ -106,6 +106,19 @@ class PostgresStore:
             await connection.run_shared(query)
             await connection.run_shared("set_up_connection")
 
+    @asynccontextmanager
+    async def settled(self, connection: Connection) -> AsyncIterator[None]:
+        """Have names mean the store's tables for the block, in a transaction where a pooler lends only for that."""
+        if connection.run_shared is None:
+            yield
+            return
+        await self.begin(connection, "begin_write")
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                await connection.run_shared("rollback")
+
     async def _is_lent_for_transactions(self, connection: Connection) -> bool:
         """Tell whether a pooler lends the server's connection for one transaction at a time.
 
@@ -156,7 +169,7 @@ class PostgresStore:
             await self._check(parts, run)
             if not await self._is_complete(parts, run):
                 raise out_of_date(self)
-            await check_tuned_postgres(self._queries, connection, partial(self.begin, query="begin_write"))
+            await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
             raise store_error(self, error) from error
 
@@ -182,7 +195,7 @@ class PostgresStore:
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
-            await check_tuned_postgres(self._queries, connection, partial(self.begin, query="begin_write"))
+            await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
             if hides(error):
                 if works:
@@ -290,7 +303,12 @@ def schema_script(queries: QuerySet) -> str:
     """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
     settings, version = queries["set_up_connection"], queries["record_store_version"]
     filled = settings
-    for param, value in {"schema": f"'{DEFAULT_SCHEMA}'", "statement_timeout": "'0'", "read_only": "NULL", "is_local": "'False'"}.items():
+    for param, value in {
+        "schema": f"'{DEFAULT_SCHEMA}'",
+        "statement_timeout": "'0'",
+        "read_only": "NULL",
+        "is_local": "'False'",
+    }.items():
         filled = replace(filled, sql=filled.filled_in(param, value))
     return "\n".join(
         [

@@ -6,8 +6,8 @@ each tuned query and its original are prepared when a store is opened. Scripts c
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import partial
 
 import psycopg
 from psycopg.errors import error_from_result
@@ -28,8 +28,8 @@ class Description:
     columns: tuple[str, ...]
 
 
-async def describe(query: Query, connection: Connection, *, name: str = "") -> Description:
-    """Prepare a query, under a name if it is to be used by it, and return what the server says of it.
+async def describe(query: Query, connection: Connection) -> Description:
+    """Prepare a query, without a name, and return what the server says of it.
 
     Raises:
         psycopg.Error: The server does not take it.
@@ -38,7 +38,7 @@ async def describe(query: Query, connection: Connection, *, name: str = "") -> D
     server = connection.pgconn
 
     def ask() -> Description:
-        for result in (server.prepare(name.encode(), sql.encode()), server.describe_prepared(name.encode())):
+        for result in (server.prepare(b"", sql.encode()), server.describe_prepared(b"")):
             if result.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(result)
         columns = ((result.fname(number) or b"").decode() for number in range(result.nfields))
@@ -48,36 +48,30 @@ async def describe(query: Query, connection: Connection, *, name: str = "") -> D
 
 
 async def check_tuned_postgres(
-    queries: QuerySet, connection: Connection, begin: Callable[[Connection], Awaitable[None]]
+    queries: QuerySet, connection: Connection, settled: Callable[[Connection], AbstractAsyncContextManager[None]]
 ) -> None:
     """Check that PostgreSQL takes each tuned query, and that each returns the columns of its original.
 
-    `begin` begins a transaction in which names mean the store's tables.
+    In the block of `settled`, names mean the store's tables.
 
     Raises:
         QueryFileError: One does not; the message names file, line and query.
         psycopg.Error: The server is lost.
     """
+
+    async def described(query: Query) -> Description:
+        async with settled(connection):
+            return await describe(query, connection)
+
     for name, original in queries.replaced.items():
         if original.operation != "#":
-            await _check_query(queries[name], original, partial(_describe, queries, connection, begin))
+            await _check_query(queries[name], original, described)
 
 
 def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
     """Return the error of a tuned query that PostgreSQL does not take."""
     reason = error.diag.message_primary or str(error)
     return QueryFileError(f"{tuned.place}: PostgreSQL refuses it: {reason}")
-
-
-async def _describe(
-    queries: QuerySet, connection: Connection, begin: Callable[[Connection], Awaitable[None]], query: Query
-) -> Description:
-    await begin(connection)
-    try:
-        return await describe(query, connection)
-    finally:
-        if not connection.closed:
-            await queries.run(connection, "rollback", {})
 
 
 async def _check_query(tuned: Query, original: Query, described: Callable[[Query], Awaitable[Description]]) -> None:
