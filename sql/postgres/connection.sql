@@ -46,7 +46,7 @@ SELECT pg_backend_pid();
 
 -- name: begin_write()!
 -- Begins a unit of several statements, or of one where a pooler lends a connection for one transaction at a time.
--- used by: run_alone, ensure_store_exists, execute, explain
+-- used by: run_alone, ensure_store_exists, execute, settled
 -- index: none
 BEGIN ISOLATION LEVEL READ COMMITTED;
 
@@ -64,7 +64,7 @@ COMMIT;
 
 -- name: rollback()!
 -- Undoes everything since begin_write.
--- used by: run_alone, ensure_store_exists, execute, explain
+-- used by: run_alone, ensure_store_exists, execute, settled
 -- index: none
 ROLLBACK;
 

@@ -298,8 +298,7 @@ LIMIT cast(:row_limit AS BIGINT);
 SELECT holder, to_json(since) #>> '{}' AS since
 FROM (
     SELECT
-        'session ' || pid || ' of ' || coalesce(usename, 'nobody') || ' (' || coalesce(application_name, '') || ')'
-        AS holder,
+        'session ' || pid || ' of ' || coalesce(usename, 'nobody') || ' (' || application_name || ')' AS holder,
         xact_start AS since
     FROM pg_stat_activity
     WHERE
@@ -340,25 +339,28 @@ LIMIT 1;
 
 -- name: list_query_statistics()
 -- What the server counted for each query of this library in this database, the dearest first: its name, which the
--- statement begins with, calls, the mean time of one in ms, rows, and buffers that were read, from memory or not.
+-- statement begins with, calls, the mean time of one in ms, rows, and buffers that were read, from memory or not. It is in
+-- parentheses so that it is not among the queries with a plan: most servers have no such view.
 -- used by: query_stats
 -- scan: the server's own view, some thousand rows
-SELECT
-    substring(query FROM '^/[*] ([a-z0-9_]+) [*]/') AS query_name,
-    cast(sum(calls) AS BIGINT) AS calls,
-    cast(sum(total_exec_time) / greatest(sum(calls), 1) AS DOUBLE PRECISION) AS mean_ms,
-    cast(sum(rows) AS BIGINT) AS row_count,
-    cast(sum(shared_blks_hit + shared_blks_read) AS BIGINT) AS buffers
-FROM pg_stat_statements
-WHERE
-    query ~ '^/[*] [a-z0-9_]+ [*]/'
-    AND dbid = (
-        SELECT oid
-        FROM pg_database
-        WHERE datname = current_database()
-    )
-GROUP BY query_name
-ORDER BY sum(total_exec_time) DESC, query_name;
+(
+    SELECT
+        substring(query FROM '^/[*] ([a-z0-9_]+) [*]/') AS query_name,
+        cast(sum(calls) AS BIGINT) AS calls,
+        cast(sum(total_exec_time) / greatest(sum(calls), 1) AS DOUBLE PRECISION) AS mean_ms,
+        cast(sum(rows) AS BIGINT) AS row_count,
+        cast(sum(shared_blks_hit + shared_blks_read) AS BIGINT) AS buffers
+    FROM pg_stat_statements
+    WHERE
+        query ~ '^/[*] [a-z0-9_]+ [*]/'
+        AND dbid = (
+            SELECT oid
+            FROM pg_database
+            WHERE datname = current_database()
+        )
+    GROUP BY query_name
+    ORDER BY sum(total_exec_time) DESC, query_name
+);
 
 -- name: check_foreign_keys(row_limit)
 -- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to. There are

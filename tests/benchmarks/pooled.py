@@ -2,8 +2,7 @@
 
     python tests/benchmarks/pooled.py
 
-PostgreSQL starts by itself, or is that of WFE_SQL_TEST_POSTGRES_URL; pgbouncer must be installed. The server's files are
-on disk, and commits are durable.
+PostgreSQL starts by itself, or is that of WFE_SQL_TEST_POSTGRES_URL; pgbouncer must be installed.
 """
 
 import asyncio
@@ -19,13 +18,13 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from places import postgres_server
-from poolers import pooler
 
+from poolers import pooler
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.testing import full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
-CALLS, ROUNDS = 300, 5
+CALLS, ROUNDS = 160, 3
 CALLERS = (1, 16)
 
 Call = Callable[[int], Awaitable[object]]

@@ -15,8 +15,9 @@ from psycopg.pq import TransactionStatus
 from dialects.case import Params, row_line
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.plans import PostgresPlanner
-from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.plans import Plan
 from wfe_sql.queries import Query, QuerySet
@@ -113,6 +114,7 @@ class PostgresCase:
     }
     session: Sequence[str] = (
         *("set_up_connection", "get_server_process", "begin_write", "rollback", "begin_read", "commit"),
+        "list_query_statistics",
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_schema": ("", ()),

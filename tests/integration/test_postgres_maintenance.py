@@ -356,14 +356,15 @@ async def test_ids_of_the_reference_s_tables_get_the_order_of_their_bytes(
 
 
 async def test_what_queries_cost(provider: PostgresPersistenceProvider, by_hand: ByHand, schema: str) -> None:
-    """A view stands in for the extension's: it has the same columns, and the text of statements as the server shows it."""
+    """A view stands in for the extension's, with statements as the server shows them."""
     with pytest.raises(StoreError, match="CREATE EXTENSION pg_stat_statements"):
         await provider.query_stats()
     by_hand(
         "CREATE VIEW pg_stat_statements AS SELECT oid AS dbid, query, calls, total_exec_time, rows, shared_blks_hit, "
         "shared_blks_read FROM pg_database, (VALUES ('/* get_event */ SELECT $1', 3::bigint, 6::float8, 2::bigint, "
-        "5::bigint, 1::bigint), ('/* get_event */ SELECT $1, $2', 1, 2, 1, 0, 0), ('/* persist */ UPDATE', 1, 50, 1, 0, "
-        "0), ('SELECT 1', 1, 1, 1, 1, 1)) AS v (query, calls, total_exec_time, rows, shared_blks_hit, shared_blks_read)"
+        "5::bigint, 1::bigint), ('/* get_event */ SELECT $1, $2', 1, 2, 1, 0, 0), "
+        "('/* persist */ UPDATE', 1, 50, 1, 0, 0), "
+        "('SELECT 1', 1, 1, 1, 1, 1)) AS v (query, calls, total_exec_time, rows, shared_blks_hit, shared_blks_read)"
     )
     assert await provider.query_stats() == [
         QueryStats(name="persist", calls=1, mean_ms=50.0, rows=1, buffers=0),
@@ -373,12 +374,17 @@ async def test_what_queries_cost(provider: PostgresPersistenceProvider, by_hand:
 
 async def test_the_server_sees_who_calls_and_what(postgres_url: str, schema: str, by_hand: ByHand) -> None:
     seen = "SELECT application_name, split_part(query, ' ', 2) FROM pg_stat_activity WHERE application_name LIKE %s"
-    for url, options, name in (
-        (postgres_url, {}, "wfe-sql"),
-        (postgres_url, {"application_name": "host of a test"}, "host of a test"),
-        (make_conninfo(postgres_url, application_name="of the URL"), {"application_name": "other"}, "of the URL"),
+    for host, name in (
+        (PostgresPersistenceProvider(postgres_url, schema=schema), "wfe-sql"),
+        (PostgresPersistenceProvider(postgres_url, schema=schema, application_name="a host"), "a host"),
+        (
+            PostgresPersistenceProvider(
+                make_conninfo(postgres_url, application_name="of the URL"), schema=schema, application_name="other"
+            ),
+            "of the URL",
+        ),
     ):
-        async with PostgresPersistenceProvider(url, schema=schema, **options) as host:
+        async with host:
             await host.next_definition_sequence("order")
             with psycopg.connect(postgres_url) as administrator:
                 assert (name, "next_definition_sequence_group") in administrator.execute(seen, [name]).fetchall()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,12 +12,17 @@ import pytest
 
 from poolers import pooler
 from wfe_sql import PostgresPersistenceProvider, SerializationError, StoreError, WorkflowInstance
+from wfe_sql.backends import load_postgres_queries
+from wfe_sql.engines.postgres.plans import open_postgres_planner
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.testing import full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 
 LEFT_BEHIND = """
-    SELECT name, setting FROM pg_settings WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding',
-        'DateStyle', 'TimeZone', 'standard_conforming_strings', 'IntervalStyle', 'wfe_sql.schema')
+    SELECT name, setting FROM pg_settings WHERE source = 'session' AND name NOT IN (
+        'application_name', 'client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings', 'IntervalStyle',
+        'wfe_sql.schema'
+    )
     UNION ALL SELECT 'prepared', name FROM pg_prepared_statements WHERE from_sql OR name NOT LIKE 'PGBOUNCER%%'
     UNION ALL SELECT 'lock', objid::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
     UNION ALL SELECT 'schema', current_setting('wfe_sql.schema', true)
@@ -96,6 +102,26 @@ async def test_what_is_not_a_call_of_a_host(transaction_url: str, schema: str) -
         assert (await host.stats()).rows["workflows"] == 1
     async with PostgresPersistenceProvider(transaction_url, schema=schema) as again:
         assert (await again.get_workflow_instance("w1")).id == "w1"
+
+
+async def test_plans_and_tuned_queries(transaction_url: str, schema: str, tmp_path: Path) -> None:
+    """What looks at queries without running them finds the store's tables, and keeps nothing."""
+    async with PostgresPersistenceProvider(transaction_url, schema=schema):
+        pass
+    own = load_postgres_queries()
+    (tmp_path / "events.sql").write_text(own["get_event_group"].text.replace("AS event ON", "AS event\nON"))
+    async with PostgresPersistenceProvider(transaction_url, schema=schema, sql_dir=tmp_path) as host:
+        await host.create_event(full_event(id="e1"))
+
+    def explain() -> list[Any]:
+        target = PostgresTarget(transaction_url, timedelta(seconds=10))
+        with open_postgres_planner(target, own, schema=schema) as planner:
+            assert "events" in planner.survey().rows
+            return [planner.explain(own["get_event_group"]).indexes for _ in range(20)]
+
+    assert await asyncio.to_thread(explain) == [{"events_pkey"}] * 20
+    with psycopg.connect(transaction_url) as other:
+        assert other.execute(LEFT_BEHIND).fetchall() == []
 
 
 async def test_a_pool_of_one(postgres_url: str, schema: str) -> None:

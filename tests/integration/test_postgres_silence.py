@@ -138,7 +138,9 @@ async def test_closing_while_the_server_is_silent(
     host = PostgresPersistenceProvider(relay.url, schema=schema, statement_timeout=statement_timeout, max_connections=1)
     await host.open()
     relay.answers = SILENT
-    calls = [asyncio.create_task(host.create_event(full_event(id=f"e{number}"))) for number in range(100)]
+    calls: list[asyncio.Task[Any]] = [
+        asyncio.create_task(host.create_event(full_event(id=f"e{number}"))) for number in range(100)
+    ]
     calls += [asyncio.create_task(host.get_execution_errors()) for _ in range(10)]
     await asyncio.sleep(0)
     await ends(host.close(), pass_time, within=60)

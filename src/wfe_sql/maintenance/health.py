@@ -68,8 +68,7 @@ class Health(Paging):
             if not is_there:
                 raise StoreError(
                     "the database does not count what queries cost, or this role may not read it; as an administrator, "
-                    "set shared_preload_libraries = 'pg_stat_statements', and run: CREATE EXTENSION pg_stat_statements; "
-                    "GRANT pg_read_all_stats TO the role"
+                    "set shared_preload_libraries = 'pg_stat_statements', and run: CREATE EXTENSION pg_stat_statements"
                 )
             (rows,) = await read([Statement("list_query_statistics", {})])
         return [QueryStats(*row) for row in rows]
@@ -119,8 +118,8 @@ class Health(Paging):
         return [
             Finding(
                 FindingKind.OldSnapshot,
-                f"{visible(holder)} keeps an old snapshot{'' if since is None else f' since {since}'}, so that each poll "
-                "steps over all that was changed meanwhile; end it",
+                f"{visible(holder)} keeps an old snapshot{'' if since is None else f' since {since}'}, so polls step "
+                "over all that was changed meanwhile; end it",
             )
             for holder, since in rows
         ]

@@ -37,7 +37,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     _stopping: asyncio.Task[None] | None = None
     run_shared: Run | None = None
 
-    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """Execute a query and return a cursor to read its results."""
         run = self.run_shared
         if (
@@ -77,7 +77,7 @@ class Connection(psycopg.AsyncConnection[Any]):
             line.shutdown(socket.SHUT_RDWR)
 
     def give_up(self) -> None:
-        """Have the server stop what it does; whoever waits for it hears how it ended, or that the connection is lost."""
+        """Have the server stop what it does; whoever waits for it hears how that ended."""
         self.is_given_up = True
         self._stopping = asyncio.create_task(self._stop())
 

@@ -185,7 +185,7 @@ class PostgresEngine:
         )
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
-        """Run a unit. Where the caller is cancelled, so is what the server does for it, unless it does so for others too."""
+        """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
         self._check_open()
         group = group_of(unit)
         if group is not None:
@@ -294,13 +294,7 @@ class PostgresEngine:
             attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
-                    if attempt.is_given_up:
-                        raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
-                    attempt.connection = connection
-                    try:
-                        return await self._try(work, connection, attempt)
-                    finally:
-                        attempt.connection = None
+                    return await self._try(work, connection, attempt)
             except StoreUnavailableError:
                 if attempt.may_have_committed or time() > deadline or self._gives_up or attempt.is_given_up:
                     raise
@@ -311,6 +305,9 @@ class PostgresEngine:
                     raise
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
+        if attempt.is_given_up:
+            raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
+        attempt.connection = connection
         try:
             return await work(connection, attempt)
         except psycopg.Error as error:
@@ -325,6 +322,8 @@ class PostgresEngine:
                 f"{self._store} cannot be reached: the connection was lost, and {known}: "
                 f"{connection.cut_because or text_of(error)}"
             ) from error
+        finally:
+            attempt.connection = None
 
     async def _make_store(self) -> None:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())

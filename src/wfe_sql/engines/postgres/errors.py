@@ -87,7 +87,7 @@ def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> b
 
 
 def has_no_transactions(error: psycopg.Error) -> bool:
-    """Tell whether PgBouncer refuses to begin a transaction, as it does in statement mode, with a code of many meanings."""
+    """Tell whether PgBouncer refuses to begin a transaction, as in statement mode; its code has many meanings."""
     return "statement pooling mode" in str(error)
 
 

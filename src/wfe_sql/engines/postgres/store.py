@@ -23,7 +23,7 @@ _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 
 _PROBES = 5
-"""How many connections are asked whether a pooler lends them the same server's connection: some may be another pooler's."""
+"""How many connections are asked whether they share the server's with another: some may be another pooler's."""
 
 _LATE = 5.0
 """Seconds after the statement timeout at which a connection whose server says nothing is cut."""
@@ -98,7 +98,7 @@ class PostgresStore:
         return connection
 
     async def begin(self, connection: Connection, query: str) -> None:
-        """Begin a transaction; where a pooler lends the server's connection only for that, its settings come with it."""
+        """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""
         if connection.run_shared is None:
             await self._runner(connection)(query)
             return
@@ -122,8 +122,8 @@ class PostgresStore:
     async def _is_lent_for_transactions(self, connection: Connection) -> bool:
         """Tell whether a pooler lends the server's connection for one transaction at a time.
 
-        A pooler calls its client another process than the server's. The process that serves a client that does nothing is
-        lent to others meanwhile, or changes. Nothing is left behind on the server's connections. Where that cannot be
+        A pooler tells its client of another process than the server's. The process of a client that does nothing serves
+        others meanwhile, or changes. Nothing is left behind on the server's connections. Where that cannot be
         found out, it is taken to be so, since what then runs is right with any pooler.
         """
         run = self._runner(connection)
