@@ -13,30 +13,33 @@
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection, begin, execute
 -- index: none
+-- keep: read committed; the queries that lock must go on with what others have committed by then
+-- keep: the schema, the time zone and wfe_sql.schema; names, times and scripts go by them
+-- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
 SELECT
-    set_config('search_path', quote_ident(:schema), cast(:is_local AS BOOLEAN)) AS search_path,
-    set_config('wfe_sql.schema', :schema, cast(:is_local AS BOOLEAN)) AS schema_name,
-    set_config('default_transaction_isolation', 'read committed', cast(:is_local AS BOOLEAN)) AS isolation,
-    set_config('TimeZone', 'UTC', cast(:is_local AS BOOLEAN)) AS time_zone,
-    set_config('statement_timeout', :statement_timeout, cast(:is_local AS BOOLEAN)) AS statement_timeout,
+    set_config('search_path', quote_ident(:schema), :is_local) AS search_path,
+    set_config('wfe_sql.schema', :schema, :is_local) AS schema_name,
+    set_config('default_transaction_isolation', 'read committed', :is_local) AS isolation,
+    set_config('TimeZone', 'UTC', :is_local) AS time_zone,
+    set_config('statement_timeout', :statement_timeout, :is_local) AS statement_timeout,
     set_config(
         'default_transaction_read_only',
-        coalesce(cast(:read_only AS TEXT), current_setting('default_transaction_read_only')),
-        cast(:is_local AS BOOLEAN)
+        coalesce(:read_only, current_setting('default_transaction_read_only')),
+        :is_local
     ) AS read_only,
     set_config(
         'transaction_read_only',
-        coalesce(cast(:read_only AS TEXT), current_setting('transaction_read_only')),
+        coalesce(:read_only, current_setting('transaction_read_only')),
         TRUE
     ) AS is_read_only,
-    set_config('log_parameter_max_length_on_error', '0', cast(:is_local AS BOOLEAN)) AS logged,
-    set_config('enable_seqscan', 'off', cast(:is_local AS BOOLEAN)) AS seqscan,
-    set_config('enable_bitmapscan', 'off', cast(:is_local AS BOOLEAN)) AS bitmapscan,
-    set_config('enable_incremental_sort', 'off', cast(:is_local AS BOOLEAN)) AS incremental_sort,
-    set_config('enable_hashjoin', 'off', cast(:is_local AS BOOLEAN)) AS hashjoin,
-    set_config('enable_mergejoin', 'off', cast(:is_local AS BOOLEAN)) AS mergejoin,
-    set_config('plan_cache_mode', 'force_generic_plan', cast(:is_local AS BOOLEAN)) AS plan_cache_mode,
-    set_config('jit', 'off', cast(:is_local AS BOOLEAN)) AS jit;
+    set_config('log_parameter_max_length_on_error', '0', :is_local) AS logged,
+    set_config('enable_seqscan', 'off', :is_local) AS seqscan,
+    set_config('enable_bitmapscan', 'off', :is_local) AS bitmapscan,
+    set_config('enable_incremental_sort', 'off', :is_local) AS incremental_sort,
+    set_config('enable_hashjoin', 'off', :is_local) AS hashjoin,
+    set_config('enable_mergejoin', 'off', :is_local) AS mergejoin,
+    set_config('plan_cache_mode', 'force_generic_plan', :is_local) AS plan_cache_mode,
+    set_config('jit', 'off', :is_local) AS jit;
 
 -- name: get_server_process()$
 -- The process that serves the connection, which a pooler in between does not tell.
@@ -54,6 +57,7 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 -- One snapshot for all that is read until commit.
 -- used by: run_alone, snapshot
 -- index: none
+-- keep: REPEATABLE READ; a dump and a copy would be of several moments
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: commit()!
@@ -87,4 +91,5 @@ DEALLOCATE :query;
 -- https://www.postgresql.org/docs/current/sql-explain.html
 -- used by: explain
 -- index: none
+-- keep: EXPLAIN; what comes in place of :query must not run
 EXPLAIN (COSTS OFF) EXECUTE :query;

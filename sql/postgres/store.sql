@@ -22,7 +22,7 @@ WHERE id = 1;
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
-VALUES (1, cast(:version AS INT))
+VALUES (1, :version)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version;
 
 -- name: list_parts()
@@ -56,7 +56,7 @@ WHERE relkind IN ('v', 'i', 'I')
 UNION ALL
 SELECT
     pg_trigger.tgname AS part,
-    pg_get_triggerdef(pg_trigger.oid) AS definition
+    pg_get_triggerdef(pg_trigger.oid, TRUE) AS definition
 FROM listed
 INNER JOIN pg_trigger ON listed.oid = pg_trigger.tgrelid
 WHERE NOT pg_trigger.tgisinternal
@@ -67,6 +67,7 @@ ORDER BY part;
 -- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 -- used by: ensure_store_exists
 -- index: none
+-- keep: a lock that ends with the transaction; two hosts that start at once would both make the store
 SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
 
 -- name: create_schema()#

@@ -8,10 +8,25 @@
 -- index: none
 PRAGMA journal_mode = WAL;
 
+-- name: limit_log()$
+-- A log that grew while somebody read for long is cut to so many bytes when it is started anew. Usually it has 4 MB,
+-- where SQLite copies it into the file. Returns the limit. https://sqlite.org/pragma.html#pragma_journal_size_limit
+-- used by: open_writer
+-- index: none
+PRAGMA journal_size_limit = 16777216;
+
+-- name: copy_log()^
+-- Copies what the log holds into the file, as far as no reader needs it. Returns 0, how many pages the log holds, and
+-- how many of these are copied by now. https://sqlite.org/pragma.html#pragma_wal_checkpoint
+-- used by: is_log_held
+-- index: none
+PRAGMA wal_checkpoint (PASSIVE);
+
 -- name: enforce_foreign_keys()!
 -- SQLite leaves foreign keys unchecked unless each connection asks for them.
 -- used by: ensure_store_exists, open_reader
 -- index: none
+-- keep: ON; pointers would stay when their workflow is deleted
 PRAGMA foreign_keys = ON;
 
 -- name: suspend_foreign_keys()!
@@ -26,6 +41,7 @@ PRAGMA foreign_keys = OFF;
 -- https://sqlite.org/pragma.html#pragma_synchronous
 -- used by: open_writer
 -- index: none
+-- keep: FULL; a host was promised that what is acknowledged is on the disk
 PRAGMA synchronous = FULL;
 
 -- name: use_normal_durability()!
@@ -38,19 +54,23 @@ PRAGMA synchronous = NORMAL;
 -- A reader's connection cannot write, whatever a tuned query says.
 -- used by: open_reader
 -- index: none
+-- keep: ON; a reader would write beside the one writer
 PRAGMA query_only = ON;
 
 -- name: wait_for_no_lock()$
--- A connection that is used on the event loop must not sleep there until another lets go. Returns the timeout.
+-- A connection that is used on the event loop must not sleep there until another lets go, and on a thread each call
+-- waits from when it was made, which SQLite does not know. Returns the timeout.
 -- https://sqlite.org/pragma.html#pragma_busy_timeout
 -- used by: open_reader
 -- index: none
+-- keep: 0; the event loop would sleep while another has the lock
 PRAGMA busy_timeout = 0;
 
 -- name: begin_write()!
 -- Takes the write lock at once, so that a unit never has to be started again half way.
 -- used by: begin_write
 -- index: none
+-- keep: IMMEDIATE; a unit that has read could no longer write when another wrote meanwhile
 BEGIN IMMEDIATE;
 
 -- name: begin_read()!
@@ -75,18 +95,21 @@ ROLLBACK;
 -- Units of work share a transaction; after one has failed half done, they run again, each in a savepoint of its own.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name, which the next two queries name too
 SAVEPOINT unit_of_work;
 
 -- name: commit_unit()!
 -- The unit's changes become part of the transaction.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name
 RELEASE unit_of_work;
 
 -- name: rollback_unit()!
 -- The unit's changes are undone; its savepoint stays until commit_unit.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name
 ROLLBACK TO unit_of_work;
 
 -- name: explain_query(query)!
@@ -94,4 +117,5 @@ ROLLBACK TO unit_of_work;
 -- then does this run. https://sqlite.org/eqp.html
 -- used by: explain
 -- index: none
+-- keep: EXPLAIN; what comes in place of :query must not run
 EXPLAIN QUERY PLAN :query;

@@ -129,7 +129,6 @@ FIND_NOTHING = {"check_integrity", "find_old_snapshots", "check_foreign_keys", "
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
     "list_statistics": ["update_statistics"],
-    "empty_workflows": ["empty_execution_pointers"],
     "renew_workflow_claim": ["claim_runnable_instances"],
     "release_workflow_claim": ["claim_runnable_instances"],
     "renew_event_claim": ["claim_runnable_events"],

@@ -194,10 +194,10 @@ async def test_a_snapshot_writes_nothing_and_goes_on_after_an_error(provider: Po
     page = {"after_id": "", "row_limit": 9}
     async with provider._engine.snapshot() as read:
         with pytest.raises(StoreReadOnlyError):
-            await read([Statement("empty_execution_errors", {})])
+            await read([Statement("empty_store", {})])
         with pytest.raises(SerializationError):
-            await read([Statement("page_workflows", {**page, "row_limit": "x"})])
-        (rows,) = await read([Statement("page_workflows", page)])
+            await read([Statement("export_workflows", {**page, "row_limit": "x"})])
+        (rows,) = await read([Statement("export_workflows", page)])
     assert [row[0] for row in rows] == ["a", "b"]
 
 
@@ -307,7 +307,7 @@ async def test_a_role_that_may_only_read(
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 async def test_what_is_not_there_is_not_made(postgres_url: str, schema: str, by_hand: ByHand, mode: str) -> None:
-    with pytest.raises(StoreUnavailableError, match=rf"does not exist.* \(with mode={mode} nothing is made\)"):
+    with pytest.raises(StoreUnavailableError, match=rf"cannot be opened with mode={mode}: it does not exist"):
         await PostgresPersistenceProvider(_option(postgres_url, f"schema={schema}&mode={mode}")).open()
     assert by_hand(f"SELECT nspname FROM pg_namespace WHERE nspname = '{schema}'") == []
 

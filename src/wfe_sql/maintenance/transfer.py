@@ -96,17 +96,7 @@ class Transfer(Paging):
         try:
             if any(count > copied[table] for table, count in (await self._count_rows()).items()):
                 raise StoreError("it has rows that are not known to be of this copy")
-            await self._engine.write(
-                [
-                    Statement("empty_execution_pointers", {}),
-                    Statement("empty_workflows", {}),
-                    Statement("empty_definition_sequences", {}),
-                    Statement("empty_events", {}),
-                    Statement("empty_event_subscriptions", {}),
-                    Statement("empty_scheduled_commands", {}),
-                    Statement("empty_execution_errors", {}),
-                ]
-            )
+            await self._engine.write([Statement("empty_store", {})])
         except WfeError as error:
             message = f"the copy failed ({reason}), and what was copied is still there ({error}); delete that store"
             raise StoreError(message) from reason
