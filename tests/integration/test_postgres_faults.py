@@ -80,7 +80,7 @@ async def test_a_backend_that_is_terminated_at_work(
     writing = asyncio.create_task(provider.persist_workflow(stored))
     for pid in await waiting_backends(ask):
         ask(f"SELECT pg_terminate_backend({pid})")
-    with pytest.raises(StoreUnavailableError, match="whether it was stored is not known: terminating connection"):
+    with pytest.raises(StoreUnavailableError, match="nothing was written: terminating connection"):
         await writing
     ask("rollback")
     await provider.persist_workflow(stored)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from wfe_sql.engines import Results, Unit
+from wfe_sql.engines.postgres.connection import Attempt
 from wfe_sql.engines.postgres.grouping import Group, param_of
 from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
 
@@ -74,8 +75,8 @@ class GroupQueue:
     def __init__(
         self,
         group: Group,
-        run: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome | None]]],
-        run_held: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
+        run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome | None]]],
+        run_held: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome]]],
         at_once: int,
         turns: Turns,
     ) -> None:
@@ -124,7 +125,7 @@ class GroupQueue:
             while self._waiting:
                 async with self._turns.turn():
                     batch = self._take()
-                    outcomes = await self._run([unit for unit, _ in batch]) if batch else []
+                    outcomes = await self._run(batch) if batch else []
                 if not batch:
                     break
                 self._settle(batch, outcomes)
@@ -149,14 +150,14 @@ class GroupQueue:
 
     async def _wait_for_row(self, key: Any, held: Sequence[Waiting]) -> None:
         try:
-            answer(held, await _run_all(self._run_held, [unit for unit, _ in held]))
+            answer(held, await _run_all(self._run_held, held))
         finally:
             for _, future in held:
                 future.cancel()
             self._keys_under_way.discard(key)
             self._start()
 
-    async def _run(self, units: Sequence[Unit]) -> Sequence[Outcome | None]:
+    async def _run(self, batch: Sequence[Waiting]) -> Sequence[Outcome | None]:
         is_held_up = False
 
         def hold_up() -> None:
@@ -167,7 +168,7 @@ class GroupQueue:
 
         holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
         try:
-            return await _run_all(self._run_units, units)
+            return await _run_all(self._run_units, batch)
         finally:
             holding_up.cancel()
             self._held_up -= is_held_up
@@ -205,9 +206,18 @@ class GroupQueue:
 
 
 async def _run_all(
-    run: Callable[[Sequence[Unit]], Awaitable[Sequence[_Outcome]]], units: Sequence[Unit]
+    run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[_Outcome]]], batch: Sequence[Waiting]
 ) -> Sequence[_Outcome | Exception]:
+    """Run units; once all their callers have gone, they are given up."""
+    attempt = Attempt()
+
+    def give_up_unwanted(_: object) -> None:
+        if not attempt.is_given_up and all(future.done() for _, future in batch):
+            attempt.give_up()
+
+    for _, future in batch:
+        future.add_done_callback(give_up_unwanted)
     try:
-        return await run(units)
+        return await run([unit for unit, _ in batch], attempt)
     except Exception as error:  # whatever it is, those who wait must hear of it
-        return [error for _ in units]
+        return [error for _ in batch]

@@ -2,16 +2,25 @@
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.driver import split_script
-from wfe_sql.engines.postgres.errors import hides, is_about_statement, is_missing_right, store_error, text_of
-from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.errors import (
+    has_no_transactions,
+    hides,
+    is_about_statement,
+    is_missing_right,
+    store_error,
+    text_of,
+)
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
 from wfe_sql.engines.stores import (
     UNFINISHED_COPY,
@@ -30,6 +39,12 @@ from wfe_sql.urls import DEFAULT_SCHEMA
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+_PROBES = 5
+"""How many connections are asked whether they share the server's with another: some may be another pooler's."""
+
+_LATE = 5.0
+"""Seconds after the statement timeout at which a connection whose server says nothing is cut."""
 
 OLDEST = 14
 """The oldest version of PostgreSQL that these queries are tested on."""
@@ -88,6 +103,9 @@ class PostgresStore:
         self._mode = mode
         self._allow_unfinished_copy = allow_unfinished_copy
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
+        self.patience = None if statement_timeout is None else statement_timeout.total_seconds() + _LATE
+        """Seconds that a statement may take until its connection is cut; None where there is no statement timeout."""
+        self._is_shared: bool | None = None
 
     def __str__(self) -> str:
         return f"{self.target} (schema {self._schema})"
@@ -98,15 +116,22 @@ class PostgresStore:
         return self._schema
 
     async def open_connection(self) -> Connection:
-        """Open a connection on which names mean this store's tables."""
+        """Open a connection on which names mean this store's tables.
+
+        Raises:
+            StoreUnavailableError: There is none to be had.
+            StoreError: A pooler in front of the server has no transactions.
+        """
         connection = await self.target.connect()
         try:
-            await self._runner(connection)(
-                "set_up_connection",
-                schema=self._schema,
-                statement_timeout=self._statement_timeout,
-                read_only="on" if self._mode == "ro" else None,
-            )
+            if self._is_shared is None:
+                self._is_shared = await self._is_lent_for_transactions(connection)
+            if self._is_shared:
+                connection.run_shared = self._runner(connection, is_local=True)
+            else:
+                connection.prepare_threshold = 0
+                await self._runner(connection)("set_up_connection")
+            connection.patience = self.patience
         except BaseException as error:
             await connection.close()
             if isinstance(error, psycopg.Error):
@@ -114,6 +139,62 @@ class PostgresStore:
             raise
         self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
+
+    async def begin(self, connection: Connection, query: str) -> None:
+        """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""
+        if connection.run_shared is None:
+            await self._runner(connection)(query)
+            return
+        async with connection.pipeline():
+            await connection.run_shared(query)
+            await connection.run_shared("set_up_connection")
+
+    @asynccontextmanager
+    async def settled(self, connection: Connection) -> AsyncIterator[None]:
+        """Have names mean the store's tables for the block, in a transaction where a pooler lends only for that."""
+        if connection.run_shared is None:
+            yield
+            return
+        await self.begin(connection, "begin_write")
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                await connection.run_shared("rollback")
+
+    async def _is_lent_for_transactions(self, connection: Connection) -> bool:
+        """Tell whether a pooler lends the server's connection for one transaction at a time.
+
+        A pooler tells its client of another process than the server's. The process of a client that does nothing serves
+        others meanwhile, or changes. Nothing is left behind on the server's connections. Where that cannot be
+        found out, it is taken to be so, since what then runs is right with any pooler.
+        """
+        run = self._runner(connection)
+        process = await run("get_server_process")
+        if process == connection.info.backend_pid:
+            return False
+        for _ in range(_PROBES):
+            try:
+                other = await self.target.connect()
+            except StoreError:
+                return True
+            try:
+                beside = self._runner(other)
+                await beside("begin_write")
+                is_lent = await beside("get_server_process") == process or await run("get_server_process") != process
+                await beside("rollback")
+                if is_lent:
+                    return True
+            except psycopg.Error as error:
+                if has_no_transactions(error):
+                    raise StoreError(
+                        f"{self} is behind a pooler that has no transactions; set its pool_mode to transaction, or to "
+                        "session, for this database"
+                    ) from error
+                return True
+            finally:
+                other.pgconn.finish()
+        return False
 
     async def check(self, connection: Connection) -> None:
         """Check that there is a store, up to date, and that it takes tuned queries, for those who would not make one.
@@ -131,7 +212,7 @@ class PostgresStore:
             await self._check(parts, run)
             if not await self._is_complete(parts, run):
                 raise out_of_date(self)
-            await check_tuned_postgres(self._queries, connection)
+            await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
             raise store_error(self, error) from error
 
@@ -163,7 +244,7 @@ class PostgresStore:
                 _log.warning("%s lacks indexes, so that queries are slow: %s; run wfe-sql init", self, ", ".join(slow))
             if self._mode != "ro":
                 await self.mend_numbers(connection, _LATEST)
-            await check_tuned_postgres(self._queries, connection)
+            await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
             if hides(error):
                 if works:
@@ -174,24 +255,29 @@ class PostgresStore:
     async def build_indexes(self, connection: Connection) -> None:
         """Build the indexes that are missing, and those whose building was broken off, while hosts go on.
 
-        Each is a statement outside a transaction, which takes as long as it takes; the connection is for this only.
+        Each is a statement outside a transaction, which takes as long as it takes; the connection is for this only. A
+        pooler that lends one for a transaction only allows neither: writers then wait, and a statement times out.
         https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
         """
         try:
             run = self._runner(connection)
-            await run("lift_statement_timeout", is_local=False)
+            is_shared = connection.run_shared is not None
+            if not is_shared:
+                connection.patience = None
+                await run("lift_statement_timeout", is_local=False)
             await run("drop_invalid_indexes")
             parts = await self._parts(run)
             for index, statement in self._indexes().items():
                 if index not in parts:
+                    statement = statement if is_shared else statement.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
                     await connection.execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
             raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
 
     def _indexes(self) -> dict[str, str]:
-        """Return the statements of the scripts that build indexes, by the index, as they run beside others."""
+        """Return the statements of the scripts that build indexes, by the index."""
         return {
-            found[1]: statement.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
+            found[1]: statement
             for script in _scripts()
             for statement in split_script(self._queries[script].sql)
             if (found := _INDEX.search(statement))
@@ -218,7 +304,8 @@ class PostgresStore:
 
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
-        await run("begin_write")
+        patience, connection.patience = connection.patience, None
+        await self.begin(connection, "begin_write")
         try:
             await run("lift_statement_timeout", is_local=True)
             await run("hold_making_lock")
@@ -228,6 +315,8 @@ class PostgresStore:
             if not connection.closed:
                 await run("rollback")
             raise
+        finally:
+            connection.patience = patience
 
     def missing_right(self, error: psycopg.Error, connection: Connection) -> StoreError:
         """Return the error of a statement that the role may not run; it says what to grant."""
@@ -247,10 +336,20 @@ class PostgresStore:
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
         )
 
-    def _runner(self, connection: Connection) -> Callable[..., Awaitable[Any]]:
-        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place."""
+    def _runner(self, connection: Connection, *, is_local: bool = False) -> Callable[..., Awaitable[Any]]:
+        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place.
+
+        What it sets up holds for the connection, or with `is_local` for the transaction.
+        """
+        settings = {
+            "schema": self._schema,
+            "statement_timeout": self._statement_timeout,
+            "read_only": "on" if self._mode == "ro" else None,
+            "is_local": str(is_local),
+        }
 
         async def run(query: str, **params: Any) -> Any:
+            params = settings if query == "set_up_connection" else params
             try:
                 return await self._queries.run(connection, query, params)
             except psycopg.Error as error:
@@ -312,7 +411,12 @@ def schema_script(queries: QuerySet) -> str:
     """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
     settings, version = queries["set_up_connection"], queries["record_store_version"]
     filled = settings
-    for param, value in {"schema": f"'{DEFAULT_SCHEMA}'", "statement_timeout": "'0'", "read_only": "NULL"}.items():
+    for param, value in {
+        "schema": f"'{DEFAULT_SCHEMA}'",
+        "statement_timeout": "'0'",
+        "read_only": "NULL",
+        "is_local": "'False'",
+    }.items():
         filled = replace(filled, sql=filled.filled_in(param, value))
     return "\n".join(
         [
