@@ -101,12 +101,15 @@ class Stored(NamedTuple):
         create_time: The column, as the store has it: together they tell the workflow from another with the same id.
         revision: The workflow's revision.
         pointers: A fingerprint of each of its pointers by id, in their order; None where a pointer has none.
+        has_documents: Whether these are the documents that were read instead: whoever only reads needs no fingerprints,
+            so they are made when the instance is persisted.
     """
 
     id: str
     create_time: str
     revision: int
-    pointers: Mapping[str, bytes | None]
+    pointers: Mapping[str, Any]
+    has_documents: bool = False
 
 
 class _Remembers:

@@ -61,7 +61,6 @@ from wfe_sql.rows import (
     encode_bound,
     encode_ids,
     epoch_ms,
-    fingerprints,
     to_utc,
     wrong_type,
 )
@@ -147,7 +146,7 @@ class SqlPersistenceProvider(Maintenance):
     # workflows
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
-        snapshot = Snapshot(instance, {})
+        snapshot = Snapshot(instance, None)
         workflow = snapshot.workflow
         store_id, create_time = self._engine.store_id, workflow["create_time"]
 
@@ -180,8 +179,7 @@ class SqlPersistenceProvider(Maintenance):
         if not isinstance(instance, WorkflowInstance):
             raise wrong_type(WorkflowInstance, instance)
         turn = Turn(instance, self._engine.store_id)
-        stored = instance._stored.get(self._engine.store_id) if turn.is_first else None
-        snapshot = Snapshot(instance, {} if stored is None else stored.pointers)
+        snapshot = Snapshot(instance, instance._stored.get(self._engine.store_id) if turn.is_first else None)
         del snapshot.workflow["create_time"]
         snapshot.workflow["now"] = self._now()  # last_heartbeat_at, which only the reference's PostgreSQL table has
         snapshot.workflow["claim_token"] = _checked_token(claim, ClaimKind.Workflow, snapshot.workflow["id"])
@@ -227,7 +225,7 @@ class SqlPersistenceProvider(Maintenance):
             conflicts={"workflows.name": _name_in_use(workflow)},
             ended=ended,
         )
-        pointers = self._change_pointers(snapshot, stored.pointers if stored is not None and is_known else {})
+        pointers = self._change_pointers(snapshot, stored if is_known else None)
         turn.begin_write()
         try:
             await self._write_snapshot(snapshot, [persist, *pointers, *more])
@@ -235,23 +233,23 @@ class SqlPersistenceProvider(Maintenance):
             return False
         return True
 
-    def _change_pointers(self, snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> list[Statement]:
+    def _change_pointers(self, snapshot: Snapshot, stored: Stored | None) -> list[Statement]:
         """Return what turns the pointers that are known to be stored into those of the snapshot.
 
         Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
         new after it. Otherwise all of them are written anew.
         """
-        ids = list(snapshot.fingerprints)
-        kept = [id_ for id_ in stored if id_ in snapshot.fingerprints]
+        ids, known = list(snapshot.fingerprints), {} if stored is None else stored.pointers
+        kept = [id_ for id_ in known if id_ in snapshot.fingerprints]
         workflow_id = snapshot.workflow["id"]
         if not kept or kept != ids[: len(kept)]:
             delete = Statement("delete_execution_pointers", {"workflow_id": workflow_id})
             return [delete, *_insert_pointers(snapshot, ids)]
         statements = []
-        if gone := [id_ for id_ in stored if id_ not in snapshot.fingerprints]:
+        if gone := [id_ for id_ in known if id_ not in snapshot.fingerprints]:
             params = {"ids": encode_ids(gone), "workflow_id": workflow_id}
             statements.append(Statement("delete_gone_execution_pointers", params))
-        if changed := stored.keys() & snapshot.changed_since(stored):
+        if changed := known.keys() & snapshot.changed_since(stored):
             rows = snapshot.pointer_rows(id_ for id_ in kept if id_ in changed)
             statements.append(Statement("upsert_execution_pointers", rows))
         return statements + _insert_pointers(snapshot, ids[len(kept) :])
@@ -330,10 +328,12 @@ class SqlPersistenceProvider(Maintenance):
         """Return the instance of a row of (document, revision, create_time) and its pointers' rows of (document,)."""
         document, revision, create_time = workflow
         instance = WORKFLOWS.decode(document)
-        instance.execution_pointers = EXECUTION_POINTERS.decode_all([row[0] for row in documents])
-        pointers = instance.execution_pointers
-        by_id = dict(zip([pointer.id for pointer in pointers], fingerprints(pointers), strict=True))
-        instance._remember(self._engine.store_id, Stored(instance.id, create_time, revision, by_id))
+        texts = [row[0] for row in documents]
+        instance.execution_pointers = EXECUTION_POINTERS.decode_all(texts)
+        by_id = dict(zip([pointer.id for pointer in instance.execution_pointers], texts, strict=True))
+        instance._remember(
+            self._engine.store_id, Stored(instance.id, create_time, revision, by_id, has_documents=True)
+        )
         return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:
