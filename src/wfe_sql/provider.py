@@ -278,7 +278,9 @@ class SqlPersistenceProvider(Maintenance):
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[Claim]:
         params = {"as_at": epoch_ms("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
-        rows = await self._claim("claim_runnable_instances", params, "release_workflow_claim")
+        rows = await self._claim(
+            "claim_runnable_instances", "find_free_runnable_instance", params, "release_workflow_claim"
+        )
         return _claims(ClaimKind.Workflow, rows, params)
 
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
@@ -417,7 +419,7 @@ class SqlPersistenceProvider(Maintenance):
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[Claim]:
         params = {"as_at": encode_bound("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
-        rows = await self._claim("claim_runnable_events", params, "release_event_claim")
+        rows = await self._claim("claim_runnable_events", "find_free_runnable_event", params, "release_event_claim")
         return _claims(ClaimKind.Event, rows, params)
 
     async def get_events(
@@ -464,7 +466,7 @@ class SqlPersistenceProvider(Maintenance):
         while left is None or left > 0:
             claim = self._new_claim(self._worker_id, lease, min(left or _COMMAND_BATCH, _COMMAND_BATCH))
             params = {"as_of": due, "after_time": after[0], "after_id": after[1], **claim}
-            rows = await self._claim("claim_commands", params, "release_command")
+            rows = await self._claim("claim_commands", "find_free_command", params, "release_command")
             if not rows:
                 break
             rows = sorted(rows, key=lambda row: (row[1], row[0]))
@@ -570,8 +572,13 @@ class SqlPersistenceProvider(Maintenance):
         (rows,) = await self._engine.read([statement])
         return EXECUTION_ERRORS.decode_all([row[0] for row in rows], [row[1] for row in rows])
 
-    async def _claim(self, query: str, params: Row, release: str) -> Sequence[Any]:
-        """Run a query that claims and return its rows; a caller that is cancelled meanwhile gives back what it took."""
+    async def _claim(self, query: str, look: str, params: Row, release: str) -> Sequence[Any]:
+        """Run a query that claims and return its rows; a caller that is cancelled meanwhile gives back what it took.
+
+        A poll that finds nothing takes no lock: see `Engine.may_find`.
+        """
+        if not await self._engine.may_find(Statement(look, params)):
+            return []
         claiming = self._engine.submit([Statement(query, params)])
         try:
             (rows,) = await _settled(claiming)

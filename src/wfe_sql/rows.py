@@ -486,21 +486,15 @@ def fingerprints(pointers: Sequence[ExecutionPointer]) -> list[bytes | None]:
     """
     try:
         if _STATUS_TYPES.issuperset(map(type, map(_status, pointers))):
-            return list(map(_exact_fingerprint, pointers))
+            return [
+                marshal.dumps((_exact_values(pointer), _encode_others(_other_values(pointer))), _MARSHAL_VERSION)
+                for pointer in pointers
+            ]
     except _NO_FINGERPRINT:
-        pass  # one of them has none
-    return [_fingerprint(pointer) for pointer in pointers]
-
-
-def _exact_fingerprint(pointer: ExecutionPointer) -> bytes:
-    return marshal.dumps((_exact_values(pointer), _encode_others(_other_values(pointer))), _MARSHAL_VERSION)
-
-
-def _fingerprint(pointer: ExecutionPointer) -> bytes | None:
-    try:
-        return _exact_fingerprint(pointer) if type(pointer.status) in _STATUS_TYPES else None
-    except _NO_FINGERPRINT:
-        return None
+        pass
+    if len(pointers) == 1:
+        return [None]
+    return [mark for pointer in pointers for mark in fingerprints([pointer])]
 
 
 def is_exact(fingerprint: bytes, pointer: ExecutionPointer) -> bool:

@@ -15,6 +15,7 @@ SETTINGS = (
     *("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys"),
     "wait_for_no_lock",
 )
+LOOKS = ("find_free_runnable_instance", "find_free_runnable_event", "find_free_command")
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
 ADDITIONS = (
     *("add_workflows_claim_and_revision", "add_events_claim", "add_scheduled_commands_claim_and_rescheduled_time"),
@@ -23,6 +24,7 @@ ADDITIONS = (
 ONLY_IN_SQLITE = {
     **{lead: f"PostgreSQL runs it as {lead}_group, even for one unit" for lead in GROUPS},
     **dict.fromkeys(PARTS, "a part of a group in PostgreSQL"),
+    **dict.fromkeys(LOOKS, "in PostgreSQL a claim that finds nothing takes no lock that others wait for"),
     **dict.fromkeys(SETTINGS, "a setting of SQLite's"),
     **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
     **dict.fromkeys(ADDITIONS, "PostgreSQL adds these columns in the query that makes the table"),

@@ -108,6 +108,13 @@ class Engine(Protocol):
         """Run a unit that changes nothing, on one snapshot."""
         ...
 
+    async def may_find(self, look: Statement) -> bool:
+        """Tell whether a write is worth it, which finds what the query `look` finds.
+
+        Where a write that finds nothing costs nothing, it is, and nobody looks.
+        """
+        ...
+
     def snapshot(self) -> AbstractAsyncContextManager[Read]:
         """Have all units that are read within see the store as it is at the first of them; writers go on meanwhile.
 

@@ -152,6 +152,12 @@ class SqliteEngine:
             raise outcome
         return outcome
 
+    async def may_find(self, look: Statement) -> bool:
+        """Look on a reader, because a write that finds nothing takes the one lock of all writers to do so."""
+        self._open_lane(self._writers)
+        (found,) = await self.read([look])
+        return bool(found)
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
         """Have all units that are read within see one moment, on a connection of its own."""
