@@ -9,6 +9,17 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
     next_num BIGINT NOT NULL
 );
 
+-- name: next_definition_sequence(definition_id)$
+-- Raises the number of a definition by one, from nothing to 1, and returns it; no row where it is the last of 64 bits.
+-- used by: next_definition_sequence
+-- index: none
+INSERT INTO definition_sequences (definition_id, next_num)
+VALUES (:definition_id, 1)
+ON CONFLICT (definition_id) DO UPDATE
+    SET next_num = definition_sequences.next_num + 1
+    WHERE definition_sequences.next_num < 9223372036854775807
+RETURNING next_num;
+
 -- name: next_definition_sequence_group(units)
 -- Raises the number of each definition by as many as the units that ask for it, from nothing to 1, and hands the numbers
 -- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.

@@ -90,6 +90,19 @@ SELECT units.unit
 FROM created
 INNER JOIN units ON created.id = units.id;
 
+-- name: get_subscriptions(event_name, event_key, as_of, row_limit)
+-- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
+-- used by: get_subscriptions
+-- index: idx_subscriptions_live
+SELECT document
+FROM event_subscription_documents
+WHERE
+    event_name = :event_name AND event_key = :event_key
+    AND subscribe_as_of <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
+    AND NOT terminated
+ORDER BY subscribe_as_of, id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
 -- name: get_subscriptions_group(units)
 -- The live subscriptions of a name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
@@ -173,6 +186,14 @@ SET
     external_worker_id = NULL,
     external_token_expiry = NULL
 WHERE id = :id AND external_token = :token AND external_token <> 'wfe-sql:terminated';
+
+-- name: terminate_subscription(id)!
+-- Ends a subscription; the row stays.
+-- used by: terminate_subscription
+-- index: event_subscriptions_pkey
+UPDATE event_subscriptions
+SET terminated = TRUE, external_token = coalesce(external_token, 'wfe-sql:terminated')
+WHERE id = :id;
 
 -- name: terminate_subscription_group(units)
 -- Ends subscriptions; the rows stay.

@@ -47,6 +47,13 @@ SELECT
     ) AS TEXT) AS document
 FROM events;
 
+-- name: create_event(id, event_name, event_key, event_data, event_time, is_processed)!
+-- Inserts an event.
+-- used by: create_event
+-- index: none
+INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed)
+VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
+
 -- name: create_event_group(units)
 -- Inserts events.
 -- used by: create_event
@@ -71,6 +78,14 @@ created AS (
 SELECT units.unit
 FROM created
 INNER JOIN units ON created.id = units.id;
+
+-- name: get_event(id)^
+-- One event by id.
+-- used by: get_event
+-- index: events_pkey
+SELECT document
+FROM event_documents
+WHERE id = :id;
 
 -- name: get_event_group(units)
 -- Events by id.
@@ -193,6 +208,14 @@ WHERE
     AND event_time <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
 ORDER BY event_time, id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
+
+-- name: mark_event_processed(id, claim_token)!
+-- Takes an event out of the poll; changes no row when :claim_token is given and does not hold it.
+-- used by: mark_event_processed
+-- index: events_pkey
+UPDATE events
+SET is_processed = TRUE
+WHERE id = :id AND (cast(:claim_token AS TEXT) IS NULL OR claim_token = :claim_token);
 
 -- name: mark_event_processed_group(units)
 -- Takes events out of the poll; changes no row where :claim_token is given and does not hold the event.

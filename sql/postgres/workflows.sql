@@ -5,7 +5,8 @@
 -- A query whose name ends in _group takes :units, a JSON array of the units of work that wait: each has its number as
 -- "unit", the parameters of the query that the group is named after (see the same file of SQLite), and under their names
 -- the parameters of the unit's other queries, in lists. It returns a row, or rows, for each unit that found its row.
--- Rows are locked in the order of their ids, so that two hosts cannot deadlock.
+-- Rows are locked in the order of their ids, so that two hosts cannot deadlock. Some kinds of units have a plain query for
+-- one that waits alone, because a set of one costs more: of the name in SQLite, or with _alone where SQLite has several.
 
 -- name: create_workflows_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and three more indexes. The
@@ -478,6 +479,23 @@ FROM units
 INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
 WHERE workflows.id = units.id
 RETURNING units.unit;
+
+-- name: get_workflow_instance_alone(id)^
+-- One workflow by id, with its pointers in list order.
+-- used by: get_workflow_instance
+-- index: workflows_pkey, idx_execution_pointers_workflow_id
+SELECT
+    workflow.document,
+    workflow.revision,
+    to_json(workflow.create_time) #>> '{}' AS create_time,
+    array(
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = workflow.id
+        ORDER BY pointer.position
+    ) AS pointers
+FROM workflow_documents AS workflow
+WHERE workflow.id = :id;
 
 -- name: get_workflow_instance_group(units)
 -- Workflows by id, each with its pointers in list order.

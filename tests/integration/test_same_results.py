@@ -98,6 +98,15 @@ def test_a_unit_of_a_group_returns_what_its_queries_return_in_sqlite(stores: Sto
     assert found[0], f"give {lead} parameters with which it finds or changes something"
 
 
+def test_one_get_returns_what_the_group_does(stores: Stores) -> None:
+    unit, group, postgres = unit_of("get_workflow_instance", POSTGRES), GROUPS["get_workflow_instance"], stores["postgres"]
+    assert group.alone is not None
+    (rows,) = rows_by_unit(1, postgres.run(group.query, {"units": encode_units([unit])}))
+    found = group.results_alone(postgres.run(group.alone, unit[0].params))
+    assert _plain(found) == _plain(group.results(rows))
+    assert group.results_alone(postgres.run(group.alone, {"id": "nobody"})) == [None, []]
+
+
 @pytest.mark.parametrize("name", sorted(OTHERWISE))
 def test_what_is_said_to_differ_does(stores: Stores, name: str) -> None:
     one, other = (_returned(stores[case.name], name, case) for case in CASES)

@@ -32,7 +32,7 @@ def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> li
         methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
         if not methods:
             complaints.append(f"no class has a method {user}")
-        elif not any(query.removesuffix("_group") in _strings(method, users) for method in methods):
+        elif not any(query.removesuffix("_group").removesuffix("_alone") in _strings(method, users) for method in methods):
             complaints.append(f"{user} does not run it")
     return complaints
 

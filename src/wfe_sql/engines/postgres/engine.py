@@ -205,7 +205,12 @@ class PostgresEngine:
 
     async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
-        statements = [Statement(group.query, {"units": encode_units(units)})]
+        alone = group.alone if len(units) == 1 else None
+        statements = [
+            Statement(group.query, {"units": encode_units(units)})
+            if alone is None
+            else Statement(alone, units[0][0].params)
+        ]
         if locks_first:
             ids = encode_ids(param_of(unit, "id") for unit in units)
             statements.insert(0, Statement("lock_workflows", {"ids": ids}))
@@ -219,7 +224,11 @@ class PostgresEngine:
                 await self.run_group(group, some, locks_first=locks_first) for some in (units[:half], units[half:])
             ]
             return [outcome for some in halves for outcome in some]
-        results = [group.results(found) for found in rows_by_unit(len(units), rows)]
+        results = (
+            [group.results(found) for found in rows_by_unit(len(units), rows)]
+            if alone is None
+            else [group.results_alone(rows)]
+        )
         again = [unit for unit, result in zip(units, results, strict=True) if result is None]
         later = iter(await self.run_group(group, again, locks_first=True) if again else ())
         return [

@@ -58,6 +58,7 @@ class Group:
             statement can change a row only once.
         alike: A parameter that all units of one statement have in common.
         writes: Whether it changes anything.
+        alone: The query that runs one unit, with the parameters of its lead: a set of one costs 0.1 ms more.
     """
 
     lead: str
@@ -66,11 +67,16 @@ class Group:
     key: str | None = None
     alike: str | None = None
     writes: bool = True
+    alone: str | None = None
 
     @property
     def query(self) -> str:
         """The name of the query that runs them."""
         return f"{self.lead}_group"
+
+    def results_alone(self, result: Any) -> Results | None:
+        """Turn what `alone` returned into what the unit's queries return."""
+        return [result] if self.alone == self.lead else self.results([] if result is None else [result])
 
 
 _POINTER_WRITES = frozenset(
@@ -88,7 +94,13 @@ GROUPS = {
     for group in (
         Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
         Group("persist_workflow", _revision, parts=_POINTER_WRITES, key="id"),
-        Group("get_workflow_instance", _instance, parts=frozenset({"get_execution_pointers"}), writes=False),
+        Group(
+            "get_workflow_instance",
+            _instance,
+            parts=frozenset({"get_execution_pointers"}),
+            writes=False,
+            alone="get_workflow_instance_alone",
+        ),
         Group(
             "get_workflow_instance_by_name",
             _instance,
@@ -98,17 +110,17 @@ GROUPS = {
         Group("claim_runnable_instances", _rows, alike="as_at"),
         Group("renew_workflow_claim", _changed, key="id"),
         Group("release_workflow_claim", _changed, key="id"),
-        Group("next_definition_sequence", _value),
-        Group("create_event", _changed),
-        Group("get_event", _row, writes=False),
-        Group("mark_event_processed", _changed, key="id"),
+        Group("next_definition_sequence", _value, alone="next_definition_sequence"),
+        Group("create_event", _changed, alone="create_event"),
+        Group("get_event", _row, writes=False, alone="get_event"),
+        Group("mark_event_processed", _changed, key="id", alone="mark_event_processed"),
         Group("mark_event_unprocessed", _changed, key="id"),
         Group("claim_runnable_events", _rows, alike="as_at"),
         Group("renew_event_claim", _changed, key="id"),
         Group("release_event_claim", _changed, key="id"),
         Group("create_event_subscription", _changed),
-        Group("get_subscriptions", _rows, writes=False),
-        Group("terminate_subscription", _changed, key="id"),
+        Group("get_subscriptions", _rows, writes=False, alone="get_subscriptions"),
+        Group("terminate_subscription", _changed, key="id", alone="terminate_subscription"),
     )
 }
 """Every group, by its lead."""
