@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import warnings
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from wfe_sql.durations import time_after
 from wfe_sql.engines import Engine, Results, Statement, UniqueViolationError, Unit
 from wfe_sql.errors import (
     ClaimLostError,
+    CorruptRowError,
     EventAlreadyExistsError,
     EventNotFoundError,
     SerializationError,
@@ -117,6 +119,12 @@ class SqlPersistenceProvider(Maintenance):
         self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
         self._raises_on_conflict = on_conflict == "raise"
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
+
+    def __del__(self) -> None:
+        engine: Engine | None = getattr(self, "_engine", None)  # None when an option was refused
+        if engine is not None and engine.is_open:
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
+            engine.abandon()
 
     async def open(self) -> Self:
         """Connect, make the store where it does not exist, and return this provider.
@@ -321,8 +329,10 @@ class SqlPersistenceProvider(Maintenance):
             [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
         )
         by_id = {workflow[0]: workflow for workflow in workflows}
-        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in by_id}
+        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
         for pointer in pointers:
+            if pointer[0] not in pointers_of:
+                raise CorruptRowError(f"execution_pointers: one of workflow {pointer[0]!r} is found by another id")
             pointers_of[pointer[0]].append(pointer[1:])
         return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 

@@ -57,6 +57,16 @@ async def test_what_came_back_unreadable_may_have_been_written(
     assert await cursor.fetchall() == [("host-0",), ("host-1",)]  # once, and not again in halves
 
 
+async def test_a_unit_that_waits_alone_is_a_plain_statement(postgres_url: str, schema: str, tmp_path: Path) -> None:
+    """Its query is tuned to begin at 100, that of the group is not."""
+    own = load_postgres_queries()["next_definition_sequence"]
+    (tmp_path / "numbers.sql").write_text(own.text.replace("(:definition_id, 1)", "(:definition_id, 100)"))
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=tmp_path) as tuned:
+        assert await tuned.next_definition_sequence("alone") == 100
+        together = await asyncio.gather(*(tuned.next_definition_sequence("together") for _ in range(3)))
+        assert sorted(together) == [1, 2, 3]
+
+
 async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:
     """Return as soon as a statement waits for what the transaction holds."""
     waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
@@ -287,3 +297,30 @@ async def test_a_connection_that_is_in_use_at_the_end(
     async with asyncio.timeout(10):
         while admin("count_connections", application=schema):
             await asyncio.sleep(0)
+
+
+async def test_a_provider_that_is_dropped_without_close(
+    postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection
+) -> None:
+    url = make_conninfo(postgres_url, application_name=schema)
+    dropped = await PostgresPersistenceProvider(url, schema=schema).open()
+    await dropped.create_new_workflow(sample_instance())
+    with pytest.warns(ResourceWarning, match="PostgresPersistenceProvider .* was dropped without close"):
+        del dropped
+    await by_hand.set_autocommit(True)
+    async with asyncio.timeout(20):
+        while True:  # the server needs a moment to see that a connection is gone
+            cursor = await by_hand.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (schema,)
+            )
+            if await cursor.fetchone() == (0,):
+                break
+
+
+def test_closing_from_another_loop(postgres_url: str, schema: str) -> None:
+    with asyncio.Runner() as own:
+        provider = PostgresPersistenceProvider(postgres_url, schema=schema)
+        own.run(provider.open())
+        with pytest.raises(StoreError, match="belongs to another event loop; use and close it there"):
+            asyncio.run(provider.close())
+        own.run(provider.close())

@@ -1,5 +1,7 @@
 import json
+from array import array
 from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -171,3 +173,24 @@ def test_a_column_that_cannot_be_read_is_named(column: str, value: Any) -> None:
     careful = text.encode() if rows.UNPARSED[1:] in text else text
     with pytest.raises(CorruptRowError, match=f"^execution_pointers.{column} of id 'p1' cannot be read"):
         rows.EXECUTION_POINTERS.decode(careful)
+
+
+class Look(Enum):
+    """What MessagePack writes as it writes a PointerStatus."""
+
+    Running = "Running"
+
+
+def test_a_fingerprint_that_does_not_have_the_values_is_not_exact() -> None:
+    pointer = full_pointer(status="Running")
+    (mark,) = rows.fingerprints([pointer])
+    assert mark is not None
+    assert rows.is_exact(mark, pointer)
+    assert rows.encode_fingerprint(mark) == rows.EXECUTION_POINTERS.encode(pointer)
+    buffer = full_pointer(outcome=array("d", [1.5]))  # marshal takes it, as it takes NumPy's numbers
+    without_mark: Any = full_pointer(status=Look.Running)
+    again, mark, none = rows.fingerprints([pointer, buffer, without_mark])
+    assert again == rows.fingerprints([pointer])[0]
+    assert mark is not None
+    assert not rows.is_exact(mark, buffer)
+    assert none is None
