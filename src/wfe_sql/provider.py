@@ -343,9 +343,7 @@ class SqlPersistenceProvider(Maintenance):
         texts = [row[0] for row in documents]
         instance.execution_pointers = EXECUTION_POINTERS.decode_all(texts)
         by_id = dict(zip([pointer.id for pointer in instance.execution_pointers], texts, strict=True))
-        instance._remember(
-            self._engine.store_id, Stored(instance.id, create_time, revision, by_id, has_documents=True)
-        )
+        instance._remember(self._engine.store_id, Stored(instance.id, create_time, revision, by_id, has_documents=True))
         return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:

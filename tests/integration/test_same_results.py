@@ -99,7 +99,8 @@ def test_a_unit_of_a_group_returns_what_its_queries_return_in_sqlite(stores: Sto
 
 
 def test_one_get_returns_what_the_group_does(stores: Stores) -> None:
-    unit, group, postgres = unit_of("get_workflow_instance", POSTGRES), GROUPS["get_workflow_instance"], stores["postgres"]
+    unit, group = unit_of("get_workflow_instance", POSTGRES), GROUPS["get_workflow_instance"]
+    postgres = stores["postgres"]
     assert group.alone is not None
     (rows,) = rows_by_unit(1, postgres.run(group.query, {"units": encode_units([unit])}))
     found = group.results_alone(postgres.run(group.alone, unit[0].params))

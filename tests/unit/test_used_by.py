@@ -28,11 +28,12 @@ QUERIES = [
 def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> list[str]:
     """Return what is wrong with the methods named in a query's header, a line for each."""
     complaints = []
+    lead = query.removesuffix("_group").removesuffix("_alone")
     for user in used_by:
         methods = [method for owner in users if isfunction(method := getattr(owner, user, None))]
         if not methods:
             complaints.append(f"no class has a method {user}")
-        elif not any(query.removesuffix("_group").removesuffix("_alone") in _strings(method, users) for method in methods):
+        elif not any(lead in _strings(method, users) for method in methods):
             complaints.append(f"{user} does not run it")
     return complaints
 
