@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 -- Raises the number of a definition by one, from nothing to 1, and returns it; no row where it is the last of 64 bits.
 -- used by: next_definition_sequence
 -- index: none
+-- keep: that one statement raises and returns; two callers would get one number
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, 1)
 ON CONFLICT (definition_id) DO UPDATE
@@ -25,6 +26,8 @@ RETURNING next_num;
 -- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.
 -- used by: next_definition_sequence
 -- index: none
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: ORDER BY definition_id; two hosts deadlock without it
 WITH units AS (
     SELECT
         unit.unit, unit.definition_id,

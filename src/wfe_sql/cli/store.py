@@ -43,13 +43,15 @@ def run(command: Coroutine[Any, Any, _T]) -> _T:
 
 
 @asynccontextmanager
-async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[SqlPersistenceProvider]:
+async def opened(
+    url: str, sql_dir: Path | None, *, mode: str, allow_unfinished_copy: bool = False
+) -> AsyncIterator[SqlPersistenceProvider]:
     """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to make it where it does not.
 
     A mode that the URL gives wins. On PostgreSQL no statement is ended for taking long: whole tables are read here, and
     indexes made.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"allow_unfinished_copy": allow_unfinished_copy}
     if scheme_of(url) == "postgresql":
         options["statement_timeout"] = None
         if not re.search(r"[?&]mode=", url):

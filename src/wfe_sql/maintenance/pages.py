@@ -39,18 +39,18 @@ def _tables() -> list[tuple[StoredTable, str, _Start, _Next]]:
     """Return the tables and how their pages follow each other, in an order in which no row comes before its parent."""
     by_place: tuple[_Start, _Next] = {"after_place": BEFORE_ALL}, lambda row: {"after_place": row[-1]}
     return [
-        (stored.DEFINITION_SEQUENCES, "page_definition_sequences", *_by("definition_id")),
-        (stored.WORKFLOWS, "page_workflows", *_by("id")),
+        (stored.DEFINITION_SEQUENCES, "export_definition_sequences", *_by("definition_id")),
+        (stored.WORKFLOWS, "export_workflows", *_by("id")),
         (
             stored.EXECUTION_POINTERS,
-            "page_execution_pointers",
+            "export_execution_pointers",
             {"after_workflow_id": "", "after_place": BEFORE_ALL},
             lambda row: {"after_workflow_id": row[0], "after_place": row[-1]},
         ),
-        (stored.EVENTS, "page_events", *_by("id")),
-        (stored.EVENT_SUBSCRIPTIONS, "page_event_subscriptions", *_by("id")),
-        (stored.SCHEDULED_COMMANDS, "page_scheduled_commands", *by_place),
-        (stored.EXECUTION_ERRORS, "page_execution_errors", *by_place),
+        (stored.EVENTS, "export_events", *_by("id")),
+        (stored.EVENT_SUBSCRIPTIONS, "export_event_subscriptions", *_by("id")),
+        (stored.SCHEDULED_COMMANDS, "export_scheduled_commands", *by_place),
+        (stored.EXECUTION_ERRORS, "export_execution_errors", *by_place),
     ]
 
 
