@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Never, TypedDict, Unpack
 
+from wfe_sql.codecs import INTEGER, TEXT
 from wfe_sql.durations import check_duration
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.engines.sqlite.engine import SqliteEngine
@@ -16,7 +17,6 @@ from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
-from wfe_sql.rows import INTEGER, TEXT
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
 _LONGEST_TIMEOUT = timedelta(milliseconds=2**31 - 1)

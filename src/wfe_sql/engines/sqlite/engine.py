@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from wfe_sql.damaged import UNPARSED
 from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit, check_usable
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite.backup import copy_database
@@ -26,7 +27,6 @@ from wfe_sql.engines.sqlite.store import SqliteStore, check_path
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
-from wfe_sql.rows import UNPARSED
 
 _WITH_A_BRIEF_READER = 3
 """So many connections, and one of them reads on the event loop: one must be there to write, and one for long reads."""

@@ -1,12 +1,15 @@
-"""What persisting an instance needs besides its statements: the instance as it was at the call, and turns."""
+"""What persisting an instance needs: the instance as it was at the call, what changes its pointers, and turns."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 
+from wfe_sql.arguments import Row, encode_ids
+from wfe_sql.engines import Statement
 from wfe_sql.errors import SerializationError
 from wfe_sql.models import WorkflowInstance
-from wfe_sql.rows import EXECUTION_POINTERS, WORKFLOWS, Row, are_plain, encode_fingerprint, fingerprints
+from wfe_sql.operations.fingerprints import are_plain, encode_fingerprint, fingerprints
+from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 
 class Snapshot:
@@ -61,6 +64,33 @@ class Snapshot:
         if id_ in self._rows or mark is None:
             return self._rows[id_]
         return encode_fingerprint(mark)
+
+
+def insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement]:
+    """Return what inserts some of the pointers, in their order."""
+    return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
+
+
+def change_pointers(snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> list[Statement]:
+    """Return what turns the pointers that are known to be stored into those of the snapshot.
+
+    Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
+    new after it. Otherwise all of them are written anew.
+    """
+    ids = list(snapshot.fingerprints)
+    kept = [id_ for id_ in stored if id_ in snapshot.fingerprints]
+    workflow_id = snapshot.workflow["id"]
+    if not kept or kept != ids[: len(kept)]:
+        delete = Statement("delete_execution_pointers", {"workflow_id": workflow_id})
+        return [delete, *insert_pointers(snapshot, ids)]
+    statements = []
+    if gone := [id_ for id_ in stored if id_ not in snapshot.fingerprints]:
+        params = {"ids": encode_ids(gone), "workflow_id": workflow_id}
+        statements.append(Statement("delete_gone_execution_pointers", params))
+    if changed := stored.keys() & snapshot.changed_since(stored):
+        rows = snapshot.pointer_rows(id_ for id_ in kept if id_ in changed)
+        statements.append(Statement("upsert_execution_pointers", rows))
+    return statements + insert_pointers(snapshot, ids[len(kept) :])
 
 
 class Turn:
