@@ -18,7 +18,6 @@ from wfe_sql.maintenance import Maintenance
 from wfe_sql.models import ExecutionError
 from wfe_sql.operations.commands import Commands
 from wfe_sql.operations.events import Events
-from wfe_sql.operations.persisting import Turn
 from wfe_sql.operations.subscriptions import Subscriptions
 from wfe_sql.operations.workflows import Workflows
 from wfe_sql.tables import EXECUTION_ERRORS
@@ -42,7 +41,6 @@ class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Mainten
         self._engine = engine
         self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
         self._raises_on_conflict = on_conflict == "raise"
-        self._turns: dict[int, Turn] = {}
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
 
     async def open(self) -> Self:

@@ -1,5 +1,6 @@
 """Whoever persists what was changed meanwhile hears of it, whichever program changed it."""
 
+import asyncio
 import copy
 import dataclasses
 import pickle
@@ -123,6 +124,18 @@ async def test_through_another_provider_of_the_store(
             with pytest.raises(WorkflowConflictError):
                 await late.persist_workflow(stored)
         await same.persist_workflow(loaded)
+
+
+async def test_through_two_providers_of_the_store_at_once(
+    provider: SqlPersistenceProvider, connect_store: ConnectStore
+) -> None:
+    stored = sample_instance()
+    await provider.create_new_workflow(stored)
+    async with connect_store() as same:
+        for round_ in range(5):
+            stored.data = round_
+            await asyncio.gather(*(store.persist_workflow(stored) for store in (provider, same, provider)))
+    assert await provider.get_workflow_instance(stored.id) == stored
 
 
 async def test_one_instance_in_two_stores(provider: SqlPersistenceProvider, connect_store: ConnectStore) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from copy import deepcopy
 from datetime import timedelta
 
 import psycopg
@@ -20,7 +21,9 @@ async def open_host(postgres_url: str, schema: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as hosts:
 
         async def open_host() -> PostgresPersistenceProvider:
-            return await hosts.enter_async_context(PostgresPersistenceProvider(postgres_url, schema=schema))
+            return await hosts.enter_async_context(
+                PostgresPersistenceProvider(postgres_url, schema=schema, on_conflict="overwrite")
+            )
 
         yield open_host
 
@@ -56,9 +59,10 @@ async def test_workflows_persisted_in_opposite_order(open_host: Open, postgres_u
     one, other = await open_host(), await open_host()
     instances = [sample_instance(id=f"w{number:03}") for number in range(60)]
     await asyncio.gather(*(one.create_new_workflow(instance) for instance in instances))
+    copies = deepcopy(instances)
     for _ in range(20):
         forwards = [one.persist_workflow(instance) for instance in instances]
-        backwards = [other.persist_workflow(instance) for instance in reversed(instances)]
+        backwards = [other.persist_workflow(instance) for instance in reversed(copies)]
         await asyncio.gather(*forwards, *backwards)
     await one.close()
     await other.close()

@@ -1,8 +1,10 @@
 """What persisting an instance needs: the instance as it was at the call, what changes its pointers, and turns."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import TracebackType
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 from wfe_sql.arguments import Row, encode_ids
 from wfe_sql.engines import Statement
@@ -96,53 +98,37 @@ def change_pointers(snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> l
 class Turn:
     """Has persists of one instance that are under way at the same time follow each other.
 
-    A write that has begun goes on when its caller is cancelled, and the next one must know what became of it.
+    A write that has begun goes on when its caller is cancelled, and the next one must know what became of it, so the
+    turn of such a caller ends with its write.
     """
 
-    def __init__(self, turns: "dict[int, Turn]", instance: WorkflowInstance) -> None:
-        """Get in line; `turns` has the last of each line, by the instance's `id()`."""
-        self._turns = turns
+    _locks: ClassVar[WeakValueDictionary[Hashable, asyncio.Lock]] = WeakValueDictionary()
+    """The lock of each instance that has a turn; providers of one store share it."""
+
+    def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
+        """Get ready; the turn itself is what is within `async with`."""
         self._instance = instance  # so that no other gets its id()
-        self._earlier = turns.get(id(instance))
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending: asyncio.Future[None] | None = None
-        turns[id(instance)] = self
+        key = (id(instance), store_id, asyncio.get_running_loop())
+        self._lock = self._locks.setdefault(key, asyncio.Lock())
+        self._is_writing = self._has_left = False
 
     async def __aenter__(self) -> "Turn":
-        if self._earlier is not None:
-            self._pending = self._earlier._over
-            try:
-                await asyncio.wait([self._pending])
-            except asyncio.CancelledError:
-                self._end_after_pending()
-                raise
-            self._earlier = self._pending = None  # else each would keep all before it
+        await self._lock.acquire()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, asyncio.CancelledError):
-            self._end_after_pending()
-        else:
-            self._end()
+        self._has_left = True
+        if not (self._is_writing and isinstance(error, asyncio.CancelledError)):
+            self._lock.release()
 
     def begin_write(self) -> None:
-        """Say that a write begins, of which `end_write` will be called whatever becomes of this caller."""
-        self._pending = asyncio.get_running_loop().create_future()
+        """Say that a write begins, of which `end_write` will be called also when this caller is cancelled."""
+        self._is_writing = True
 
     def end_write(self) -> None:
         """Say that the write has ended."""
-        if self._pending is not None:
-            self._pending.set_result(None)
-
-    def _end_after_pending(self) -> None:
-        if self._pending is None or self._pending.done():
-            self._end()
-        else:
-            self._pending.add_done_callback(lambda _: self._end())
-
-    def _end(self) -> None:
-        self._over.set_result(None)
-        if self._turns.get(id(self._instance)) is self:
-            del self._turns[id(self._instance)]
+        self._is_writing = False
+        if self._has_left:
+            self._lock.release()

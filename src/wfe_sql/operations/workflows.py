@@ -32,7 +32,6 @@ class Workflows(Claims):
     """A `WorkflowRepository`."""
 
     _raises_on_conflict: bool
-    _turns: dict[int, Turn]
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
         snapshot = Snapshot(instance, {})
@@ -67,12 +66,12 @@ class Workflows(Claims):
         """
         if not isinstance(instance, WorkflowInstance):
             raise wrong_type(WorkflowInstance, instance)
-        stored = None if id(instance) in self._turns else instance._stored.get(self._engine.store_id)
+        stored = instance._stored.get(self._engine.store_id)
         snapshot = Snapshot(instance, {} if stored is None else stored.pointers)
         del snapshot.workflow["create_time"]
         snapshot.workflow["now"] = self._now()  # last_heartbeat_at, which only the reference's PostgreSQL table has
         snapshot.workflow["claim_token"] = token_of(claim, ClaimKind.Workflow, snapshot.workflow["id"])
-        async with Turn(self._turns, instance) as turn:
+        async with Turn(instance, self._engine.store_id) as turn:
             stored = instance._stored.get(self._engine.store_id)
             while not await self._try_persist(instance, snapshot, stored, more, turn):
                 id_ = snapshot.workflow["id"]
