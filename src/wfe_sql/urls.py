@@ -32,20 +32,9 @@ class SqliteTarget:
 
 
 def scheme_of(url: str | os.PathLike[str]) -> str:
-    """Return the scheme of a store's URL; a plain path is "sqlite", and "postgres" is "postgresql".
-
-    Raises:
-        StoreError: No backend has this scheme.
-    """
+    """Return the scheme of a store's URL; that of a path is "sqlite"."""
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
-    if scheme is None or scheme[1] == "sqlite":
-        return "sqlite"
-    if scheme[1] in ("postgresql", "postgres"):
-        return "postgresql"
-    raise StoreError(
-        f"{scheme[1]}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory:, "
-        "a path (pathlib.Path for a file name with a colon), or postgresql://user:password@host/database"
-    )
+    return "sqlite" if scheme is None else scheme[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.dialects import DIALECTS
+from wfe_sql.backends import BACKENDS, load_sqlite_queries
 
 README = Path(__file__).parents[2] / "sql" / "README.md"
 QUERIES = load_sqlite_queries()
@@ -19,7 +18,7 @@ QUERIES = load_sqlite_queries()
 def _calls() -> str:
     """Return the table of methods and the queries that they run, in any dialect."""
     calls: dict[str, dict[str, None]] = {}
-    for query in (query for dialect in DIALECTS.values() for query in dialect.load(None).values()):
+    for query in (query for dialect in BACKENDS.values() for query in dialect.load(None).values()):
         for user in query.used_by:
             calls.setdefault(user, {})[f"`{query.name}`"] = None
     return "\n".join(
@@ -41,15 +40,15 @@ def test_who_calls_what(request: pytest.FixtureRequest) -> None:
 def test_every_index_is_explained() -> None:
     made = {
         (index, name)
-        for name, dialect in DIALECTS.items()
+        for name, dialect in BACKENDS.items()
         for query in dialect.load(None).values()
         for index in re.findall(r"INDEX IF NOT EXISTS (\w+)", query.sql)
     }
     rows = re.findall(r"^\| `(idx_\w+)` \| (.*) \| (.*) \| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
     measured = {
-        (index, name) for index, _, *sizes in rows for name, size in zip(DIALECTS, sizes, strict=True) if size != "-"
+        (index, name) for index, _, *sizes in rows for name, size in zip(BACKENDS, sizes, strict=True) if size != "-"
     }
-    used = {index for dialect in DIALECTS.values() for query in dialect.load(None).values() for index in query.index}
+    used = {index for dialect in BACKENDS.values() for query in dialect.load(None).values() for index in query.index}
     assert measured == made
     assert {index for index, what, *_ in rows if not what.startswith("none of our queries")} == used & {
         i for i, _ in made
