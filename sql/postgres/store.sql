@@ -56,7 +56,7 @@ WHERE relkind IN ('v', 'i', 'I')
 UNION ALL
 SELECT
     pg_trigger.tgname AS part,
-    pg_get_triggerdef(pg_trigger.oid) AS definition
+    pg_get_triggerdef(pg_trigger.oid, true) AS definition
 FROM listed
 INNER JOIN pg_trigger ON listed.oid = pg_trigger.tgrelid
 WHERE NOT pg_trigger.tgisinternal

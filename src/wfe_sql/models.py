@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from threading import RLock
+from time import time_ns
 from typing import Any, NamedTuple
-from uuid import UUID
 
 
 class WorkflowStatus(StrEnum):
@@ -45,21 +46,49 @@ class CommandName(StrEnum):
     ProcessEvent = "ProcessEvent"
 
 
-_ready_ids: list[str] = []
-os.register_at_fork(after_in_child=_ready_ids.clear)
+_ids_lock = RLock()  # can be taken again: a signal may come while an id is made, and its handler may make one
+_ids_ms: int
+_ids_begin: str
+_ids_count: int
+
+
+def _begin_ids(ms: int) -> None:
+    """Draw what the ids of a millisecond begin with, 26 random bits, and where their count of 48 bits begins, 47."""
+    global _ids_ms, _ids_begin, _ids_count
+    random = int.from_bytes(os.urandom(10)) >> 7
+    _ids_begin = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-{0x7000 | random >> 61:04x}-{0x8000 | random >> 47 & 0x3FFF:04x}-"
+    _ids_count = random & (1 << 47) - 1
+    _ids_ms = ms
+
+
+def _begin_ids_in_child() -> None:
+    """Begin anew in a forked process: after its parent's ids, and whoever of its threads had the lock is gone."""
+    global _ids_lock
+    _ids_lock = RLock()
+    _begin_ids(_ids_ms + 1)
+
+
+_begin_ids(0)
+os.register_at_fork(after_in_child=_begin_ids_in_child)
 
 
 def new_id() -> str:
-    """Return a new random UUID4 as text.
+    """Return a new UUIDv7 as text (RFC 9562, section 5.7): the system's time in milliseconds, and 73 random bits.
 
-    They are made many at a time, because asking the system for random bytes costs more than all else about them.
+    Ids that a process makes later sort later, as text too, in whichever of its threads: within a millisecond, and as
+    long as the system's clock is behind what it was, the next id is the last one plus one (section 6.2, method 1). So
+    new rows of a store lie side by side in each of its indexes, where random ids touch a page each.
+
+    This is not `uuid.uuid7`, which Python has from 3.14 on: that one keeps no order across threads, for want of a
+    lock, and asks the system for random bytes each time, which takes longer than all of this.
     """
-    try:
-        return _ready_ids.pop()
-    except IndexError:
-        random = os.urandom(16 * 64)
-        _ready_ids.extend(str(UUID(bytes=random[at : at + 16], version=4)) for at in range(16, len(random), 16))
-        return str(UUID(bytes=random[:16], version=4))
+    global _ids_count
+    with _ids_lock:
+        ms = time_ns() // 1_000_000
+        if ms > _ids_ms:
+            _begin_ids(ms)
+        _ids_count += 1
+        return f"{_ids_begin}{_ids_count:012x}"
 
 
 def utc_now() -> datetime:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -64,6 +65,10 @@ class Reference:
         self._arrange(read["workflows"])
         return read
 
+    def run(self) -> list[str]:
+        """Run the workflows that are due to their end with its engine; return their ids."""
+        return [json.loads(line) for line in self._call("run", "").splitlines()]
+
     def plain(self, value: Any) -> Any:
         """A model, or many, as `dump` returns it."""
         built = msgspec.to_builtins(value)
@@ -80,11 +85,14 @@ class Reference:
                 model["execution_pointers"].sort(key=lambda pointer: str(pointer["id"]))
 
     def _run(self, command: str, stdin: str) -> Document:
+        document: Document = json.loads(self._call(command, stdin))
+        return document
+
+    def _call(self, command: str, stdin: str) -> str:
         arguments: list[str | Path] = [self.program, command, self.address]
         ended = subprocess.run(arguments, input=stdin, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
-        document: Document = json.loads(ended.stdout)
-        return document
+        return ended.stdout
 
 
 @pytest.fixture(scope="session")
@@ -216,6 +224,27 @@ async def test_what_the_reference_writes_python_reads(reference: Reference, conn
     async with connect_store() as provider:
         await assert_is_there(provider)
         assert await provider.next_definition_sequence("order") == 4
+
+
+async def test_its_engine_runs_workflows_whose_ids_are_the_models_own(
+    reference: Reference, connect_store: Connect
+) -> None:
+    """Which are UUIDv7, where its own are UUIDv4."""
+    workflows = [
+        WorkflowInstance(
+            workflow_definition_id="order", version=1, data={}, execution_pointers=[ExecutionPointer(step_id=0)]
+        )
+        for _ in range(5)
+    ]
+    ids = [workflow.id for workflow in workflows]
+    async with connect_store() as provider:
+        for workflow in workflows:
+            await provider.create_new_workflow(workflow)
+        assert reference.run() == ids
+        for ran in await provider.get_workflow_instances(ids):
+            assert ran.status == WorkflowStatus.Complete
+            first, *others = [pointer.id for pointer in ran.execution_pointers]
+            assert [UUID(first).version, *(UUID(id_).version for id_ in others)] == [7, 4, 4]
 
 
 async def test_pointers_stay_in_the_order_in_which_either_wrote_them(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from sides.aiosql_stock import AIOSQL
 from sides.library import LIBRARY, LIBRARY_ON_POSTGRES
 from sides.reference import Reference
 from sides.stdlib import STDLIB
-from workloads import WORKLOADS, WORKLOADS_ON_POSTGRES
+from workloads import FINISHED, WORKLOADS, WORKLOADS_ON_POSTGRES
 
 QUICK_CALLERS = 16
 """More than this many callers are left out of a quick run."""
+
+QUICK_FINISHED = 200
 
 
 def parse_options() -> argparse.Namespace:
@@ -37,12 +40,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="see that all works; the figures mean nothing")
     parser.add_argument("--repeat", type=int, help="repetitions, whose median is shown (default 5)")
     parser.add_argument("--seconds", type=float, help="how long each measurement takes (default 0.4)")
-    parser.add_argument("--only", action="append", choices=[workload.name for workload in WORKLOADS])
+    parser.add_argument("--only", action="append", choices=sorted({workload.name for workload in WORKLOADS}))
+    parser.add_argument("--finished", type=int, help=f"workflows of a store that is not empty (default {FINISHED:,})")
     parser.add_argument("--no-reference", action="store_true", help="leave out the Rust crate, which needs cargo")
     parser.add_argument("--folder", type=Path, default=ON_DISK, help="where the stores are made (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     options.repeat = options.repeat or (1 if options.quick else 5)
+    options.finished = options.finished or (QUICK_FINISHED if options.quick else FINISHED)
     options.seconds = options.seconds or (0.01 if options.quick else 0.4)
     return options
 
@@ -85,7 +90,7 @@ def main() -> None:
         postgres=options.postgres, with_reference=not options.no_reference, quick=options.quick
     )
     cells = [
-        Cell(workload, callers)
+        Cell(replace(workload, finished=options.finished) if workload.finished else workload, callers)
         for workload in (WORKLOADS_ON_POSTGRES if options.postgres else WORKLOADS)
         if not options.only or workload.name in options.only
         for callers in workload.callers

@@ -3,14 +3,14 @@
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from math import ceil
 from multiprocessing import get_context
 from typing import Any, NamedTuple, Protocol
 
-from places import Places
+from places import Places, bytes_written
 from sides import Side
 from workloads import Caller, State, Workload
 
@@ -21,6 +21,8 @@ READ_BACK = 10
 """Callers, at most, that read back what they wrote."""
 
 PER_SECOND = "per second"
+CPU = "µs of CPU"
+WRITTEN = "KiB written"
 P50, P99 = "p50, ms", "p99, ms"
 BESIDE = "big, per second"
 
@@ -32,11 +34,39 @@ class Cell(NamedTuple):
     callers: int
 
     def __str__(self) -> str:
-        return f"{self.workload.name} at {self.callers}"
+        return f"{self.workload.title} at {self.callers}"
 
 
 Sample = dict[str, float]
 """What was measured, by the name of the figure."""
+
+
+class Used(NamedTuple):
+    """What operations took: seconds, those of the CPU, in all threads of the process, and bytes written, if known."""
+
+    seconds: float
+    cpu_seconds: float
+    written: int | None
+
+    def per(self, operations: int) -> Sample:
+        """Return the figures of so many operations."""
+        sample = {PER_SECOND: operations / self.seconds, CPU: self.cpu_seconds * 1e6 / operations}
+        return sample if self.written is None else sample | {WRITTEN: self.written / 1024 / operations}
+
+
+class Meter:
+    """Measures what is used from when it is made until it is read."""
+
+    def __init__(self, place: Any) -> None:
+        self._place = place
+        self._written = bytes_written(place)
+        self._cpu, self._start = time.process_time(), time.perf_counter()
+
+    def read(self) -> Used:
+        seconds, cpu_seconds = time.perf_counter() - self._start, time.process_time() - self._cpu
+        after = bytes_written(self._place)
+        written = None if after is None or self._written is None else after - self._written
+        return Used(seconds, cpu_seconds, written)
 
 
 class Runner(Protocol):
@@ -70,22 +100,28 @@ class Worker:
         self._process = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
 
     def can_run(self, cell: Cell) -> bool:
+        if cell.workload.finished:
+            return self._side.on_finished
         return not (self._side.in_turns and cell.workload.beside)
 
     def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
         with places.new_store(self.name) as place:
             operations, sample = self._process.submit(run, self._side, cell, place, seconds).result()
-            expected = cell.workload.expected(cell.callers, operations)
+            expected = places.state_before + cell.workload.expected(cell.callers, operations)
             check_state(places.read_state(place), expected, f"{self.name}, {cell}")
         return sample
 
 
-def run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
-    """Return how many operations were done, and what was measured."""
-    return asyncio.run(_run(side, cell, place, seconds))
+def run(
+    side: Side, cell: Cell, place: Any, seconds: float, wait_for_others: Callable[[], object] = lambda: None
+) -> tuple[int, Sample]:
+    """Return how many operations were done, and what was measured; what runs beside it begins and ends together."""
+    return asyncio.run(_run(side, cell, place, seconds, wait_for_others))
 
 
-async def _run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int, Sample]:
+async def _run(
+    side: Side, cell: Cell, place: Any, seconds: float, wait_for_others: Callable[[], object]
+) -> tuple[int, Sample]:
     team = cell.workload.team(cell.callers)
     async with side.open(place) as store:
         callers = [kind(store, side.models, number) for number, kind in enumerate(team)]
@@ -94,16 +130,18 @@ async def _run(side: Side, cell: Cell, place: Any, seconds: float) -> tuple[int,
         await _call(callers, seconds * WARM_UP, in_turns=side.in_turns)
         warm_up = take_durations(callers)
         gc.collect()
-        start = time.perf_counter()
+        wait_for_others()
+        meter = Meter(place)
         await _call(callers, seconds, in_turns=side.in_turns)
-        elapsed = time.perf_counter() - start
+        used = meter.read()
+        wait_for_others()
         measured = take_durations(callers[: cell.callers])
         beside = take_durations(callers[cell.callers :])
         for caller in [*callers[:READ_BACK], *callers[cell.callers :]]:
             await caller.check()
-    sample = {PER_SECOND: len(measured) / elapsed}
+    sample = used.per(len(measured))
     if cell.workload.beside:
-        sample = {P50: percentile(measured, 50), P99: percentile(measured, 99), BESIDE: len(beside) / elapsed}
+        sample = {P50: percentile(measured, 50), P99: percentile(measured, 99), BESIDE: len(beside) / used.seconds}
     return len(warm_up) + len(measured) + len(beside), sample
 
 

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import aiosql
+from filling import Shape, fill, flush, make_store, random_id, sorting_id
 from sides import DATACLASSES, Store
 from sides.stdlib import create_baseline_tables, open_stdlib
 from workloads import NAME, State, Workload, data, fresh_pointers, workflow_id
 
 FOLDER = Path(__file__).parent
+
+AFTER_LIFECYCLE = Shape(pointers=5, event_every=1)
+"""What each workflow has in a store that is not empty."""
 
 
 class Places(Protocol):
@@ -26,12 +30,17 @@ class Places(Protocol):
         """What of it figures depend on."""
         ...
 
+    @property
+    def state_before(self) -> State:
+        """What prepared stores hold beside the workflows of callers."""
+        ...
+
     def prepare(self, workload: Workload, callers: int) -> None:
         """Get ready to make stores with the workflows of so many callers."""
         ...
 
-    def new_store(self, side: str, *, empty: bool = False) -> AbstractContextManager[Any]:
-        """Make a store that is gone after the block: with the prepared workflows, or none, and not even tables."""
+    def new_store(self, side: str, *, of_reference: bool = False) -> AbstractContextManager[Any]:
+        """Make a store that is gone after the block, as it is prepared; the reference's has no callers' workflows."""
         ...
 
     def read_state(self, place: Any) -> State:
@@ -39,7 +48,7 @@ class Places(Protocol):
         ...
 
 
-async def fill(opening: AbstractAsyncContextManager[Store], workload: Workload, callers: int) -> None:
+async def store_workflows(opening: AbstractAsyncContextManager[Store], workload: Workload, callers: int) -> None:
     """Store the workflows of so many callers."""
     async with opening as store:
         for number, kind in enumerate(workload.team(callers)):
@@ -56,24 +65,45 @@ async def fill(opening: AbstractAsyncContextManager[Store], workload: Workload, 
 
 
 class Files:
-    """SQLite: each store is a copy of one file."""
+    """SQLite: each store is a copy of one file.
+
+    Where it is filled, ids are as the side makes them: they sort for the library, and are random for the reference.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.described = {"SQLite": sqlite3.sqlite_version, "durable by": "WAL, synchronous=FULL"}
         self._folder = folder
         self._template = folder / "template.db"
+        self._filled = {of_reference: folder / f"filled-{of_reference}.db" for of_reference in (False, True)}
+        self._finished = 0
+        self.state_before = State()
         self._state: Any = aiosql.from_path(FOLDER / "state.sql", "sqlite3")
 
     def prepare(self, workload: Workload, callers: int) -> None:
+        self._finished = workload.finished
+        if self._finished:
+            self.state_before = self._fill()
+            return
+        self.state_before = State()
         _remove(self._template)
         create_baseline_tables(self._template)
-        asyncio.run(fill(open_stdlib(self._template), workload, callers))
+        asyncio.run(store_workflows(open_stdlib(self._template), workload, callers))
+
+    def _fill(self) -> State:
+        for of_reference, file in self._filled.items():
+            if not file.exists():
+                make_store(file)
+                id_of = random_id if of_reference else sorting_id
+                fill(file, range(self._finished), live=False, shape=AFTER_LIFECYCLE, id_of=id_of)
+        with closing(sqlite3.connect(self._filled[False])) as connection:
+            return State(dict(self._state.describe_state(connection)))
 
     @contextmanager
-    def new_store(self, side: str, *, empty: bool = False) -> Iterator[Path]:
+    def new_store(self, side: str, *, of_reference: bool = False) -> Iterator[Path]:
         file = self._folder / f"{side}.db"
-        if not empty:
-            shutil.copy(self._template, file)
+        if self._finished or not of_reference:
+            shutil.copy(self._filled[of_reference] if self._finished else self._template, file)
+            flush(file)
         try:
             yield file
         finally:
@@ -101,6 +131,25 @@ class Schema(NamedTuple):
         return f"{self.url}#{self.name}"
 
 
+def bytes_written(place: Path | Schema) -> int | None:
+    """Return how many bytes were written so far, where the system tells.
+
+    For a file, what this process gave the system to write, the log and the pages that a checkpoint carries over alike.
+    For a schema, the log (WAL) of the whole server; pages of tables are in it, whole, when they are first changed after
+    a checkpoint, but not what a checkpoint writes of them later.
+    """
+    if isinstance(place, Schema):
+        from psycopg import connect
+
+        queries: Any = aiosql.from_path(FOLDER / "state_postgres.sql", "psycopg")
+        with connect(place.url) as connection:
+            return int(queries.get_bytes_logged(connection))
+    counters = Path("/proc/self/io")
+    if not counters.exists():
+        return None
+    return int(dict(line.split(": ") for line in counters.read_text().splitlines())["write_bytes"])
+
+
 class Schemas:
     """PostgreSQL: each store is a schema, filled anew."""
 
@@ -116,19 +165,20 @@ class Schemas:
         self.described = {"PostgreSQL": settings.pop("server_version")} | settings
         self._workload: Workload | None = None
         self._callers = 0
+        self.state_before = State()
 
     def prepare(self, workload: Workload, callers: int) -> None:
         self._workload, self._callers = workload, callers
 
     @contextmanager
-    def new_store(self, side: str, *, empty: bool = False) -> Iterator[Schema]:
+    def new_store(self, side: str, *, of_reference: bool = False) -> Iterator[Schema]:
         from sides.psycopg_pool import create_baseline_tables, open_psycopg
 
         schema = Schema(self._url, f"bench_{side.replace('-', '_')}")
         try:
-            if not empty and self._workload is not None:
+            if not of_reference and self._workload is not None:
                 create_baseline_tables(schema)
-                asyncio.run(fill(open_psycopg(schema), self._workload, self._callers))
+                asyncio.run(store_workflows(open_psycopg(schema), self._workload, self._callers))
             # What the store before left for later would fall on this one: rows to be collected, pages to be written.
             self._queries.write_all_pages(self._connection)
             yield schema

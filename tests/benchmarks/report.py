@@ -11,7 +11,7 @@ from statistics import median
 from textwrap import fill
 from typing import Any
 
-from measure import PER_SECOND, Cell, Sample
+from measure import CPU, PER_SECOND, WRITTEN, Cell, Sample
 
 ON_DISK = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
 """Where files are made when nothing else is said: /tmp is often not on a disk, and then durability costs nothing."""
@@ -31,16 +31,21 @@ class Line:
 
     @property
     def title(self) -> str:
-        return self.cell.workload.name + ("" if self.figure == PER_SECOND else f": {self.figure}")
+        named = self.figure in (PER_SECOND, CPU, WRITTEN)  # by the table that it stands in
+        return self.cell.workload.title + ("" if named else f": {self.figure}")
 
     @property
     def target(self) -> float | None:
-        """What the library should reach, as a multiple of the reference, if that was measured."""
-        return self.cell.workload.targets.get(self.cell.callers) if REFERENCE_NAME in self.values else None
+        """What the library should reach: a multiple of the reference, if that was measured, or KiB written at most."""
+        workload, callers = self.cell
+        if self.figure == WRITTEN:
+            return workload.most_written.get(callers)
+        in_same_run = self.figure == PER_SECOND and REFERENCE_NAME in self.values
+        return workload.targets.get(callers) if in_same_run else None
 
     def ratio(self, side: str) -> float | None:
         """Return how many times better the library is: the median of the repetitions' ratios."""
-        if side not in self.values:
+        if side not in self.values or self.figure in (CPU, WRITTEN):
             return None
         pairs = zip(self.values[LIBRARY_NAME], self.values[side], strict=True)
         if self.figure.endswith("ms"):
@@ -49,10 +54,11 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        ratio = self.ratio(REFERENCE_NAME)
-        if ratio is None or self.target is None:
+        if self.target is None:
             return ""
-        return "met" if ratio >= self.target else "missed"
+        if self.figure == WRITTEN:
+            return "met" if median(self.values[LIBRARY_NAME]) <= self.target else "missed"
+        return "met" if (self.ratio(REFERENCE_NAME) or 0) >= self.target else "missed"
 
 
 def lines_of(cell: Cell, samples: dict[str, list[Sample]]) -> list[Line]:
@@ -89,6 +95,7 @@ class Report:
             "results": [
                 {
                     "workload": line.cell.workload.name,
+                    "finished": line.cell.workload.finished,
                     "callers": line.cell.callers,
                     "figure": line.figure,
                     "values": line.values,
@@ -105,6 +112,7 @@ class Report:
         machine = ", ".join(f"{what} {value}" for what, value in self.machine.items())
         titles = ["", "callers", *self.sides]
         baselines = [side for side in self.sides if side != LIBRARY_NAME]
+        rates = [line for line in self.lines if line.figure not in (CPU, WRITTEN)]
         about = [
             f"{self.date}; {machine}",
             f"{self.repeat} repetitions of {self.seconds:g} s, medians; all durable, each side in a process of its own",
@@ -116,15 +124,36 @@ class Report:
                 *(fill(line, WIDTH, subsequent_indent="  ") for line in about),
                 "",
                 "Operations per second (or as said)",
-                *table(titles, (self._values(line) for line in self.lines)),
+                *table(titles, (self._values(line) for line in rates)),
                 "",
                 "How many times better wfe-sql is: medians of the repetitions' ratios; targets: ÷ reference",
                 *table(
                     ["", "callers", *(f"÷ {side}" for side in baselines), "target", ""],
-                    (self._ratios(line, baselines) for line in self.lines),
+                    (self._ratios(line, baselines) for line in rates),
+                ),
+                *self._kept_on_finished(),
+                "",
+                "CPU, µs per operation: of the side's process with all its threads, not of a server",
+                *table(titles, (self._values(line) for line in self.lines if line.figure == CPU)),
+                "",
+                "Written, KiB per operation: by the side's process to files, or to the log (WAL) of the server",
+                *table(
+                    [*titles, "at most", ""],
+                    ([*self._values(line), *_verdict(line)] for line in self.lines if line.figure == WRITTEN),
                 ),
             ]
         )
+
+    def _kept_on_finished(self) -> Iterable[str]:
+        """Say how much of its rate on an empty store the library keeps on one that is not."""
+        rates = [(line.cell, median(line.values[LIBRARY_NAME])) for line in self.lines if line.figure == PER_SECOND]
+        on_empty = {(cell.workload.name, cell.callers): rate for cell, rate in rates if not cell.workload.finished}
+        for cell, rate in rates:
+            target = cell.workload.least_of_empty.get(cell.callers)
+            if target is not None:
+                kept = rate / on_empty[cell.workload.name, cell.callers]
+                verdict = "met" if kept >= target else "missed"
+                yield f"{cell}: {kept:.2f} of the library's rate on an empty store; target: {target:g}: {verdict}"
 
     def _values(self, line: Line) -> list[str]:
         medians = [median(line.values[side]) if side in line.values else None for side in self.sides]
@@ -132,8 +161,11 @@ class Report:
 
     def _ratios(self, line: Line, baselines: Sequence[str]) -> list[str]:
         ratios = [number(line.ratio(side)) for side in baselines]
-        target = "" if line.target is None else f"{line.target:g}"
-        return [line.title, str(line.cell.callers), *ratios, target, line.verdict]
+        return [line.title, str(line.cell.callers), *ratios, *_verdict(line)]
+
+
+def _verdict(line: Line) -> list[str]:
+    return ["" if line.target is None else f"{line.target:g}", line.verdict]
 
 
 def number(value: float | None) -> str:

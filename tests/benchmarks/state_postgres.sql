@@ -21,6 +21,9 @@ $$;
 -- name: write_all_pages()#
 CHECKPOINT;
 
+-- name: get_bytes_logged()$
+SELECT (pg_current_wal_lsn() - '0/0'::PG_LSN)::BIGINT AS bytes_logged;
+
 -- name: describe_state()
 -- The reference has no column `terminated`.
 VALUES

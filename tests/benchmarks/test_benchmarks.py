@@ -24,10 +24,22 @@ def run(script: Path, folder: Path, *options: str) -> Any:
 
 def check_report(report: Any, sides: set[str], *workloads: str) -> None:
     assert set(report["sides"]) == sides
-    measured = {(line["workload"], line["figure"]): set(line["values"]) for line in report["results"]}
-    assert {workload for workload, _ in measured} == {"lifecycle", "persist", "get", "sequence", *workloads}
-    for (workload, _), measured_sides in measured.items():
-        assert measured_sides == (sides - {"sqlite3", "reference"} if workload == "mixed" else sides)
+    assert {line["workload"] for line in report["results"]} == {"lifecycle", "persist", "get", "sequence", *workloads}
+    for line in report["results"]:
+        if line["finished"]:
+            assert set(line["values"]) == sides & {"wfe-sql", "reference"}
+        elif line["workload"] == "mixed":
+            assert set(line["values"]) == sides - {"sqlite3", "reference"}
+        else:
+            assert set(line["values"]) == sides
+    figures = {line["figure"] for line in report["results"] if line["workload"] == "lifecycle"}
+    assert figures == {"per second", "µs of CPU"} | ({"KiB written"} if Path("/proc/self/io").exists() else set())
+    assert all(
+        line["medians"][side] > 0
+        for line in report["results"]
+        if line["workload"] == "lifecycle"
+        for side in line["values"]
+    )
 
 
 def python_sides() -> set[str]:
@@ -61,3 +73,18 @@ def test_the_reference_ends_in_the_same_state_on_postgresql(tmp_path: Path) -> N
 def test_a_store_grows(tmp_path: Path) -> None:
     report = run(BENCHMARKS / "scale.py", tmp_path, "--sizes", "20,300", "--calls", "2")
     assert [result["workflows"] for result in report["results"]] == [20, 300]
+    for result in report["results"]:
+        assert result["ms"].keys() == result["ms ratios"].keys() >= {"get_by_id", "lifecycle", "lifecycles_at_once"}
+
+
+@pytest.mark.parametrize("where", [[], ["--postgres"]])
+def test_hosts_share_a_store(tmp_path: Path, where: list[str]) -> None:
+    options = ["--callers", "2", "--repeat", "1", "--seconds", "0.05"]
+    report = run(BENCHMARKS / "hosts.py", tmp_path, *options, *where)
+    assert [(result["hosts"], result["callers"]) for result in report["results"]] == [(1, 4), (2, 2), (1, 8), (4, 2)]
+    assert [result["target"] for result in report["results"]] == [
+        None,
+        *([1.4] if where else [1.2]),
+        None,
+        *([None] if where else [1.0]),
+    ]

@@ -53,6 +53,7 @@ class Side:
         open: Opens a place (see `places`) that has the baseline's tables already.
         models: The classes of what it stores.
         in_turns: It knows no concurrency: callers have their operations done one after the other.
+        on_finished: It is also measured on stores that are not empty.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Side:
     open: Callable[[Any], AbstractAsyncContextManager[Store]]
     models: Models = DATACLASSES
     in_turns: bool = False
+    on_finished: bool = False
 
 
 def texts_of(queries: Any) -> dict[str, str]:

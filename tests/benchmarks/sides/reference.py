@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from measure import PER_SECOND, Cell, Sample, check_state
+from measure import PER_SECOND, Cell, Sample, Used, check_state
 from places import Places
 from workloads import State
 
@@ -27,7 +27,7 @@ class Reference:
         self.busy_retries = 0
         self._keeps_terminated = not postgres
         self._program = program
-        self._rates: dict[tuple[str, int], float] = {}
+        self._rates: dict[str, float] = {}
 
     @classmethod
     def build(cls, *, postgres: bool, quick: bool) -> "Reference":
@@ -46,20 +46,21 @@ class Reference:
         return not cell.workload.beside
 
     def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
-        key = (cell.workload.name, cell.callers)
+        key = str(cell)
         if key not in self._rates:
-            self._rates[key] = self._run(cell, places, max(_PILOT, cell.callers))
-        self._rates[key] = self._run(cell, places, max(cell.callers, round(self._rates[key] * seconds)))
-        return {PER_SECOND: self._rates[key]}
+            self._rates[key] = self._run(cell, places, max(_PILOT, cell.callers))[PER_SECOND]
+        sample = self._run(cell, places, max(cell.callers, round(self._rates[key] * seconds)))
+        self._rates[key] = sample[PER_SECOND]
+        return sample
 
-    def _run(self, cell: Cell, places: Places, operations: int) -> float:
+    def _run(self, cell: Cell, places: Places, operations: int) -> Sample:
         options = {"workload": cell.workload.name, "callers": cell.callers, "operations": operations}
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
-        with places.new_store(self.name, empty=True) as place:
+        with places.new_store(self.name, of_reference=True) as place:
             ended = subprocess.run(
                 [self._program, "bench", str(place), *words], stdout=subprocess.PIPE, text=True, check=True
             )
-            expected = cell.workload.expected(cell.callers, operations)
+            expected = places.state_before + cell.workload.expected(cell.callers, operations)
             if "last number" in expected:
                 expected += State({"last number": 1})  # its own check draws one more
             if not self._keeps_terminated:
@@ -67,4 +68,4 @@ class Reference:
             check_state(places.read_state(place), expected, f"{self.name}, {cell}")
         line: dict[str, Any] = json.loads(ended.stdout)
         self.busy_retries += line["busy_retries"]
-        return operations / float(line["seconds"])
+        return Used(line["seconds"], line["cpu_seconds"], line["bytes_written"]).per(operations)

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from sqlalchemy import JSON, Dialect, Enum, ForeignKey, String, TypeDecorator, event, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -19,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_co
 from sides import Models, Side
 from sides.stdlib import PRAGMAS
 from wfe_sql import PointerStatus, WorkflowStatus, utc_now
+from wfe_sql.models import new_id
 
 CONNECTIONS = 1
 """Of 1, 2, 4 and 5 (the default) this writes fastest and has by far the best p99 in `mixed`: where SQLite lets one
@@ -39,10 +39,6 @@ class TimeText(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return None if value is None else datetime.fromisoformat(value)
-
-
-def new_id() -> str:
-    return str(uuid4())
 
 
 class Base(MappedAsDataclass, DeclarativeBase, eq=False):

@@ -5,6 +5,7 @@ mod bench;
 mod dump;
 mod load;
 mod retrier;
+mod run;
 mod store;
 mod write;
 
@@ -20,6 +21,7 @@ use crate::store::Store;
 
 const USAGE: &str = "usage: wfe-sql-reference write STORE < DOCUMENT
        wfe-sql-reference dump STORE
+       wfe-sql-reference run STORE
        wfe-sql-reference load STORE --worker NAME --operations N [--shared ID[,ID...]]
        wfe-sql-reference bench STORE --workload lifecycle|persist|get|sequence|big_persist|big_get
                                 --callers N --operations N
@@ -53,6 +55,7 @@ async fn run(arguments: &[String]) -> Result<()> {
     match (*command, options) {
         ("write", []) => write::run(&store).await,
         ("dump", []) => dump::run(&store).await,
+        ("run", []) => run::run(&store).await,
         ("load", options) => load::run(&store, &load::Options::parse(options)?).await,
         ("bench", options) => bench::run(&store, &bench::Options::parse(options)?).await,
         _ => Err(USAGE.into()),

@@ -64,18 +64,23 @@ impl Store {
         Ok(tables)
     }
 
-    pub async fn exists(&self) -> Result<bool> {
-        match self {
-            Self::Sqlite { path } => Ok(fs::exists(path)?),
-            Self::Postgres { schema, .. } => {
-                let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = $1";
-                let found: i64 = query_scalar(schemas)
-                    .bind(schema)
-                    .fetch_one(&mut self.tables().await?)
-                    .await?;
-                Ok(found > 0)
-            }
+    /// Bytes written so far, where the system tells: those of this process, or of a server's write-ahead log.
+    pub async fn bytes_written(&self) -> Result<Option<i64>> {
+        if let Self::Postgres { .. } = self {
+            let position = "SELECT (pg_current_wal_lsn() - '0/0'::PG_LSN)::BIGINT";
+            let written = query_scalar(position)
+                .fetch_one(&mut self.tables().await?)
+                .await?;
+            return Ok(Some(written));
         }
+        let Ok(counters) = fs::read_to_string("/proc/self/io") else {
+            return Ok(None);
+        };
+        let written = counters
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "))
+            .ok_or("/proc/self/io has no write_bytes")?;
+        Ok(Some(written.parse()?))
     }
 
     /// A time of a table as RFC 3339 text.

@@ -1,4 +1,4 @@
--- Fills a store of wfe-sql with workflows that are finished, and a few things that are due. Its tables are there already.
+-- Fills a store of wfe-sql with workflows that are finished, or due. Its tables are there already.
 
 -- name: journal_nothing()$
 -- A store that is being filled is thrown away if that fails.
