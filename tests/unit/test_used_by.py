@@ -38,7 +38,7 @@ def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> li
 
 
 def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
-    """Return every string in the code of a method, and of the private methods and the functions that it calls."""
+    """Return every string in the code of a method and of what it uses: private methods, functions, constants."""
     found: set[str] = set()
     seen: set[Any] = set()
     pending: list[Any] = [method]
@@ -47,6 +47,7 @@ def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
         names, strings = _names_and_strings(function.__code__)
         found |= strings
         helpers = [function.__globals__.get(name) for name in names]
+        found.update(*(helper for helper in helpers if isinstance(helper, tuple)))
         helpers += [getattr(owner, name, None) for owner in users for name in names if name.startswith("_")]
         called = {helper for helper in helpers if hasattr(helper, "__code__")}
         pending.extend(called - seen)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from wfe_sql.backends import backend_of, connect
+from wfe_sql.backends import StoreOptions, backend_of, connect
 from wfe_sql.errors import SerializationError, WorkflowNotFoundError
 from wfe_sql.escaping import visible
 from wfe_sql.models import WorkflowInstance, utc_now
@@ -47,10 +47,10 @@ async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[
 
     A mode that the URL gives wins. No statement is ended for taking long: whole tables are read here, and indexes made.
     """
-    backend = backend_of(url)
+    options: StoreOptions = {**backend_of(url).patient, "sql_dir": sql_dir}
     if not url.endswith(":memory:") and not re.search(r"[?&]mode=", url):
         url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
-    async with connect(url, sql_dir=sql_dir, **backend.patient) as provider:
+    async with connect(url, **options) as provider:
         yield provider
 
 

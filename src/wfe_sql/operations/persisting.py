@@ -1,4 +1,4 @@
-"""What persisting an instance needs: the instance as it was at the call, what changes its pointers, and turns."""
+"""What storing an instance needs: the instance as it was at the call, the statements that store it, and turns."""
 
 import asyncio
 from collections.abc import Collection, Hashable, Iterable, Mapping
@@ -7,11 +7,15 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from wfe_sql.arguments import Row, encode_ids
-from wfe_sql.engines import Statement
-from wfe_sql.errors import SerializationError
-from wfe_sql.models import WorkflowInstance
+from wfe_sql.engines import Ended, Statement
+from wfe_sql.errors import SerializationError, WorkflowAlreadyExistsError
+from wfe_sql.models import Stored, WorkflowInstance
+from wfe_sql.operations.claims import NothingChangedError
 from wfe_sql.operations.fingerprints import are_plain, encode_fingerprint, fingerprints
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
+
+_NO_REVISION = -1
+"""No workflow is ever at it."""
 
 
 class Snapshot:
@@ -68,12 +72,40 @@ class Snapshot:
         return encode_fingerprint(mark)
 
 
-def insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement]:
-    """Return what inserts some of the pointers, in their order."""
-    return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
+def creation(snapshot: Snapshot, ended: Ended) -> list[Statement]:
+    """Return what stores a new workflow; `ended` is told how that ended."""
+    workflow = snapshot.workflow
+    conflicts = {
+        "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already"),
+        "workflows.name": _name_in_use(workflow),
+    }
+    create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
+    return [create, *_insert_pointers(snapshot, snapshot.fingerprints)]
 
 
-def change_pointers(snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> list[Statement]:
+def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended) -> list[Statement]:
+    """Return what makes a workflow that is still in the stored state that of the snapshot; any workflow, if it is None.
+
+    It fails with `NothingChangedError` where the workflow is not in that state. `ended` is told how it ended, first of
+    all (revision, create_time).
+    """
+    workflow = {**snapshot.workflow, "expected_revision": None, "expected_create_time": None}
+    known: Mapping[str, bytes | None] = {}
+    if stored is not None:
+        workflow |= {"expected_revision": _NO_REVISION, "expected_create_time": stored.create_time}
+        if stored.id == workflow["id"]:
+            workflow["expected_revision"], known = stored.revision, stored.pointers
+    conflicts = {"workflows.name": _name_in_use(workflow)}
+    nothing_changed = NothingChangedError()
+    persist = Statement("persist_workflow", workflow, otherwise=nothing_changed, conflicts=conflicts, ended=ended)
+    return [persist, *_change_pointers(snapshot, known)]
+
+
+def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
+    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
+
+
+def _change_pointers(snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> list[Statement]:
     """Return what turns the pointers that are known to be stored into those of the snapshot.
 
     Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
@@ -84,7 +116,7 @@ def change_pointers(snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> l
     workflow_id = snapshot.workflow["id"]
     if not kept or kept != ids[: len(kept)]:
         delete = Statement("delete_execution_pointers", {"workflow_id": workflow_id})
-        return [delete, *insert_pointers(snapshot, ids)]
+        return [delete, *_insert_pointers(snapshot, ids)]
     statements = []
     if gone := [id_ for id_ in stored if id_ not in snapshot.fingerprints]:
         params = {"ids": encode_ids(gone), "workflow_id": workflow_id}
@@ -92,7 +124,12 @@ def change_pointers(snapshot: Snapshot, stored: Mapping[str, bytes | None]) -> l
     if changed := stored.keys() & snapshot.changed_since(stored):
         rows = snapshot.pointer_rows(id_ for id_ in kept if id_ in changed)
         statements.append(Statement("upsert_execution_pointers", rows))
-    return statements + insert_pointers(snapshot, ids[len(kept) :])
+    return statements + _insert_pointers(snapshot, ids[len(kept) :])
+
+
+def _insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement]:
+    """Return what inserts some of the pointers, in their order."""
+    return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
 
 
 class Turn:

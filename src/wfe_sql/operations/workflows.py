@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from wfe_sql.arguments import (
-    Row,
     encode_argument,
     encode_ids,
     encode_key,
@@ -16,16 +15,13 @@ from wfe_sql.arguments import (
 )
 from wfe_sql.codecs import ID
 from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
-from wfe_sql.errors import StoreError, WorkflowAlreadyExistsError, WorkflowConflictError, WorkflowNotFoundError
+from wfe_sql.errors import StoreError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, WorkflowInstance
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
 from wfe_sql.operations.fingerprints import fingerprints
-from wfe_sql.operations.persisting import Snapshot, Turn, change_pointers, insert_pointers
+from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
 from wfe_sql.operations.subscriptions import create_subscription
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
-
-_NO_REVISION = -1
-"""No workflow is ever at it."""
 
 
 class Workflows(Claims):
@@ -42,12 +38,7 @@ class Workflows(Claims):
             if isinstance(outcome, list):
                 instance._remember(store_id, Stored(workflow["id"], create_time, 0, snapshot.fingerprints))
 
-        conflicts = {
-            "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already"),
-            "workflows.name": _name_in_use(workflow),
-        }
-        create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
-        await self._write_snapshot(snapshot, [create, *insert_pointers(snapshot, snapshot.fingerprints)])
+        await self._write_snapshot(snapshot, creation(snapshot, ended))
         return str(workflow["id"])
 
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
@@ -94,11 +85,6 @@ class Workflows(Claims):
         The instance then remembers what was written, even where the caller was cancelled meanwhile.
         """
         workflow, store_id = snapshot.workflow, self._engine.store_id
-        is_known = stored is not None and stored.id == workflow["id"]
-        guards = {
-            "expected_revision": None if stored is None else stored.revision if is_known else _NO_REVISION,
-            "expected_create_time": None if stored is None else stored.create_time,
-        }
 
         def ended(outcome: Results | Exception | None) -> None:
             if isinstance(outcome, list):
@@ -106,17 +92,9 @@ class Workflows(Claims):
                 instance._remember(store_id, Stored(workflow["id"], create_time, revision, snapshot.fingerprints))
             turn.end_write()
 
-        persist = Statement(
-            "persist_workflow",
-            {**workflow, **guards},
-            otherwise=NothingChangedError(),
-            conflicts={"workflows.name": _name_in_use(workflow)},
-            ended=ended,
-        )
-        pointers = change_pointers(snapshot, stored.pointers if stored is not None and is_known else {})
         turn.begin_write()
         try:
-            await self._write_snapshot(snapshot, [persist, *pointers, *more])
+            await self._write_snapshot(snapshot, [*changes(snapshot, stored, ended), *more])
         except NothingChangedError:
             return False
         return True
@@ -213,7 +191,3 @@ def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int |
     else:
         return
     raise WorkflowConflictError(f"{what}; load it again. Nothing was written")
-
-
-def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
-    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
