@@ -8,6 +8,20 @@
 -- index: none
 PRAGMA journal_mode = WAL;
 
+-- name: limit_log()$
+-- A log that grew while somebody read for long is cut to so many bytes when it is started anew. Usually it has 4 MB,
+-- where SQLite copies it into the file. Returns the limit. https://sqlite.org/pragma.html#pragma_journal_size_limit
+-- used by: open_writer
+-- index: none
+PRAGMA journal_size_limit = 16777216;
+
+-- name: copy_log()^
+-- Copies what the log holds into the file, as far as no reader needs it. Returns 0, how many pages the log holds, and
+-- how many of these are copied by now. https://sqlite.org/pragma.html#pragma_wal_checkpoint
+-- used by: is_log_held
+-- index: none
+PRAGMA wal_checkpoint (PASSIVE);
+
 -- name: enforce_foreign_keys()!
 -- SQLite leaves foreign keys unchecked unless each connection asks for them.
 -- used by: ensure_store_exists, open_reader
@@ -41,7 +55,8 @@ PRAGMA synchronous = NORMAL;
 PRAGMA query_only = ON;
 
 -- name: wait_for_no_lock()$
--- A connection that is used on the event loop must not sleep there until another lets go. Returns the timeout.
+-- A connection that is used on the event loop must not sleep there until another lets go, and on a thread each call
+-- waits from when it was made, which SQLite does not know. Returns the timeout.
 -- https://sqlite.org/pragma.html#pragma_busy_timeout
 -- used by: open_reader
 -- index: none

@@ -93,7 +93,7 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             for reading only, and `?mode=rw` only a file that exists.
         durability: "full" has each write on the disk before it is acknowledged; "normal" may lose the last ones when
             the power fails, though never the file.
-        busy_timeout: How long to wait for other processes that hold the file.
+        busy_timeout: How long to wait for other processes that hold the file, from when a call is made.
         max_connections: One writes and the others read; from 3 on, one of these does brief reads, of at most 0.5 ms, on
             the event loop, and with 1 or 2 all go to threads. A database in memory has one for both.
         clock: Returns the current time, aware; everything about expiry uses it.

@@ -6,6 +6,7 @@ decodes what comes back. It never names a dialect; a query's name is the words o
 
 import os
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -42,6 +43,12 @@ class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Mainten
         self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
         self._raises_on_conflict = on_conflict == "raise"
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
+
+    def __del__(self) -> None:
+        engine: Engine | None = getattr(self, "_engine", None)  # None when an option was refused
+        if engine is not None and engine.is_open:
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
+            engine.abandon()
 
     async def open(self) -> Self:
         """Connect, make the store where it does not exist, and return this provider.

@@ -10,6 +10,10 @@ from wfe_sql.errors import StoreError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _MODES = ("rwc", "rw", "ro")
+_KEY_AND_VALUE = re.compile(
+    r"\s*(host|hostaddr|port|dbname|user|password|passfile|service|servicefile|options|sslmode|connect_timeout)\s*="
+)
+"""How what libpq reads instead of a URL begins. https://www.postgresql.org/docs/current/libpq-connect.html"""
 
 DEFAULT_SCHEMA = "wfc"
 """Where PostgreSQL has the tables unless something else is said, as the reference does."""
@@ -32,7 +36,16 @@ class SqliteTarget:
 
 
 def scheme_of(url: str | os.PathLike[str]) -> str:
-    """Return the scheme of a store's URL; that of a path is "sqlite"."""
+    """Return the scheme of a store's URL; that of a path is "sqlite".
+
+    Raises:
+        StoreError: It is no URL but key=value pairs of PostgreSQL.
+    """
+    if isinstance(url, str) and (pair := _KEY_AND_VALUE.match(url)):
+        raise StoreError(
+            f"a store is named by a URL, not by {pair[1]}=... pairs: write postgresql://user:password@host:port/database"
+            ", or pathlib.Path for a SQLite file of that name"
+        )
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
     return "sqlite" if scheme is None else scheme[1]
 
@@ -76,9 +89,9 @@ def parse_postgres_url(url: str) -> PostgresLocation:
 def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
     """Return what a URL or path of SQLite means, as the reference (sqlx) reads it.
 
-    `:memory:` and `sqlite::memory:` are in memory; `sqlite:///tmp/x.db` is the absolute path /tmp/x.db;
-    `sqlite://x.db`, `sqlite:x.db` and `x.db` are relative to the working directory. `?mode=ro`, `rw` or `rwc` may
-    follow. A path-like object is taken as it is.
+    `:memory:`, `sqlite::memory:` and SQLAlchemy's `sqlite:///:memory:` are in memory; `sqlite:///tmp/x.db` is the
+    absolute path /tmp/x.db; `sqlite://x.db`, `sqlite:x.db` and `x.db` are relative to the working directory.
+    `?mode=ro`, `rw` or `rwc` may follow. A path-like object is taken as it is.
 
     Raises:
         StoreError: The URL is of another scheme, names no file, or has an option that is unknown.
@@ -91,7 +104,7 @@ def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
     if location.startswith("sqlite:"):
         location = unquote(location.removeprefix("sqlite:").removeprefix("//"))
     mode = _parse_mode(url, query)
-    if location == ":memory:":
+    if location in (":memory:", "/:memory:"):
         return SqliteTarget(None, mode)
     if not location:
         raise StoreError(f"{url!r} names no file; write sqlite:///absolute/path.db or :memory:")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 import stat
@@ -616,3 +617,37 @@ def test_what_only_reads_changes_nothing(run: Run, store: Path) -> None:
 )
 def test_a_password_is_not_printed(url: str, printed: str) -> None:
     assert shown(url) == printed
+
+
+PRINTS = [["dump"], ["stats"], ["workflows", "--json"], ["check"]]
+
+
+@pytest.mark.parametrize("command", PRINTS, ids=" ".join)
+def test_output_that_cannot_be_written(tmp_path: Path, command: list[str]) -> None:
+    """A full disk is one line; of a reader who has left, before anything was written, nobody wants to hear."""
+    file = tmp_path / "store.db"
+    _do(file, lambda provider: provider.create_new_workflow(_order()))
+    wfe_sql = [sys.executable, "-m", "wfe_sql.cli", *command, str(file)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for environment in (buffered, {**buffered, "PYTHONUNBUFFERED": "1"}):
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                wfe_sql, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+            )
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "wfe-sql: the output cannot be written: No space left on device\n",
+        )
+        read, write = os.pipe()
+        os.close(read)
+        ended = subprocess.run(wfe_sql, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+        os.close(write)
+        assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_output_that_is_closed(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    _do(file, lambda provider: provider.create_new_workflow(_order()))
+    command = f"exec {sys.executable} -m wfe_sql.cli stats {file} >&-"
+    ended = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -15,6 +15,7 @@ from wfe_sql import SqlitePersistenceProvider, WorkflowNotFoundError
 from wfe_sql.engines import Statement, Unit
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
+from wfe_sql.engines.sqlite.lanes import Job
 from wfe_sql.testing import full_pointer, sample_instance
 
 SMALL: Unit = [Statement("get_workflow_instance", {"id": "small"})]
@@ -50,7 +51,7 @@ def clock() -> Seconds:
     return Seconds()
 
 
-Run = Callable[[Sequence[Unit], sqlite3.Connection], list[Outcome]]
+Run = Callable[[Sequence[Job], sqlite3.Connection], list[Outcome]]
 
 
 def brief_reader(provider: SqlitePersistenceProvider, clock: Seconds, run: Run | None = None) -> BriefReader:
@@ -134,8 +135,8 @@ async def test_a_slow_disk_sends_reads_to_threads_for_a_hundred_times_as_long(
     engine: Any = provider._engine
     disk_takes = 0.0
 
-    def run(units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
-        outcomes: list[Outcome] = engine.run_reads(units, connection)
+    def run(jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
+        outcomes: list[Outcome] = engine.run_reads(jobs, connection)
         clock.now += disk_takes
         return outcomes
 

@@ -287,3 +287,30 @@ async def test_a_connection_that_is_in_use_at_the_end(
     async with asyncio.timeout(10):
         while admin("count_connections", application=schema):
             await asyncio.sleep(0)
+
+
+async def test_a_provider_that_is_dropped_without_close(
+    postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection
+) -> None:
+    url = make_conninfo(postgres_url, application_name=schema)
+    dropped = await PostgresPersistenceProvider(url, schema=schema).open()
+    await dropped.create_new_workflow(sample_instance())
+    with pytest.warns(ResourceWarning, match="PostgresPersistenceProvider .* was dropped without close"):
+        del dropped
+    await by_hand.set_autocommit(True)
+    async with asyncio.timeout(20):
+        while True:  # the server needs a moment to see that a connection is gone
+            cursor = await by_hand.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (schema,)
+            )
+            if await cursor.fetchone() == (0,):
+                break
+
+
+def test_closing_from_another_loop(postgres_url: str, schema: str) -> None:
+    with asyncio.Runner() as own:
+        provider = PostgresPersistenceProvider(postgres_url, schema=schema)
+        own.run(provider.open())
+        with pytest.raises(StoreError, match="belongs to another event loop; use and close it there"):
+            asyncio.run(provider.close())
+        own.run(provider.close())

@@ -27,6 +27,8 @@ ONLY_IN_SQLITE = {
     **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
     **dict.fromkeys(ADDITIONS, "PostgreSQL adds these columns in the query that makes the table"),
     "create_workflows_indexes": "PostgreSQL makes these indexes in the query that makes the table",
+    "limit_log": "the log is the server's",
+    "copy_log": "the log is the server's",
     "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",
     "stand_in_for_columns": "only SQLite opens what the reference wrote for reading, as it is",
 }

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from wfe_sql import StoreError, connect
+from wfe_sql import SqlitePersistenceProvider, StoreError, connect
 from wfe_sql.urls import SqliteTarget, parse_sqlite_url
 
 
@@ -12,6 +12,8 @@ from wfe_sql.urls import SqliteTarget, parse_sqlite_url
         (":memory:", None, "rwc"),
         ("sqlite::memory:", None, "rwc"),
         ("sqlite://:memory:", None, "rwc"),
+        ("sqlite:///:memory:", None, "rwc"),
+        ("sqlite:///:memory:?mode=rw", None, "rw"),
         ("sqlite:///tmp/x.db", "/tmp/x.db", "rwc"),
         ("sqlite:////tmp/x.db", "//tmp/x.db", "rwc"),
         ("sqlite://x.db", "x.db", "rwc"),
@@ -45,6 +47,11 @@ def test_a_path_is_taken_as_it_is() -> None:
         ("x.db?mode=ro&timeout=5", "unknown option 'timeout'"),
         ("x.db?mode", "mode= is unknown"),
         ("x.db?mode=memory", "mode=memory is unknown"),
+        (
+            "host=db dbname=wfe password=secret",
+            r"by a URL, not by host=\.\.\. pairs: write postgresql://user:password@host:port",
+        ),
+        ("dbname = wfe", "by a URL, not by dbname="),
         ("", "names no file"),
         ("sqlite:", "names no file"),
         ("sqlite://?mode=ro", "names no file"),
@@ -53,3 +60,9 @@ def test_a_path_is_taken_as_it_is() -> None:
 def test_what_is_refused(url: str, message: str) -> None:
     with pytest.raises(StoreError, match=message):
         connect(url)
+
+
+def test_pairs_of_postgresql_are_no_path_of_sqlite_either() -> None:
+    with pytest.raises(StoreError, match="by a URL, not by host="):
+        SqlitePersistenceProvider("host=db dbname=wfe")
+    assert parse_sqlite_url(Path("dbname=wfe")).path == Path("dbname=wfe")

@@ -73,7 +73,8 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     now = found.taken_at
     output.line(shown(url))
     free = "" if found.free_bytes is None else f", {size(found.free_bytes)} of it free"
-    output.line(f"{size(found.size_bytes)}{free}, at {moment(now)} UTC")
+    log = "" if not found.log_bytes else f", {size(found.log_bytes)} of log beside it"
+    output.line(f"{size(found.size_bytes)}{free}{log}, at {moment(now)} UTC")
     output.line()
     by_definition: dict[str, dict[str, int]] = defaultdict(dict)
     for each in found.workflows:

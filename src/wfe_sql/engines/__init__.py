@@ -1,6 +1,7 @@
 """How a unit of work runs. A unit is data, not a callback, so that each engine can group what waits as suits it."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -55,18 +56,54 @@ class UniqueViolationError(StoreError):
         super().__init__(f"{column} has this value already; nothing was written")
 
 
-def check_usable(target: object, loop: asyncio.AbstractEventLoop | None, *, is_open: bool) -> None:
-    """Check that calls can be made now, on an engine that was opened on `loop`, if it was.
+def running_loop(target: object) -> asyncio.AbstractEventLoop:
+    """Return the event loop that a provider is used on.
+
+    Raises:
+        StoreError: None of asyncio is running.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise StoreError(
+            f"the provider of {target} needs a running event loop of asyncio: use asyncio.run(); trio's will not do"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a provider was opened, and so where it may be used."""
+
+    loop: asyncio.AbstractEventLoop
+    process: int
+
+    @classmethod
+    def here(cls, target: object) -> "Home":
+        """Return the running event loop of this process.
+
+        Raises:
+            StoreError: None of asyncio is running.
+        """
+        return cls(running_loop(target), os.getpid())
+
+
+def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
+    """Check that calls can be made now, on an engine that was opened at `home`, if it was.
 
     Raises:
         ProviderClosedError: It is not open.
-        StoreError: It belongs to another event loop.
+        StoreError: It belongs to another event loop, or to the process that this one was forked from.
     """
-    if not is_open:
-        what = "is not open; await open() first, or use 'async with'" if loop is None else "is closed"
+    if home is None or not is_open:
+        what = "is not open; await open() first, or use 'async with'" if home is None else "is closed"
         raise ProviderClosedError(f"the provider of {target} {what}")
-    if asyncio.get_running_loop() is not loop:
-        raise StoreError(f"the provider of {target} belongs to another event loop; open one for this loop")
+    if os.getpid() != home.process:
+        raise StoreError(
+            f"the provider of {target} belongs to process {home.process}, which this one was forked from; "
+            "open one after the fork"
+        )
+    if running_loop(target) is not home.loop:
+        raise StoreError(f"the provider of {target} belongs to another event loop; use and close it there")
 
 
 class Engine(Protocol):
@@ -87,12 +124,30 @@ class Engine(Protocol):
         """Whether times are text in the database, which compares them as text."""
         ...
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has connections that nobody has begun to close."""
+        ...
+
+    @property
+    def log_size(self) -> int | None:
+        """How many bytes the store's own write-ahead log has; None where it has none."""
+        ...
+
+    async def is_log_held(self) -> bool | None:
+        """Tell whether a connection that reads keeps much of the log from being reused; None where it is not known."""
+        ...
+
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
         ...
 
     async def close(self) -> None:
         """Finish what is pending and disconnect; further calls raise `ProviderClosedError`."""
+        ...
+
+    def abandon(self) -> None:
+        """Have the connections closed of a provider that nobody has any more, from any thread, on no event loop."""
         ...
 
     async def ensure_store_exists(self) -> None:
@@ -112,10 +167,7 @@ class Engine(Protocol):
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[Read]:
-        """Have all units that are read within see the store as it is at the first of them; writers go on meanwhile.
-
-        A database that cannot do so (SQLite in memory, which has one connection) lets each unit see its own moment.
-        """
+        """Have all units that are read within see the store as it is at the first of them; writers go on meanwhile."""
         ...
 
     async def backup(self, path: Path) -> None:

@@ -1,25 +1,12 @@
-"""Units that wait, and those who wait for them: taken together, answered together."""
+"""Units that wait, and those who wait for them: answered together."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 
 from wfe_sql.engines import Results, Unit
 
 Outcome = Results | Exception
 Waiting = tuple[Unit, "asyncio.Future[Results]"]
-
-
-def take(waiting: deque[Waiting], at_most: int) -> list[Waiting]:
-    """Take what waits, leaving out callers that were cancelled meanwhile."""
-    batch: list[Waiting] = []
-    while waiting and len(batch) < at_most:
-        unit, future = waiting.popleft()
-        if future.done():
-            tell(unit, None)
-        else:
-            batch.append((unit, future))
-    return batch
 
 
 def tell(unit: Unit, outcome: Outcome | None) -> None:

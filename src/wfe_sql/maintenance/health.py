@@ -19,6 +19,9 @@ from wfe_sql.tables import Table
 _FINDINGS = 100
 """How many findings of one kind are listed."""
 
+_LONG_LOG = 32 * 2**20
+"""Bytes beyond which a write-ahead log is a finding: eight times what SQLite's usually has."""
+
 _WORTH_STATISTICS = 10_000
 """Rows of a table from which on plans may suffer without statistics."""
 
@@ -42,6 +45,7 @@ class Health(Paging):
             taken_at=now,
             size_bytes=size[0],
             free_bytes=size[1],
+            log_bytes=self._engine.log_size,
             workflows=[
                 WorkflowCount(
                     workflow_definition_id=_words(definition_id),
@@ -59,8 +63,8 @@ class Health(Paging):
         )
 
     async def check(self, *, overdue_after: timedelta = timedelta(minutes=5)) -> list[Finding]:
-        findings: list[Finding] = []
         longest_ago = time_before(self._clock(), "overdue_after", overdue_after)
+        findings = await self._check_log()
         async with self._engine.snapshot() as read:
             for look in (
                 _check_integrity,
@@ -78,6 +82,26 @@ class Health(Paging):
 
     async def update_statistics(self) -> None:
         await self._engine.write([Statement("update_statistics", {})])
+
+    async def _check_log(self) -> list[Finding]:
+        """Return that the write-ahead log is long, and why, unless the next write shrinks it."""
+        size = self._engine.log_size or 0
+        if size <= _LONG_LOG:
+            return []
+        is_held = await self._engine.is_log_held()
+        if is_held is None:
+            why = (
+                "either a connection, most likely of another process, reads for so long that it cannot start anew, or "
+                "nobody has written since: check with mode=rw, which tells"
+            )
+        elif is_held:
+            why = (
+                "it cannot start anew as long as a connection, most likely of another process, reads an old moment: "
+                "look for one that reads for long; once it ends, writing shrinks the log"
+            )
+        else:
+            return []
+        return [Finding(FindingKind.LongLog, f"the write-ahead log has {size // 10**6:,} MB; {why}")]
 
     async def _check_indexes(self, read: Read) -> list[Finding]:
         (rows,) = await read([Statement("list_indexes", {})])

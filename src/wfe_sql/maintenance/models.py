@@ -74,6 +74,7 @@ class FindingKind(StrEnum):
     ExpiredClaim = "expired claim"
     MissingIndex = "missing index"
     Statistics = "statistics"
+    LongLog = "long log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class StoreStats:
         taken_at: When this was read, by the provider's clock.
         size_bytes: The size of the database.
         free_bytes: How much of that is free for rows to come; None where the database does not say (PostgreSQL).
+        log_bytes: The size of the write-ahead log beside it; None where there is none (in memory, PostgreSQL).
         workflows: By definition and status.
         rows: How many rows each table has, by its name.
         due_workflows: Runnable workflows.
@@ -127,6 +129,7 @@ class StoreStats:
     taken_at: datetime
     size_bytes: int
     free_bytes: int | None
+    log_bytes: int | None
     workflows: list[WorkflowCount]
     rows: dict[str, int]
     due_workflows: Backlog

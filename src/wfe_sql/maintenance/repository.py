@@ -195,7 +195,7 @@ class MaintenanceRepository(Protocol):
 
         Tables and rows come in a stable order (by id, or as stored where there is none), keys are sorted, times have
         the form in which the library stores them, and numbers of rows are left out: equal stores give equal text. All
-        lines are of one moment, except from a store in memory, where somebody may write between two pages.
+        lines are of one moment.
 
         Raises:
             CorruptRowError: A stored row cannot be read.

@@ -15,7 +15,7 @@ from wfe_sql.arguments import (
 )
 from wfe_sql.codecs import ID
 from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
-from wfe_sql.errors import StoreError, WorkflowConflictError, WorkflowNotFoundError
+from wfe_sql.errors import CorruptRowError, StoreError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, WorkflowInstance
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
 from wfe_sql.operations.fingerprints import fingerprints
@@ -153,8 +153,10 @@ class Workflows(Claims):
             [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
         )
         by_id = {workflow[0]: workflow for workflow in workflows}
-        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in by_id}
+        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
         for pointer in pointers:
+            if pointer[0] not in pointers_of:
+                raise CorruptRowError(f"execution_pointers: one of workflow {pointer[0]!r} is found by another id")
             pointers_of[pointer[0]].append(pointer[1:])
         return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 

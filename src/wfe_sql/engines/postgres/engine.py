@@ -6,6 +6,7 @@ by itself.
 """
 
 import asyncio
+import os
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
-from wfe_sql.engines import Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
 from wfe_sql.engines.postgres.pool import Connection, ConnectionPool
@@ -88,8 +89,8 @@ class PostgresEngine:
         }
         self._alone: set[asyncio.Task[Results]] = set()
         self._alone_at_once = asyncio.Semaphore(max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2))
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_open = False
+        self._home: Home | None = None
+        self._is_connected = False
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -104,24 +105,42 @@ class PostgresEngine:
 
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
-        if self._loop is not None:
+        if self._home is not None:
             raise ProviderClosedError(f"the store {self._store} was opened before; make a new provider")
-        self._loop = asyncio.get_running_loop()
+        self._home = Home.here(self._store)
         try:
             await self._make_store()
         except BaseException:
             self._pool.close()
             raise
-        self._is_open = True
+        self._is_connected = True
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
-        self._loop = self._loop or asyncio.get_running_loop()
-        if not self._is_open:
+        if self._home is None or not self._is_connected:
+            self._home = self._home or Home.here(self._store)
             return
+        check_usable(self._store, self._home, is_open=True)
         if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
+            self._closing = self._home.loop.create_task(self._close())
         await asyncio.shield(self._closing)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has connections that nobody has begun to close."""
+        return self._is_connected and self._closing is None
+
+    def abandon(self) -> None:
+        """Close the connections of a provider that nobody has any more; in a fork, leave them alone."""
+        if self._home is not None and self._home.process == os.getpid():
+            self._pool.close()
+
+    log_size = None
+    """The server's log is not a store's own."""
+
+    async def is_log_held(self) -> bool | None:
+        """Say that it is not known."""
+        return None
 
     async def ensure_store_exists(self) -> None:
         """Make the schema, tables, columns and indexes that are missing."""
@@ -310,7 +329,7 @@ class PostgresEngine:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
 
     def _check_open(self) -> None:
-        check_usable(self._store, self._loop, is_open=self._is_open and self._closing is None)
+        check_usable(self._store, self._home, is_open=self.is_open)
 
     async def _close(self) -> None:
         for queue in self._groups.values():

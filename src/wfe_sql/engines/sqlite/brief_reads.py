@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from wfe_sql.engines import Unit
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.engines.sqlite.lanes import WorkerConnection
+from wfe_sql.engines.sqlite.lanes import Job, WorkerConnection
 from wfe_sql.errors import StoreError
 
 _BRIEF = 0.0005
@@ -39,7 +39,7 @@ class BriefReader:
     def __init__(
         self,
         connection: WorkerConnection,
-        run: Callable[[Sequence[Unit], sqlite3.Connection], list[Outcome]],
+        run: Callable[[Sequence[Job], sqlite3.Connection], list[Outcome]],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +57,7 @@ class BriefReader:
         if started < self._rests_until:
             return None
         self._given_up_at = started + _BRIEF
-        (outcome,) = self._run([unit], self._raw)
+        (outcome,) = self._run([(unit, started)], self._raw)
         ended = self._clock()
         if ended > self._given_up_at:
             self._rests_until = max(self._rests_until, ended - _CREDIT) + _REST * (ended - started)

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from wfe_sql.damaged import UNPARSED
-from wfe_sql.engines import Read, Results, Statement, UniqueViolationError, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite.backup import copy_database
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
-from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
-from wfe_sql.engines.sqlite.store import SqliteStore, check_path
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError
+from wfe_sql.engines.sqlite.files import check_path
+from wfe_sql.engines.sqlite.lanes import Job, Lane, WorkerConnection
+from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
+from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
 
@@ -39,6 +40,9 @@ _READS_TOGETHER = 64
 
 _LONGEST_WRITES, _LONGEST_READS = 0.01, 0.002
 """Seconds after which a transaction takes in no more units: those of others should not wait for all that came first."""
+
+_FEW_PAGES = 1_000
+"""Pages of the log that tell of no reader that holds them: only from so many on SQLite copies them into the file."""
 
 
 class SqliteEngine:
@@ -57,7 +61,7 @@ class SqliteEngine:
         self._writers: Lane | None = None
         self._readers: Lane | None = None
         self._brief_reader: BriefReader | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: Home | None = None
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
         self._calls = 0
@@ -75,9 +79,9 @@ class SqliteEngine:
 
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
-        if self._loop is not None:
+        if self._home is not None:
             raise ProviderClosedError(f"the store {self._target} was opened before; make a new provider")
-        self._loop = asyncio.get_running_loop()
+        self._home = Home.here(self._target)
         check_path(self._target)
         read_only = self._target.mode == "ro"
         self._had_log = not read_only or self._store.has_log()
@@ -92,35 +96,35 @@ class SqliteEngine:
         if len(connections) >= _WITH_A_BRIEF_READER:
             self._brief_reader = BriefReader(connections.pop(), self.run_reads)
         if read_only:
-            self._readers = Lane(connections, self.run_reads, _READS_TOGETHER)
+            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER)
         else:
             self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER)
-            self._readers = Lane(connections[1:], self.run_reads, _READS_TOGETHER) if connections[1:] else self._writers
+            self._readers = (
+                Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER) if connections[1:] else self._writers
+            )
 
     def _openers(self, *, read_only: bool) -> list[Callable[[], sqlite3.Connection]]:
         """Return what opens the connections: one that writes, those that read, and one that reads on the event loop."""
-        openers: list[Callable[[], sqlite3.Connection]] = [self._store.open_reader] * self._max_connections
-        if not read_only:
-            openers[0] = self._store.open_writer
-        if len(openers) >= _WITH_A_BRIEF_READER:
-            openers[-1] = partial(self._store.open_reader, on_loop=True)
-        return openers
+        open_reader = partial(self._store.open_reader, in_pool=True)
+        return [open_reader if read_only else self._store.open_writer, *[open_reader] * (self._max_connections - 1)]
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
-        if self._loop is None or self._readers is None:
-            self._loop = self._loop or asyncio.get_running_loop()
+        if self._home is None or self._readers is None:
+            self._home = self._home or Home.here(self._target)
             return
+        check_usable(self._target, self._home, is_open=True)
         if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
+            self._closing = self._home.loop.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def ensure_store_exists(self) -> None:
         """Make the tables, columns and indexes that are missing."""
         writers = self._open_lane(self._writers)
         try:
-            await writers.connections[0].run(self._store.ensure_store_exists)
-        except sqlite3.Error as error:
+            self._store.check_in_place()
+            await writers.connections[0].run(partial(self._store.ensure_store_exists, asked_at=time.monotonic()))
+        except DRIVER_ERRORS as error:
             raise self._store.error(error) from error
 
     async def write(self, unit: Unit) -> Results:
@@ -156,9 +160,6 @@ class SqliteEngine:
     async def snapshot(self) -> AsyncIterator[Read]:
         """Have all units that are read within see one moment, on a connection of its own."""
         async with self._connection_aside() as connection:
-            if connection is None:
-                yield self.read
-                return
 
             async def read(unit: Unit) -> Results:
                 outcome = await connection.run(partial(self._try_unit, unit))
@@ -173,78 +174,122 @@ class SqliteEngine:
         """Copy the whole database, as it is at one moment, into a new file."""
         async with self._connection_aside() as connection:
             try:
-                await (connection or self._open_lane(self._readers).connections[0]).run(
-                    partial(copy_database, path=path)
-                )
-            except sqlite3.Error as error:
+                await connection.run(partial(copy_database, path=path))
+            except DRIVER_ERRORS as error:
                 raise self._store.error(error) from error
 
+    @property
+    def log_size(self) -> int | None:
+        """How many bytes the write-ahead log has; None in memory and where there is none."""
+        return None if self._store.file is None else self._store.file.log_size
+
+    async def is_log_held(self) -> bool | None:
+        """Copy what the log holds into the file, and tell whether a reader keeps much of it from being copied.
+
+        None where it is not known, for the store is open for reading only.
+        """
+        if self._target.mode == "ro":
+            return None
+        async with self._connection_aside() as connection:
+            outcome = await connection.run(partial(self._try_unit, [Statement("copy_log", {})]))
+        if isinstance(outcome, Exception):
+            raise outcome
+        _, pages, copied = outcome[0]
+        return bool(pages - copied > _FEW_PAGES)
+
     @asynccontextmanager
-    async def _connection_aside(self) -> AsyncIterator[WorkerConnection | None]:
-        """Connect once more, so that what takes long holds up nobody; None in memory, which has one connection."""
-        self._open_lane(self._readers)
-        if self._target.path is None:
-            yield None
-            return
-        connection = await self._connect(self._store.open_reader)
+    async def _connection_aside(self) -> AsyncIterator[WorkerConnection]:
+        """Connect once more, so that what takes long holds up nobody; in memory, to a copy of what is there now."""
+        readers = self._open_lane(self._readers)
+        self._store.check_in_place()
+        connection = await self._connect(partial(self._store.open_reader, in_pool=self._target.path is None))
         try:
+            if self._target.path is None:
+                await readers.connections[0].run(lambda raw: raw.backup(connection.raw))
             yield connection
         finally:
             await connection.close()
 
-    def run_writes(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
+    def run_writes(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
         """Run units in one transaction, as many as there is time for; called on a thread.
 
         Units hardly ever fail, so they go without savepoints; where one fails half done, all are undone and run again,
         each in a savepoint of its own.
         """
         try:
-            return self._run_in_transaction(units, self._run_whole, connection)
+            return self._run_in_transaction(jobs, self._run_whole, connection)
         except _HalfDoneError:
-            return self._run_in_transaction(units, self._run_in_savepoint, connection)
+            return self._run_in_transaction(jobs, self._run_in_savepoint, connection)
 
     def _run_in_transaction(
         self,
-        units: Sequence[Unit],
+        jobs: Sequence[Job],
         run_unit: Callable[[Unit, sqlite3.Connection], Outcome],
         connection: sqlite3.Connection,
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        file = self._store.file
         try:
-            self._store.begin_write(connection)
+            if file is not None:
+                file.check_before_write()
+            self._store.begin_write(connection, jobs[0][1])
             deadline = time.monotonic() + _LONGEST_WRITES
-            for unit in units:
+            for unit, _ in jobs:
                 if outcomes and time.monotonic() > deadline:
                     break
                 outcomes.append(run_unit(unit, connection))
                 if not connection.in_transaction:
-                    return self._run_one_by_one(units, outcomes, connection)
+                    return self._run_one_by_one(jobs, outcomes, connection)
             self._queries.run(connection, "commit", {})
+            if file is not None:  # what is acknowledged must be in the file that has the name
+                file.check_in_place()
+                file.warn_of_long_log()
         except _HalfDoneError:
             self._queries.run(connection, "rollback", {})
             raise
-        except sqlite3.Error as error:
+        except StoreError as error:
+            return [error for _ in outcomes or jobs]
+        except DRIVER_ERRORS as error:
             if connection.in_transaction:
                 self._queries.run(connection, "rollback", {})
-            return [self._store.error(error) for _ in outcomes or units]
+            failed = outcomes or (self._late(jobs) if is_busy(error) else jobs)
+            return [self._store.error(error) for _ in failed]
         return outcomes
 
-    def run_reads(self, units: Sequence[Unit], connection: sqlite3.Connection) -> list[Outcome]:
-        """Run units on one snapshot, as many as there is time for; called on a thread."""
+    def run_reads_when_free(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
+        """Run units on one snapshot, as soon as no other connection holds the file; called on a thread."""
+        while True:
+            outcomes = self.run_reads(jobs, connection)
+            if not isinstance(outcomes[0], StoreBusyError):
+                return outcomes
+            if late := self._late(jobs):
+                return outcomes[: len(late)]
+            pause()
+
+    def run_reads(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
+        """Run units on one snapshot, as many as there is time for."""
         outcomes: list[Outcome] = []
         try:
             self._queries.run(connection, "begin_read", {})
             deadline = time.monotonic() + _LONGEST_READS
-            for unit in units:
+            for unit, _ in jobs:
                 if outcomes and time.monotonic() > deadline:
                     break
                 outcomes.append(self._try_unit(unit, connection))
             self._queries.run(connection, "commit", {})
-        except sqlite3.Error as error:
+            self._store.check_in_place()
+        except StoreError as error:
+            return [error for _ in outcomes]
+        except DRIVER_ERRORS as error:
             if connection.in_transaction:
                 self._queries.run(connection, "rollback", {})
-            return [self._store.error(error) for _ in outcomes or units]
+            return [self._store.error(error) for _ in outcomes or jobs]
         return outcomes
+
+    def _late(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return those that have waited as long as the busy timeout says: the first ones, for they are in order."""
+        now = time.monotonic()
+        return [job for job in jobs if now >= job[1] + self._store.busy_timeout]
 
     def _run_whole(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
         """Run a unit without a savepoint; raise `_HalfDoneError` where it fails and may have changed something."""
@@ -257,7 +302,7 @@ class SqliteEngine:
             nothing_changed = not results and isinstance(statement.params, Mapping)
             if connection.in_transaction and not nothing_changed:
                 raise _HalfDoneError from error
-            return self._store.error(error) if isinstance(error, sqlite3.Error) else error
+            return self._store.error(error) if isinstance(error, DRIVER_ERRORS) else error
         return results
 
     def _run_in_savepoint(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
@@ -272,21 +317,21 @@ class SqliteEngine:
         return outcome
 
     def _run_one_by_one(
-        self, units: Sequence[Unit], outcomes: list[Outcome], connection: sqlite3.Connection
+        self, jobs: Sequence[Job], outcomes: list[Outcome], connection: sqlite3.Connection
     ) -> list[Outcome]:
         """Go on after an error, such as a full disk, for which SQLite rolled back the whole transaction.
 
         Each unit then has a transaction of its own, so that the guilty one fails alone.
         https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
         """
-        if len(units) == 1:
+        if len(jobs) == 1:
             return outcomes
-        return [outcome for unit in units for outcome in self.run_writes([unit], connection)]
+        return [outcome for job in jobs for outcome in self.run_writes([job], connection)]
 
     def _try_unit(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
         try:
             return [self._run_statement(statement, connection) for statement in unit]
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             return self._store.error(error)
         except Exception as error:  # it belongs to the one who asked for this unit
             return error
@@ -338,23 +383,37 @@ class SqliteEngine:
         try:
             connection = WorkerConnection(connect)
             await connection.open()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._store.error(error) from error
         return connection
 
     def _open_lane(self, lane: Lane | None) -> Lane:
-        check_usable(self._target, self._loop, is_open=self._readers is not None and self._closing is None)
+        check_usable(self._target, self._home, is_open=self.is_open)
         if lane is None:
             raise StoreReadOnlyError(f"{self._target} is open for reading only (mode=ro)")
         return lane
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has connections that nobody has begun to close."""
+        return self._readers is not None and self._closing is None
+
+    def abandon(self) -> None:
+        """Have the connections closed without the event loop, which may be closed; in a fork, leave them alone."""
+        if self._home is not None and self._home.process == os.getpid():
+            for connection in self._connections():
+                connection.abandon()
+
     async def _close(self) -> None:
+        for lane in filter(None, (self._readers, self._writers)):
+            await lane.finish()
+        await self._disconnect(self._connections())
+
+    def _connections(self) -> list[WorkerConnection]:
+        """Return all connections, the writer's last: it removes the log when it is the last to close."""
         lanes = [self._readers] if self._readers is self._writers else [self._readers, self._writers]
         connections = [] if self._brief_reader is None else [self._brief_reader.connection]
-        for lane in filter(None, lanes):
-            await lane.finish()
-            connections += lane.connections
-        await self._disconnect(connections)
+        return connections + [connection for lane in filter(None, lanes) for connection in lane.connections]
 
     async def _disconnect(self, connections: Iterable[WorkerConnection]) -> None:
         for connection in connections:

@@ -6,21 +6,28 @@ while it is there others queue up; they cross together next.
 
 import asyncio
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 import aiosqlite
+from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from wfe_sql.engines import Results, Unit
-from wfe_sql.engines.queues import Outcome, Waiting, answer, take
+from wfe_sql.engines.queues import Outcome, answer, tell
 
 _PATIENCE = 0.002
 """Seconds that a batch takes until another connection helps out. Threads that are busy at the same time cost each other
 more than they gain, for Python runs one at a time; so this is for a read that takes long."""
 
 _T = TypeVar("_T")
+
+Job = tuple[Unit, float]
+"""A unit, and when it was asked for (`time.monotonic`)."""
+
+_Waiting = tuple[Job, "asyncio.Future[Results]"]
 
 
 class WorkerConnection(aiosqlite.Connection):
@@ -54,27 +61,49 @@ class WorkerConnection(aiosqlite.Connection):
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run a function on the worker thread, in one hop."""
-        result: _T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
-        return result
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[_T] = loop.create_future()
+        self.post(work, partial(_answer_one, answered))
+        return await answered
+
+    def abandon(self) -> None:
+        """Have the thread close the connection and end, and wait for neither; no event loop is needed."""
+        raw, self._connection = self._connection, None
+        if raw is not None:
+            self._tx.put_nowait((None, partial(_close_and_stop, raw)))
 
     def post(self, work: Callable[[sqlite3.Connection], _T], done: Callable[[_T | Exception], None]) -> None:
         """Run a function on the worker thread, and have the running loop call `done` with what it returned or raised.
 
         This is `run` without its future and its task, which cost as much as a short unit does.
         """
-        loop = asyncio.get_running_loop()
-        jobs = [(work, done)]
+        errands = [(asyncio.get_running_loop(), self._conn, work, done)]
 
         def on_thread() -> None:
-            # The thread remembers its last function until the next one comes: what it answered must not stay with it.
-            work, done = jobs.pop()
+            # The thread remembers its last function until the next one comes: what it answered must not stay with it,
+            # nor this connection, which ends the thread when nobody has it any more.
+            loop, raw, work, done = errands.pop()
             try:
-                result: _T | Exception = work(self._conn)
+                result: _T | Exception = work(raw)
             except Exception as error:  # whatever it is, those who wait must hear of it
                 result = error
             loop.call_soon_threadsafe(done, result)
 
         self._tx.put_nowait((None, on_thread))
+
+
+def _answer_one(answered: "asyncio.Future[_T]", result: _T | Exception) -> None:
+    if answered.done():
+        return
+    if isinstance(result, Exception):
+        answered.set_exception(result)
+    else:
+        answered.set_result(result)
+
+
+def _close_and_stop(raw: sqlite3.Connection) -> object:
+    raw.close()
+    return _STOP_RUNNING_SENTINEL
 
 
 class Lane:
@@ -90,14 +119,14 @@ class Lane:
     def __init__(
         self,
         connections: Sequence[WorkerConnection],
-        run: Callable[[Sequence[Unit], sqlite3.Connection], list[Outcome]],
+        run: Callable[[Sequence[Job], sqlite3.Connection], list[Outcome]],
         max_batch: int,
     ) -> None:
         self.connections = connections
         self._run = run
         self._max_batch = max_batch
         self._free = list(reversed(connections))
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._starts = False
         self._started_at = 0.0
         self._helper: asyncio.TimerHandle | None = None
@@ -108,7 +137,7 @@ class Lane:
         """Have a unit run; the future has what its statements returned."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Results] = loop.create_future()
-        self._waiting.append((unit, future))
+        self._waiting.append(((unit, time.monotonic()), future))
         if len(self._free) == len(self.connections):
             self._start_soon(loop)
         elif self._free and self._helper is None:
@@ -131,16 +160,27 @@ class Lane:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._starts = False
-        if self._free and (batch := take(self._waiting, self._max_batch)):
+        if self._free and (batch := self._take()):
             self._started_at = loop.time()
             connection = self._free.pop()
-            units = [unit for unit, _ in batch]
-            connection.post(partial(self._run, units), partial(self._answer, loop, connection, batch))
+            jobs = [job for job, _ in batch]
+            connection.post(partial(self._run, jobs), partial(self._answer, loop, connection, batch))
         elif len(self._free) == len(self.connections):
             self._idle.set()
             if self._helper is not None:
                 self._helper.cancel()
                 self._helper = None
+
+    def _take(self) -> list[_Waiting]:
+        """Take what waits, leaving out callers that were cancelled meanwhile."""
+        batch: list[_Waiting] = []
+        while self._waiting and len(batch) < self._max_batch:
+            job, future = self._waiting.popleft()
+            if future.done():
+                tell(job[0], None)
+            else:
+                batch.append((job, future))
+        return batch
 
     def _help(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start another batch beside one that takes long."""
@@ -155,11 +195,11 @@ class Lane:
         self,
         loop: asyncio.AbstractEventLoop,
         connection: WorkerConnection,
-        batch: list[Waiting],
+        batch: list[_Waiting],
         result: list[Outcome] | Exception,
     ) -> None:
         self._free.append(connection)
         outcomes = [result] * len(batch) if isinstance(result, Exception) else result
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
-        answer(batch[: len(outcomes)], outcomes)
+        answer([(unit, future) for (unit, _), future in batch[: len(outcomes)]], outcomes)
         self._start_soon(loop)

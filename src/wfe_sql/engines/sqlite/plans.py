@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from wfe_sql.engines.sqlite.store import SqliteStore, check_path
+from wfe_sql.engines.sqlite.files import check_path
+from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore
 from wfe_sql.engines.stores import out_of_date
 from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet
@@ -42,7 +43,7 @@ class SqlitePlanner:
         sql = self._queries["explain_query"].filled_in("query", query.sql.rstrip("; \n"))
         try:
             return _read_plan(self._connection.execute(sql, dict.fromkeys(query.params)))
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             if str(error) == "no such table: sqlite_stat1":
                 line = "SCAN sqlite_stat1 (once there are statistics)"
                 return Plan(lines=(line,), indexes=frozenset(), scans=(line,))
@@ -54,7 +55,7 @@ class SqlitePlanner:
         try:
             indexes, rows = run("list_indexes"), run("count_rows")
             statistics = run("list_statistics") if run("has_statistics") else []
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise self._store.error(error) from error
         return Contents(frozenset(name for (name,) in indexes), dict(rows), dict(statistics))
 
@@ -72,7 +73,7 @@ def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Sql
     had_log = store.has_log()
     try:
         connection = store.open_writer() if target.path is None else store.open_reader()
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise store.error(error) from error
     try:
         if "wfe_sql_store.version" not in dict(queries.run(connection, "list_parts", {})):

@@ -10,10 +10,10 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 from wfe_sql.engines.sqlite.driver import split_script
+from wfe_sql.engines.sqlite.files import StoreFile, may
 from wfe_sql.engines.stores import VERSION, Parts, Scripts, later_version, of_table, parts_made_by, read_parts
 from wfe_sql.errors import (
     StoreBusyError,
@@ -28,6 +28,9 @@ from wfe_sql.queries import QuerySet
 from wfe_sql.urls import SqliteTarget
 
 Durability = Literal["full", "normal"]
+
+DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the driver raises; the second where SQLite's message quotes a damaged schema, which is no UTF-8 any more."""
 
 _CREATE = re.compile(r"\bCREATE (?=TABLE|VIEW)", re.IGNORECASE)
 
@@ -66,11 +69,13 @@ class SqliteStore:
             raise StoreError(f"durability must be 'full' or 'normal', not {durability!r}")
         if busy_timeout < timedelta(0):
             raise StoreError(f"busy_timeout must not be negative: {busy_timeout}")
-        self.target = target
+        path = None if target.path is None else target.path.absolute()
+        self.target = replace(target, path=path)
+        self.file = None if path is None else StoreFile(path)
         self._queries = queries
         self.scripts = Scripts(_SCRIPTS, queries)
         self._durability = durability
-        self._busy_timeout = busy_timeout.total_seconds()
+        self.busy_timeout = busy_timeout.total_seconds()
 
     def open_writer(self) -> sqlite3.Connection:
         """Open a connection that writes, and make the store where it does not exist.
@@ -82,42 +87,66 @@ class SqliteStore:
             self._check_before_any_change()
         connection = self._connect(self.target.mode, busy_timeout=0)
         try:
+            run = self._runner(connection)
             if path is not None:
                 self._use_wal(connection)
-            run = self._runner(connection)
+                run("limit_log")
             run("use_full_durability" if self._durability == "full" else "use_normal_durability")
             self.ensure_store_exists(connection)
+            if self.file is not None:
+                self.file.has_store(writes=True)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def open_reader(self, *, on_loop: bool = False) -> sqlite3.Connection:
+    def open_reader(self, *, in_pool: bool = False) -> sqlite3.Connection:
         """Open a connection that only reads a store that exists.
 
-        One for the event loop is opened on another thread: the loop finds the schema read, and waits for no lock.
+        One of those that `SqliteEngine` keeps waits for no lock by itself, has the schema read, and may be used on the
+        event loop.
+
+        Raises:
+            StoreUnavailableError: The file has a log that cannot be read here.
         """
-        connection = self._connect(self.target.mode, busy_timeout=self._busy_timeout, any_thread=on_loop)
+        try:
+            return self._open_reader(in_pool=in_pool)
+        except sqlite3.OperationalError as error:
+            file = self.file
+            if file is None or error.sqlite_errorcode not in _HAS_NO_ROOM_FOR_A_LOG or may(file.log.parent, os.W_OK):
+                raise
+            if file.is_sealed:
+                return self._open_reader(in_pool=in_pool, sealed=True)
+            raise StoreUnavailableError(
+                f"{self.target} cannot be read: it has a log, {file.log}, and this user may not write in that folder; "
+                "open it once as a user who may, or copy the file and the log to another folder"
+            ) from error
+
+    def _open_reader(self, *, in_pool: bool, sealed: bool = False) -> sqlite3.Connection:
+        mode = "ro" if self.target.mode == "ro" else "rw"
+        connection = self._connect(mode, busy_timeout=self.busy_timeout, any_thread=in_pool, sealed=sealed)
         try:
             run = self._runner(connection)
             run("enforce_foreign_keys")
             if self.target.mode == "ro":
                 self._make_readable(connection)
             run("refuse_writes")
-            if on_loop:
+            if in_pool:
                 self._parts(connection)
                 run("wait_for_no_lock")
+            if self.file is not None:
+                self.file.has_store(writes=False)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def ensure_store_exists(self, connection: sqlite3.Connection) -> None:
-        """Make the tables, columns and indexes that are missing, in one transaction."""
+    def ensure_store_exists(self, connection: sqlite3.Connection, *, asked_at: float | None = None) -> None:
+        """Make the tables, columns and indexes that are missing, in one transaction; for `asked_at` see begin_write."""
         run = self._runner(connection)
         run("suspend_foreign_keys")
         try:
-            self.begin_write(connection)
+            self.begin_write(connection, time.monotonic() if asked_at is None else asked_at)
             self._check(self._parts(connection), connection)
             self._run_scripts(connection)
             self._queries.run(connection, "record_store_version", {"version": VERSION})
@@ -131,76 +160,115 @@ class SqliteStore:
 
     def has_log(self) -> bool:
         """Tell whether a write-ahead log lies beside the file."""
-        return Path(f"{self.target}-wal").exists()
+        return self.file is not None and self.file.log_size is not None
 
     def remove_empty_log(self) -> None:
         """Let SQLite remove a log that it made only to read a file: a connection that may write does so on closing."""
-        log = Path(f"{self.target}-wal")
-        if log.exists() and log.stat().st_size == 0:
-            connection = self._connect("rw", busy_timeout=self._busy_timeout)
+        if self.file is not None and self.file.log_size == 0:
+            connection = self._connect("rw", busy_timeout=self.busy_timeout)
             try:
                 self._parts(connection)
             finally:
                 connection.close()
 
-    def error(self, error: sqlite3.Error) -> StoreError:
+    def check_in_place(self) -> None:
+        """Check that the file is still the one that was opened.
+
+        Raises:
+            StoreError: It is not.
+        """
+        if self.file is not None:
+            self.file.check_in_place()
+
+    def error(self, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
         """Return our error for one of the driver's, which becomes its cause."""
-        kind, what = _ERRORS.get(_primary_code(error), (StoreError, "cannot be worked with"))
-        mapped = kind(f"{self.target} {what}: {error}")
+        if isinstance(error, UnicodeDecodeError):
+            code, said = sqlite3.SQLITE_CORRUPT, error.object.decode(errors="backslashreplace")
+        else:
+            code, said = getattr(error, "sqlite_errorcode", 0), str(error)
+        kind, what = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, (StoreError, "cannot be worked with"))
+        mapped = kind(f"{self.target} {what}: {said}")
         mapped.__cause__ = error
         return mapped
 
     def _runner(self, connection: sqlite3.Connection) -> Callable[[str], Any]:
         return partial(self._queries.run, connection, params={})
 
-    def _connect(self, mode: str, *, busy_timeout: float, any_thread: bool = False) -> sqlite3.Connection:
-        path = self.target.path
-        return sqlite3.connect(
-            ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}",
-            uri=path is not None,
+    def _connect(
+        self, mode: str, *, busy_timeout: float, any_thread: bool = False, sealed: bool = False
+    ) -> sqlite3.Connection:
+        """Connect to the file, which is the same each time; what is sealed is read without locks and without a log."""
+        file = self.file
+        if sealed and file is not None:
+            file.opened_sealed()
+        connection = sqlite3.connect(
+            ":memory:" if file is None else f"{file.path.as_uri()}?mode={mode}{'&immutable=1' if sealed else ''}",
+            uri=file is not None,
             timeout=busy_timeout,
             isolation_level=None,
             check_same_thread=not any_thread,
             cached_statements=len(self._queries),
         )
+        if file is not None:
+            try:
+                file.opened()
+            except BaseException:
+                connection.close()
+                raise
+        return connection
 
-    def begin_write(self, connection: sqlite3.Connection) -> None:
-        """Begin a transaction that writes, as soon as no other connection does."""
-        self._when_free(connection, "begin_write")
+    def begin_write(self, connection: sqlite3.Connection, asked_at: float) -> None:
+        """Begin a transaction that writes, as soon as no other connection does.
+
+        Args:
+            connection: Where.
+            asked_at: When the call was made (`time.monotonic`), which the busy timeout is counted from.
+        """
+        self._when_free(connection, "begin_write", asked_at)
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
-        mode = self._when_free(connection, "use_wal")
+        mode = self._when_free(connection, "use_wal", time.monotonic())
         if mode != "wal":
             raise StoreUnavailableError(f"{self.target} cannot have a write-ahead log; its mode stays {mode}")
 
-    def _when_free(self, connection: sqlite3.Connection, query: str) -> Any:
+    def _when_free(self, connection: sqlite3.Connection, query: str, asked_at: float) -> Any:
         """Run a query as soon as other connections let it, or fail after the busy timeout.
 
         SQLite's own waiting is not for a writer: it sleeps longer and longer, up to 100 ms, so that of two busy
         processes one hardly ever gets its turn; and it does not wait at all for the change to a write-ahead log.
         """
-        deadline = time.monotonic() + self._busy_timeout
         while True:
             try:
                 return self._queries.run(connection, query, {})
             except sqlite3.OperationalError as error:
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if not is_busy(error) or time.monotonic() >= asked_at + self.busy_timeout:
                     raise
-                time.sleep(random.uniform(0.0005, 0.0015))
+                pause()
 
     def _check_before_any_change(self) -> None:
-        """Check an existing file through a connection that can change neither it nor, by closing, its log."""
+        """Check an existing file through a connection that can change neither it nor, by closing, its log.
+
+        But what a program that crashed has left half done must be undone first, which takes one that may write.
+        """
         had_log = self.has_log()
         try:
-            connection = self._connect("ro", busy_timeout=self._busy_timeout)
             try:
-                self._check(self._parts(connection), connection)
-            finally:
-                connection.close()
+                self._check_through("ro")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                    raise
+                self._check_through("rw")
         except BaseException:
             if not had_log:
                 self.remove_empty_log()
             raise
+
+    def _check_through(self, mode: str) -> None:
+        connection = self._connect(mode, busy_timeout=self.busy_timeout)
+        try:
+            self._check(self._parts(connection), connection)
+        finally:
+            connection.close()
 
     def _check(self, parts: Parts, connection: sqlite3.Connection) -> None:
         """Refuse tables that are not those of a store, and a store of a later version."""
@@ -265,40 +333,27 @@ def new_store_scripts() -> list[str]:
     return [name for name in _SCRIPTS if name.startswith(("create_", "add_"))]
 
 
-def check_path(target: SqliteTarget) -> None:
-    """Say in plain words what SQLite would only call "unable to open database file"."""
-    path = target.path
-    if path is None:
-        return
-    folder = path.absolute().parent
-    try:
-        if not folder.is_dir():
-            raise StoreUnavailableError(f"{path} cannot be opened: the folder {folder} does not exist; make it first")
-        if path.is_dir():
-            raise StoreUnavailableError(f"{path} cannot be opened: it is a folder; name a file in it")
-        if target.mode != "rwc" and not path.exists():
-            raise StoreUnavailableError(f"{path} cannot be opened: it does not exist (mode={target.mode})")
-    except PermissionError as error:
-        raise StoreUnavailableError(f"{path} cannot be opened: this user may not look into {folder}") from error
-    if target.mode != "ro" and not _may(folder, os.W_OK | os.X_OK):
-        raise StoreUnavailableError(f"{path} cannot be opened: this user may not write in {folder}, where its log lies")
-    wanted = os.R_OK if target.mode == "ro" else os.R_OK | os.W_OK
-    if path.exists() and not _may(path, wanted):
-        verb = "read" if target.mode == "ro" else "read and write"
-        raise StoreUnavailableError(f"{path} cannot be opened: this user may not {verb} it")
+def is_busy(error: BaseException | None) -> bool:
+    """Tell whether an error is SQLite's because another connection holds the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def _may(path: Path, mode: int) -> bool:
-    """Ask without opening: to close a file drops the locks that this process has on it.
-
-    https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
-    """
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+def pause() -> None:
+    """Sleep a little, until another connection may have let go."""
+    time.sleep(random.uniform(0.0005, 0.0015))
 
 
-def _primary_code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+_HAS_NO_ROOM_FOR_A_LOG = {
+    *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY_DIRECTORY),
+    *(sqlite3.SQLITE_READONLY_CANTINIT, sqlite3.SQLITE_READONLY_RECOVERY),
+}
+"""What SQLite says where a log, or its index, would have to be made to read a file."""
 
+_NO_SHARED_MEMORY = (
+    StoreUnavailableError,
+    "cannot have a log here: processes cannot share its index, X-shm, in memory or cannot lock it, as on network file "
+    "systems; put the file on a local disk",
+)
 
 _ERRORS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreBusyError, "is busy: another connection held it for longer than the busy timeout"),
@@ -311,5 +366,15 @@ _ERRORS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_PERM: (StoreUnavailableError, "may not be accessed"),
     sqlite3.SQLITE_AUTH: (StoreUnavailableError, "may not be accessed"),
     sqlite3.SQLITE_IOERR: (StoreUnavailableError, "cannot be read or written"),
+    sqlite3.SQLITE_PROTOCOL: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_IOERR_SHMMAP: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_IOERR_SHMOPEN: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_IOERR_SHMLOCK: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_IOERR_LOCK: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_IOERR_SHMSIZE: (StoreFullError, "has no room left for the index of its log"),
+    sqlite3.SQLITE_READONLY_ROLLBACK: (
+        StoreReadOnlyError,
+        "cannot be read: a program that crashed left a journal, which must be rolled back; open it once for writing",
+    ),
 }
-"""SQLite's primary result codes. https://sqlite.org/rescode.html"""
+"""SQLite's result codes, extended ones before primary ones. https://sqlite.org/rescode.html"""

@@ -524,6 +524,17 @@ class TestDump:
             instance = await provider.get_workflow_instance(id_)
             assert pointers == [pointer.id for pointer in instance.execution_pointers]
 
+    async def test_all_lines_are_of_one_moment(self, provider: MaintainedProvider) -> None:
+        await provider.create_new_workflow(sample_instance(id="w1"))
+        await provider.create_event(full_event(id="e1"))
+        before = [line async for line in provider.dump()]
+        async with aclosing(provider.dump()) as lines:
+            during = [await anext(lines)]
+            await provider.create_event(full_event(id="e2"))
+            during += [line async for line in lines]
+        assert during == before
+        assert len([line async for line in provider.dump()]) == len(before) + 1
+
     async def test_keys_are_sorted(self, provider: MaintainedProvider) -> None:
         await provider.create_event(full_event(id="e", event_data={"b": 1, "a": {"d": 1, "c": 2}}))
         async with aclosing(provider.dump()) as lines:
