@@ -1,7 +1,7 @@
 """The arguments of calls, checked and turned into parameters of queries; errors name the argument."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from wfe_sql.codecs import EPOCH, INTEGER, TEXT, Codec, json_encoder, utc_of
@@ -85,8 +85,6 @@ def to_utc(name: str, value: datetime) -> datetime:
     Raises:
         SerializationError: It is not a time, is naive or is out of range in UTC; the message names the argument.
     """
-    if type(value) is datetime and value.tzinfo is UTC:
-        return value
     try:
         return utc_of(value)
     except ValueError as error:

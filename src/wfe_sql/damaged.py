@@ -16,25 +16,22 @@ UNPARSED = "\0unparsed JSON: "
 """What a string in a document begins with when it is the text of a JSON column that cannot be parsed."""
 
 
-def find_damage(
-    document: Document, columns: Mapping[str, str], hints: Mapping[str, Any], row_id: Any = None
-) -> str | None:
-    """Return the first column of a document that cannot be read, of which id, and why; None if all can be.
+def find_damage(document: Document, types: Mapping[str, Any], row_id: Any) -> tuple[str, str] | None:
+    """Return the first field of a document that cannot be read, and of which id, and why; None if all can be.
 
     Args:
         document: It.
-        columns: The names of the columns, by field.
-        hints: The type of each field.
-        row_id: The id of its row; None where it has an id itself.
+        types: The type of each field.
+        row_id: The id of its row; None where the document has it.
     """
     text = document if isinstance(document, str) else document.decode(errors="surrogateescape")
     values = json.loads(text)
-    for field, column in columns.items():
+    for field, kind in types.items():
         try:
-            _check_value(values[field], hints[field])
+            _check_value(values[field], kind)
         except (ValueError, RecursionError) as error:
             id_ = values["id"] if row_id is None else row_id
-            return f"{column} of id {id_!r} cannot be read: {error}"
+            return field, f"of id {id_!r} cannot be read: {error}"
     return None
 
 

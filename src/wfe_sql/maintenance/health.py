@@ -130,9 +130,8 @@ class Health(Paging):
 
     def _check_row(self, table: Table, row: Sequence[Any]) -> Iterator[Finding]:
         _, problems = table.read(row)
-        for column, problem in problems.items():
-            message = f"{table.name}.{column} of id {table.id_of(row)!r} cannot be read: {problem}"
-            yield Finding(FindingKind.Unreadable, message)
+        for problem in problems.values():
+            yield Finding(FindingKind.Unreadable, problem)
         if self._engine.has_times_as_text:
             for column, value in table.odd_times(row):
                 if column not in problems:
