@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from servers import OwnServer
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
+from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
 
 pytest.register_assert_rewrite("wfe_sql.testing")
@@ -126,7 +127,7 @@ def empty_schema(postgres_url: str, shared_schema: str) -> str:
     """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
     with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
         if ADMIN_QUERIES.has_store(connection):
-            ADMIN_QUERIES.empty_store(connection)
+            connection.execute(load_postgres_queries()["empty_store"].sql.encode())
     return shared_schema
 
 

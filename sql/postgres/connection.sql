@@ -11,6 +11,9 @@
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection
 -- index: none
+-- keep: read committed; the queries that lock must go on with what others have committed by then
+-- keep: the schema, the time zone and wfe_sql.schema; names, times and scripts go by them
+-- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
 SELECT
     set_config('search_path', quote_ident(:schema), FALSE) AS search_path,
     set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,
@@ -19,7 +22,7 @@ SELECT
     set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
     set_config(
         'default_transaction_read_only',
-        coalesce(cast(:read_only AS TEXT), current_setting('default_transaction_read_only')),
+        coalesce(:read_only, current_setting('default_transaction_read_only')),
         FALSE
     ) AS read_only,
     set_config('enable_seqscan', 'off', FALSE) AS seqscan,
@@ -40,6 +43,7 @@ BEGIN;
 -- One snapshot for all that is read until commit.
 -- used by: run_alone, snapshot
 -- index: none
+-- keep: REPEATABLE READ; a dump and a copy would be of several moments
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: commit()!
@@ -61,4 +65,5 @@ ROLLBACK;
 -- https://www.postgresql.org/docs/current/sql-explain.html
 -- used by: explain
 -- index: none
+-- keep: EXPLAIN; what comes in place of :query must not run
 EXPLAIN (COSTS OFF) EXECUTE :query;

@@ -14,6 +14,8 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 -- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.
 -- used by: next_definition_sequence
 -- index: none
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: ORDER BY definition_id; two hosts deadlock without it
 WITH units AS (
     SELECT
         unit.unit, unit.definition_id,

@@ -11,6 +11,7 @@
 -- live rows of a name and key in the order of the queries.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS event_subscriptions (
     id TEXT COLLATE "C" PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -28,13 +29,14 @@ ALTER TABLE event_subscriptions ADD COLUMN IF NOT EXISTS terminated BOOLEAN NOT 
 CREATE INDEX IF NOT EXISTS idx_subscriptions_name_key ON event_subscriptions (event_name, event_key);
 CREATE INDEX IF NOT EXISTS idx_subscriptions_workflow ON event_subscriptions (workflow_id);
 CREATE INDEX IF NOT EXISTS idx_subscriptions_live
-ON event_subscriptions (event_name, event_key, subscribe_as_of, id COLLATE "C")
+ON event_subscriptions (event_name, event_key, subscribe_as_of, id)
 WHERE NOT terminated;
 
 -- name: create_event_subscription_documents_view()#
 -- Subscriptions as the documents that are read, as those of workflows, with the columns that they are looked up by.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: the nullif; a host would take 'wfe-sql:terminated' for somebody's token
 CREATE OR REPLACE VIEW event_subscription_documents AS
 SELECT
     id,
@@ -63,10 +65,12 @@ FROM event_subscriptions;
 -- Inserts subscriptions.
 -- used by: create_event_subscription
 -- index: none
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
 WITH units AS (
     SELECT unit.*
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT,
             event_key TEXT, subscribe_as_of TIMESTAMPTZ, subscription_data TEXT, external_token TEXT,
             external_worker_id TEXT, external_token_expiry TIMESTAMPTZ
@@ -94,9 +98,11 @@ INNER JOIN units ON created.id = units.id;
 -- The live subscriptions of a name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_subscriptions_live
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT units.unit, found.document
 FROM
-    jsonb_to_recordset(cast(:units AS JSONB)) AS units (
+    jsonb_to_recordset(:units) AS units (
         unit INT, event_name TEXT, event_key TEXT, as_of TEXT, row_limit BIGINT
     )
 CROSS JOIN
@@ -110,10 +116,10 @@ CROSS JOIN
             subscription.event_name = units.event_name AND subscription.event_key = units.event_key
             AND subscription.subscribe_as_of <= cast(left(units.as_of, 26) || '+00:00' AS TIMESTAMPTZ)
             AND NOT subscription.terminated
-        ORDER BY subscription.subscribe_as_of, subscription.id COLLATE "C"
+        ORDER BY subscription.subscribe_as_of, subscription.id
         LIMIT units.row_limit
     ) AS found
-ORDER BY units.unit, found.subscribe_as_of, found.id COLLATE "C";
+ORDER BY units.unit, found.subscribe_as_of, found.id;
 
 -- name: get_subscription(id)^
 -- One subscription by id, terminated or not.
@@ -127,13 +133,15 @@ WHERE id = :id;
 -- The oldest live subscription of one name and key that nobody holds at :now.
 -- used by: get_first_open_subscription
 -- index: idx_subscriptions_live
+-- keep: the conditions that say what is free; two hosts would work on one subscription
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT document
 FROM event_subscription_documents
 WHERE
     event_name = :event_name AND event_key = :event_key
     AND subscribe_as_of <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ) AND NOT terminated
-    AND (external_token IS NULL OR external_token_expiry <= cast(:now AS TIMESTAMPTZ))
-ORDER BY subscribe_as_of, id COLLATE "C"
+    AND (external_token IS NULL OR external_token_expiry <= :now)
+ORDER BY subscribe_as_of, id
 LIMIT 1;
 
 -- name: set_subscription_token(id, token, worker_id, expiry, now)^
@@ -141,12 +149,14 @@ LIMIT 1;
 -- it or it is terminated, and no row when there is none.
 -- used by: set_subscription_token
 -- index: event_subscriptions_pkey
+-- keep: FOR UPDATE; what is free must still be free when it is written
+-- keep: that one statement looks and sets the token; two hosts would hold one subscription
 WITH locked AS (
     SELECT
         id,
         NOT terminated
         AND (
-            external_token IS NULL OR external_token = :token OR external_token_expiry <= cast(:now AS TIMESTAMPTZ)
+            external_token IS NULL OR external_token = :token OR external_token_expiry <= :now
         ) AS is_free
     FROM event_subscriptions
     WHERE id = :id
@@ -155,7 +165,7 @@ WITH locked AS (
 
 taken AS (
     UPDATE event_subscriptions
-    SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = cast(:expiry AS TIMESTAMPTZ)
+    SET external_token = :token, external_worker_id = :worker_id, external_token_expiry = :expiry
     FROM locked
     WHERE event_subscriptions.id = locked.id AND locked.is_free
 )
@@ -167,6 +177,7 @@ FROM locked;
 -- Frees a subscription; changes no row when it does not hold this token. A terminated one stays hidden.
 -- used by: clear_subscription_token
 -- index: event_subscriptions_pkey
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE event_subscriptions
 SET
     external_token = CASE WHEN terminated THEN 'wfe-sql:terminated' END,
@@ -178,9 +189,11 @@ WHERE id = :id AND external_token = :token AND external_token <> 'wfe-sql:termin
 -- Ends subscriptions; the rows stay.
 -- used by: terminate_subscription
 -- index: event_subscriptions_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT)
 ),
 
 locked AS (

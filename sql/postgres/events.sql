@@ -12,6 +12,7 @@
 -- rows in the order of the queries; the poll's holds only unprocessed events.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS events (
     id TEXT COLLATE "C" PRIMARY KEY,
     event_name TEXT NOT NULL,
@@ -26,8 +27,8 @@ ALTER TABLE events ADD COLUMN IF NOT EXISTS claim_expires_at TIMESTAMPTZ;
 CREATE INDEX IF NOT EXISTS idx_events_name_key ON events (event_name, event_key);
 CREATE INDEX IF NOT EXISTS idx_events_is_processed ON events (is_processed);
 CREATE INDEX IF NOT EXISTS idx_events_event_time ON events (event_time);
-CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event_key, event_time, id COLLATE "C");
-CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id COLLATE "C")
+CREATE INDEX IF NOT EXISTS idx_events_name_key_time ON events (event_name, event_key, event_time, id);
+CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id)
 WHERE NOT is_processed;
 
 -- name: create_event_documents_view()#
@@ -51,10 +52,12 @@ FROM events;
 -- Inserts events.
 -- used by: create_event
 -- index: none
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
 WITH units AS (
     SELECT unit.*
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, id TEXT, event_name TEXT, event_key TEXT, event_data TEXT, event_time TIMESTAMPTZ,
             is_processed BOOLEAN
         )
@@ -76,21 +79,23 @@ INNER JOIN units ON created.id = units.id;
 -- Events by id.
 -- used by: get_event
 -- index: events_pkey
+-- keep: the column unit; what comes back is dealt to the units by it
 SELECT units.unit, event.document
-FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
+FROM jsonb_to_recordset(:units) AS units (unit INT, id TEXT)
 INNER JOIN event_documents AS event ON units.id = event.id;
 
 -- name: get_runnable_events(as_at, row_limit)
 -- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
 -- used by: get_runnable_events
 -- index: idx_events_unprocessed
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT id
 FROM events
 WHERE
     NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
     AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
-ORDER BY event_time, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+ORDER BY event_time, id
+LIMIT :row_limit;
 
 -- name: claim_runnable_events_group(units)
 -- Takes free unprocessed events up to :as_at (the same for all units), the oldest first, and deals them to the units in
@@ -98,12 +103,16 @@ LIMIT cast(:row_limit AS BIGINT);
 -- next poll. Returned in no order.
 -- used by: claim_runnable_events
 -- index: idx_events_unprocessed, events_pkey
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY event_time, id in both places; a limit must take what has waited longest
 WITH units AS (
     SELECT
         unit.*,
         sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, as_at TEXT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ, row_limit BIGINT
         )
 ),
@@ -115,7 +124,7 @@ due AS (
         NOT is_processed AND event_time >= '0001-01-01 00:00:00+00'
         AND event_time <= (SELECT min(cast(left(units.as_at, 26) || '+00:00' AS TIMESTAMPTZ)) FROM units)
         AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
-    ORDER BY event_time, id COLLATE "C"
+    ORDER BY event_time, id
     LIMIT (SELECT sum(units.row_limit) FROM units)
     FOR UPDATE SKIP LOCKED
 ),
@@ -123,7 +132,7 @@ due AS (
 dealt AS (
     SELECT
         id, event_time,
-        row_number() OVER (ORDER BY event_time, id COLLATE "C") AS place
+        row_number() OVER (ORDER BY event_time, id) AS place
     FROM due
 )
 
@@ -138,9 +147,12 @@ RETURNING units.unit, events.id, events.event_time;
 -- Moves on the ends of claims; changes no row where the token does not hold the event.
 -- used by: renew_claim
 -- index: events_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
 ),
 
 locked AS (
@@ -162,9 +174,12 @@ RETURNING units.unit;
 -- Ends claims; changes no row where the token does not hold the event.
 -- used by: release_claim, claim_runnable_events
 -- index: events_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
 ),
 
 locked AS (
@@ -186,21 +201,25 @@ RETURNING units.unit;
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
 -- index: idx_events_name_key_time
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT id
 FROM events
 WHERE
     event_name = :event_name AND event_key = :event_key
     AND event_time <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
-ORDER BY event_time, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+ORDER BY event_time, id
+LIMIT :row_limit;
 
 -- name: mark_event_processed_group(units)
 -- Takes events out of the poll; changes no row where :claim_token is given and does not hold the event.
 -- used by: mark_event_processed
 -- index: events_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, claim_token TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, claim_token TEXT)
 ),
 
 locked AS (
@@ -222,9 +241,11 @@ RETURNING units.unit;
 -- Puts events back into the poll.
 -- used by: mark_event_unprocessed
 -- index: events_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT)
 ),
 
 locked AS (

@@ -4,6 +4,7 @@
 -- The table of the reference (wfe-postgres 1.11.4), and an index for the errors of one workflow in their order.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_errors (
     id SERIAL PRIMARY KEY,
     error_time TIMESTAMPTZ NOT NULL,
@@ -34,23 +35,25 @@ FROM execution_errors;
 -- used by: persist_errors
 -- index: none
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
-VALUES (cast(:error_time AS TIMESTAMPTZ), :workflow_id, :execution_pointer_id, :message);
+VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 
 -- name: get_execution_errors(row_limit)
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of execution_errors_pkey
+-- keep: ORDER BY id; errors are in the order in which they were stored
 SELECT document, id
 FROM execution_error_documents
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: get_execution_errors_of_workflow(workflow_id, row_limit)
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
+-- keep: ORDER BY id; errors are in the order in which they were stored
 SELECT document, id
 FROM execution_error_documents
 WHERE workflow_id = :workflow_id
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;

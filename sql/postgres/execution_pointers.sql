@@ -7,6 +7,7 @@
 -- pointers in their order. Pointers that are there already get their positions in the order in which they lie.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_pointers (
     id TEXT PRIMARY KEY,
     workflow_id TEXT COLLATE "C" NOT NULL REFERENCES workflows (id),
@@ -69,9 +70,10 @@ FROM execution_pointers;
 -- The pointers of the workflows whose ids are in :ids, a JSON array; those of one workflow come in list order.
 -- used by: get_workflow_instances
 -- index: idx_execution_pointers_workflow_id
+-- keep: ORDER BY position; pointers are in the order of the list that they were stored in
 SELECT workflow_id, document
 FROM execution_pointer_documents
-WHERE workflow_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+WHERE workflow_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
 ORDER BY workflow_id, position;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
@@ -81,7 +83,7 @@ ORDER BY workflow_id, position;
 SELECT id, workflow_id
 FROM execution_pointers
 WHERE
-    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
     AND workflow_id <> :workflow_id
 ORDER BY id
 LIMIT 1;

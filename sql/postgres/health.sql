@@ -88,15 +88,15 @@ FROM (
         create_time
     FROM workflows
     WHERE
-        status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
+        status = 'Runnable' AND next_execution <= :as_at
         AND (
             cast(:free_since AS TIMESTAMPTZ) IS NULL
             OR (
-                create_time <= cast(:free_since AS TIMESTAMPTZ)
-                AND coalesce(claim_expires_at, '-infinity') <= cast(:free_since AS TIMESTAMPTZ)
+                create_time <= :free_since
+                AND coalesce(claim_expires_at, '-infinity') <= :free_since
             )
         )
-    ORDER BY next_execution, id COLLATE "C"
+    ORDER BY next_execution, id
     LIMIT (SELECT 9223372036854775807)
 ) AS due_workflows;
 
@@ -115,9 +115,9 @@ FROM (
         NOT is_processed AND event_time <= cast(left(:as_at, 26) || '+00:00' AS TIMESTAMPTZ)
         AND (
             cast(:free_since AS TIMESTAMPTZ) IS NULL
-            OR coalesce(claim_expires_at, '-infinity') <= cast(:free_since AS TIMESTAMPTZ)
+            OR coalesce(claim_expires_at, '-infinity') <= :free_since
         )
-    ORDER BY event_time, id COLLATE "C"
+    ORDER BY event_time, id
     LIMIT (SELECT 9223372036854775807)
 ) AS due_events;
 
@@ -133,10 +133,10 @@ FROM (
     SELECT execute_time
     FROM scheduled_commands
     WHERE
-        execute_time <= cast(:as_of AS BIGINT)
+        execute_time <= :as_of
         AND (
             cast(:free_since AS TIMESTAMPTZ) IS NULL
-            OR coalesce(claim_expires_at, '-infinity') <= cast(:free_since AS TIMESTAMPTZ)
+            OR coalesce(claim_expires_at, '-infinity') <= :free_since
         )
     ORDER BY execute_time, id
     LIMIT (SELECT 9223372036854775807)
@@ -152,28 +152,28 @@ FROM (
         'workflows' AS table_name, workflows.id AS row_id, workflows.claim_worker_id AS worker_id,
         workflows.claim_expires_at AS expired_at
     FROM workflows
-    WHERE workflows.status = 'Runnable' AND workflows.claim_expires_at <= cast(:now AS TIMESTAMPTZ)
+    WHERE workflows.status = 'Runnable' AND workflows.claim_expires_at <= :now
     UNION ALL
     SELECT
         'events' AS table_name, events.id AS row_id, events.claim_worker_id AS worker_id,
         events.claim_expires_at AS expired_at
     FROM events
-    WHERE NOT events.is_processed AND events.claim_expires_at <= cast(:now AS TIMESTAMPTZ)
+    WHERE NOT events.is_processed AND events.claim_expires_at <= :now
     UNION ALL
     SELECT
         'scheduled_commands' AS table_name, cast(scheduled_commands.id AS TEXT) AS row_id,
         scheduled_commands.claim_worker_id AS worker_id, scheduled_commands.claim_expires_at AS expired_at
     FROM scheduled_commands
-    WHERE scheduled_commands.claim_expires_at <= cast(:now AS TIMESTAMPTZ)
+    WHERE scheduled_commands.claim_expires_at <= :now
     UNION ALL
     SELECT
         'event_subscriptions' AS table_name, event_subscriptions.id AS row_id,
         event_subscriptions.external_worker_id AS worker_id, event_subscriptions.external_token_expiry AS expired_at
     FROM event_subscriptions
-    WHERE NOT event_subscriptions.terminated AND event_subscriptions.external_token_expiry <= cast(:now AS TIMESTAMPTZ)
+    WHERE NOT event_subscriptions.terminated AND event_subscriptions.external_token_expiry <= :now
 ) AS expired
 ORDER BY expired.expired_at, table_name, row_id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: find_rows_without_id()
 -- Tables with rows whose id is empty, which no page of a table has, and the column.
@@ -273,7 +273,7 @@ FROM (
         )
 ) AS orphan
 ORDER BY table_name, row_id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: check_integrity(row_limit)
 -- What PostgreSQL knows to be wrong with the store: indexes that it does not use, since making them failed.
@@ -286,7 +286,7 @@ INNER JOIN pg_class ON pg_index.indexrelid = pg_class.oid
 INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
 WHERE pg_namespace.nspname = current_schema() AND NOT pg_index.indisvalid
 ORDER BY pg_class.relname
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: check_foreign_keys(row_limit)
 -- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to. There are
@@ -305,7 +305,7 @@ WHERE
         WHERE workflows.id = execution_pointers.workflow_id
     )
 ORDER BY row_number
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_indexes()
 -- The names of all indexes.

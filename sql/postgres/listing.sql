@@ -7,6 +7,7 @@
 -- or later. Rows that a filter leaves out are walked over, so a filter that few rows pass may walk them all.
 -- used by: list_workflows
 -- index: idx_workflows_create_time
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, name, definition_id, version, status, next_execution,
     to_json(create_time) #>> '{}' AS create_time,
@@ -16,18 +17,18 @@ SELECT
 FROM workflows
 WHERE
     workflows.create_time >= coalesce(cast(:since AS TIMESTAMPTZ), '-infinity')
-    AND (workflows.create_time, id COLLATE "C")
-    < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
+    AND (workflows.create_time, id) < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(:after_id, ''))
     AND (cast(:status AS TEXT) IS NULL OR status = :status)
     AND (cast(:definition_id AS TEXT) IS NULL OR definition_id = :definition_id)
-ORDER BY workflows.create_time DESC, id COLLATE "C" DESC
-LIMIT cast(:row_limit AS BIGINT);
+ORDER BY workflows.create_time DESC, id DESC
+LIMIT :row_limit;
 
 -- name: list_events(is_processed, after_time, after_id, row_limit)
 -- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given. The index is the
 -- reference's and has no id, so a page is taken with all events of its last time, and then sorted.
 -- used by: list_events
 -- index: idx_events_event_time
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, event_name, event_key,
     cast(event_data AS TEXT) AS event_data,
@@ -38,19 +39,19 @@ FROM (
     FROM events
     WHERE
         event_time <= coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity')
-        AND (event_time, id COLLATE "C")
-        < (coalesce(cast(:after_time AS TIMESTAMPTZ), 'infinity'), coalesce(cast(:after_id AS TEXT), ''))
-        AND (cast(:is_processed AS INT) IS NULL OR cast(is_processed AS INT) = cast(:is_processed AS INT))
+        AND (event_time, id) < (coalesce(:after_time, 'infinity'), coalesce(:after_id, ''))
+        AND (cast(:is_processed AS INT) IS NULL OR cast(is_processed AS INT) = :is_processed)
     ORDER BY event_time DESC
-    FETCH FIRST (cast(:row_limit AS BIGINT)) ROWS WITH TIES
+    FETCH FIRST (:row_limit) ROWS WITH TIES
 ) AS page
-ORDER BY page.event_time DESC, id COLLATE "C" DESC
-LIMIT cast(:row_limit AS BIGINT);
+ORDER BY page.event_time DESC, id DESC
+LIMIT :row_limit;
 
 -- name: list_scheduled_commands(after_time, after_id, row_limit)
 -- Commands in the order in which they are due.
 -- used by: list_scheduled_commands
 -- index: idx_scheduled_commands_due
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, command_name, data, execute_time, claim_worker_id,
     to_json(claim_expires_at) #>> '{}' AS claim_expires_at,
@@ -58,24 +59,22 @@ SELECT
 FROM scheduled_commands
 WHERE
     (execute_time, id)
-    > (
-        coalesce(cast(:after_time AS BIGINT), cast('-9223372036854775808' AS BIGINT)),
-        coalesce(cast(:after_id AS BIGINT), 0)
-    )
+    > (coalesce(:after_time, cast('-9223372036854775808' AS BIGINT)), coalesce(cast(:after_id AS BIGINT), 0))
 ORDER BY execute_time, id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_execution_errors(workflow_id, after_id, row_limit)
 -- Errors, of one workflow where it is given, the last stored first. Errors of other workflows are walked over.
 -- used by: list_execution_errors
 -- index: execution_errors_pkey
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT id, to_json(error_time) #>> '{}' AS error_time, workflow_id, execution_pointer_id, message
 FROM execution_errors
 WHERE
-    id < coalesce(cast(:after_id AS BIGINT), 9223372036854775807)
+    id < coalesce(:after_id, 9223372036854775807)
     AND (cast(:workflow_id AS TEXT) IS NULL OR workflow_id = :workflow_id)
 ORDER BY id DESC
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: list_event_subscriptions(workflow_id, row_limit)
 -- The subscriptions of one workflow, terminated or not, the oldest first.
@@ -91,5 +90,5 @@ SELECT
     cast(terminated AS INT) AS terminated
 FROM event_subscriptions
 WHERE workflow_id = :workflow_id
-ORDER BY event_subscriptions.subscribe_as_of, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+ORDER BY event_subscriptions.subscribe_as_of, id
+LIMIT :row_limit;

@@ -15,9 +15,9 @@ SELECT id
 FROM workflows
 WHERE
     status IN ('Complete', 'Terminated') AND status = :status
-    AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
-ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+    AND coalesce(complete_time, create_time) < :older_than
+ORDER BY coalesce(complete_time, create_time), id
+LIMIT :row_limit;
 
 -- name: count_finished_workflows(status, older_than)$
 -- How many workflows find_finished_workflows would find without a limit.
@@ -29,8 +29,8 @@ FROM (
     FROM workflows
     WHERE
         status IN ('Complete', 'Terminated') AND status = :status
-        AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
-    ORDER BY coalesce(complete_time, create_time), id COLLATE "C"
+        AND coalesce(complete_time, create_time) < :older_than
+    ORDER BY coalesce(complete_time, create_time), id
     LIMIT (SELECT 9223372036854775807)
 ) AS finished;
 
@@ -38,12 +38,14 @@ FROM (
 -- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: ORDER BY id FOR UPDATE, and workflows before their pointers, as hosts lock them; they deadlock without it
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 WITH finished AS (
     SELECT id
     FROM workflows
     WHERE
-        id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
-        AND status = :status AND coalesce(complete_time, create_time) < cast(:older_than AS TIMESTAMPTZ)
+        id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
+        AND status = :status AND coalesce(complete_time, create_time) < :older_than
     ORDER BY id
     FOR UPDATE
 ),
@@ -62,6 +64,7 @@ WHERE workflows.id = finished.id;
 -- Deletes a workflow with its pointers, whatever its status.
 -- used by: delete_workflow
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: FOR UPDATE, and the workflow before its pointers, as hosts lock them; they deadlock without it
 WITH locked AS (
     SELECT id
     FROM workflows
@@ -83,10 +86,11 @@ WHERE workflows.id = locked.id;
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_subscriptions_workflow, workflows_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM event_subscriptions
 WHERE
     workflow_id
-    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:workflow_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -97,10 +101,11 @@ WHERE
 -- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_execution_errors_workflow_id, workflows_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM execution_errors
 WHERE
     workflow_id
-    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:workflow_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -111,10 +116,11 @@ WHERE
 -- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: scheduled_commands_command_name_data_key, workflows_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessWorkflow'
-    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:workflow_ids AS JSONB)) AS wanted (id)))
+    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:workflow_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -126,6 +132,7 @@ WHERE
 -- keeps PostgreSQL from idx_events_is_processed, after which it would have to sort all of them.
 -- used by: purge_events
 -- index: idx_events_event_time
+-- keep: ORDER BY event_time; the next batch begins at the last time, and would leave events out
 SELECT
     id,
     to_json(event_time) #>> '{}' AS event_time
@@ -133,9 +140,9 @@ FROM events
 WHERE
     cast(is_processed AS INT) = 1
     AND events.event_time >= coalesce(cast(:after_time AS TIMESTAMPTZ), '-infinity')
-    AND events.event_time < cast(:older_than AS TIMESTAMPTZ)
+    AND events.event_time < :older_than
 ORDER BY events.event_time
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: count_processed_events(older_than)$
 -- How many events find_processed_events would find without a limit.
@@ -145,7 +152,7 @@ SELECT count(*)
 FROM (
     SELECT id
     FROM events
-    WHERE is_processed AND event_time < cast(:older_than AS TIMESTAMPTZ)
+    WHERE is_processed AND event_time < :older_than
     ORDER BY event_time
     LIMIT (SELECT 9223372036854775807)
 ) AS processed;
@@ -154,19 +161,21 @@ FROM (
 -- Deletes those of :ids, a JSON array, that are still processed.
 -- used by: purge_events
 -- index: events_pkey
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM events
 WHERE
-    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
     AND is_processed;
 
 -- name: delete_scheduled_commands_of_deleted_events(event_ids)!
 -- Deletes the commands for those of :event_ids, a JSON array, that are gone.
 -- used by: purge_events
 -- index: scheduled_commands_command_name_data_key, events_pkey
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessEvent'
-    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:event_ids AS JSONB)) AS wanted (id)))
+    AND data = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:event_ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM events
@@ -178,17 +187,18 @@ WHERE
 -- belong to a workflow are walked over.
 -- used by: purge_orphaned_errors
 -- index: execution_errors_pkey, workflows_pkey
+-- keep: ORDER BY id; the next batch begins after the last one, and would leave errors out
 SELECT id
 FROM execution_errors
 WHERE
-    id >= cast(:from_id AS BIGINT) AND error_time < cast(:older_than AS TIMESTAMPTZ)
+    id >= cast(:from_id AS BIGINT) AND error_time < :older_than
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
         WHERE workflows.id = execution_errors.workflow_id
     )
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
 -- name: count_orphaned_errors(older_than)$
 -- How many errors find_orphaned_errors would find without a limit.
@@ -197,7 +207,7 @@ LIMIT cast(:row_limit AS BIGINT);
 SELECT count(*)
 FROM execution_errors
 WHERE
-    error_time < cast(:older_than AS TIMESTAMPTZ)
+    error_time < :older_than
     AND NOT EXISTS (
         SELECT 1
         FROM workflows
@@ -208,9 +218,10 @@ WHERE
 -- Deletes those of :ids, a JSON array, whose workflow is still gone.
 -- used by: purge_orphaned_errors
 -- index: execution_errors_pkey, workflows_pkey
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM execution_errors
 WHERE
-    id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
+    id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(:ids) AS wanted (id)))
     AND NOT EXISTS (
         SELECT 1
         FROM workflows

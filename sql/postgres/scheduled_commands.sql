@@ -7,6 +7,7 @@
 -- in the order of claim_commands: with the reference's, what is due would be sorted for each claim.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS scheduled_commands (
     id SERIAL PRIMARY KEY,
     command_name TEXT NOT NULL,
@@ -26,6 +27,7 @@ CREATE INDEX IF NOT EXISTS idx_scheduled_commands_due ON scheduled_commands (exe
 -- rescheduled_time, so that the completion of the claim does not lose it.
 -- used by: schedule_command
 -- index: none
+-- keep: the earlier of two times, and rescheduled_time while there is a claim; a command would come late, or be lost
 INSERT INTO scheduled_commands (command_name, data, execute_time)
 VALUES (:command_name, :data, cast(:execute_time AS BIGINT))
 ON CONFLICT (command_name, data) DO UPDATE SET
@@ -38,11 +40,14 @@ ON CONFLICT (command_name, data) DO UPDATE SET
             THEN least(scheduled_commands.rescheduled_time, excluded.execute_time)
     END;
 
--- name: claim_commands(as_of, now, after_time, after_id, token, worker_id, expires_at, row_limit)
+-- name: claim_commands
 -- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
 -- Rows that another host is writing are left for the next call.
 -- used by: process_commands
 -- index: idx_scheduled_commands_due, scheduled_commands_pkey
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: the comparison with (:after_time, :after_id); a command that fails would be taken again in the same call
 UPDATE scheduled_commands
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
 WHERE
@@ -71,10 +76,11 @@ RETURNING
 -- and returns the ids of these, in no order: what is missing is another host's by now, or done.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE scheduled_commands
-SET claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
+SET claim_expires_at = :expires_at
 WHERE
-    id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(cast(:ids AS JSONB)) AS held (id)))
+    id = any(array(SELECT cast(held.id AS INT) FROM jsonb_array_elements(:ids) AS held (id)))
     AND claim_token = :token
 RETURNING id;
 
@@ -82,6 +88,8 @@ RETURNING id;
 -- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: that rescheduled_time becomes the time; a command that was scheduled again would be lost
 UPDATE scheduled_commands
 SET
     execute_time = rescheduled_time,
@@ -89,19 +97,22 @@ SET
     claim_token = NULL,
     claim_worker_id = NULL,
     claim_expires_at = NULL
-WHERE id = cast(:id AS INT) AND claim_token = :token AND rescheduled_time IS NOT NULL;
+WHERE id = :id AND claim_token = :token AND rescheduled_time IS NOT NULL;
 
 -- name: complete_command(id, token)!
 -- Deletes a command that is done, if the claim still holds it.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 DELETE FROM scheduled_commands
-WHERE id = cast(:id AS INT) AND claim_token = :token;
+WHERE id = :id AND claim_token = :token;
 
 -- name: release_command(id, token)!
 -- Ends the claim of a command that was not done: it is due again.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the earlier of the two times; a command that was scheduled again would come late
 UPDATE scheduled_commands
 SET
     execute_time = least(execute_time, rescheduled_time),
@@ -109,4 +120,4 @@ SET
     claim_token = NULL,
     claim_worker_id = NULL,
     claim_expires_at = NULL
-WHERE id = cast(:id AS INT) AND claim_token = :token;
+WHERE id = :id AND claim_token = :token;

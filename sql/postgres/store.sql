@@ -11,19 +11,27 @@ CREATE TABLE IF NOT EXISTS wfe_sql_store (
 
 -- name: get_store_version()$
 -- The version of the tables.
--- used by: ensure_store_exists
+-- used by: ensure_store_exists, check, copy_to
 -- index: wfe_sql_store_pkey
 SELECT version
 FROM wfe_sql_store
 WHERE id = 1;
 
 -- name: record_store_version(version)!
--- Writes the version of the tables once they have it.
+-- Writes the version of the tables once they have it, unless the store is marked as half a copy.
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
-VALUES (1, cast(:version AS INT))
-ON CONFLICT (id) DO UPDATE SET version = excluded.version;
+VALUES (1, :version)
+ON CONFLICT (id) DO UPDATE SET version = greatest(wfe_sql_store.version, excluded.version);
+
+-- name: set_store_version(version)!
+-- Marks a store as half a copy, by a version that no release knows, and takes the mark away at the end.
+-- used by: copy_to
+-- index: wfe_sql_store_pkey
+UPDATE wfe_sql_store
+SET version = :version
+WHERE id = 1;
 
 -- name: list_parts()
 -- What the store's schema consists of, to see what it lacks, or that it is no store; also where the role may not use the
@@ -56,7 +64,7 @@ WHERE relkind IN ('v', 'i', 'I')
 UNION ALL
 SELECT
     pg_trigger.tgname AS part,
-    pg_get_triggerdef(pg_trigger.oid, true) AS definition
+    pg_get_triggerdef(pg_trigger.oid, TRUE) AS definition
 FROM listed
 INNER JOIN pg_trigger ON listed.oid = pg_trigger.tgrelid
 WHERE NOT pg_trigger.tgisinternal
@@ -67,6 +75,7 @@ ORDER BY part;
 -- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 -- used by: ensure_store_exists
 -- index: none
+-- keep: a lock that ends with the transaction; two hosts that start at once would both make the store
 SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
 
 -- name: create_schema()#

@@ -1,4 +1,4 @@
--- Whole tables, row by row: for dumping, copying and checking a store. `page_` queries return every column but those that
+-- Whole tables, row by row: for dumping, copying and checking a store. `export_` queries return every column but those that
 -- differ between equal stores (a row's number is only the page's key, and comes last); `import_` queries insert what
 -- they return. A page begins after the last row of the one before, so that memory holds one page.
 -- Times come and go as text, in the form of JSON, JSON as text, and booleans as 0 and 1, so that copies may go to and come
@@ -6,10 +6,11 @@
 -- nine decimals; timestamptz would round it, and reading it anywhere cuts it to six, so it is cut here.
 -- last_heartbeat_at, which only PostgreSQL has, is left out: it says when a host wrote to this store.
 
--- name: page_workflows(after_id, row_limit)
+-- name: export_workflows(after_id, row_limit)
 -- Rows of workflows after a row, by id.
 -- used by: dump, check, copy_to
 -- index: workflows_pkey
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id,
     name,
@@ -28,14 +29,15 @@ SELECT
     to_json(claim_expires_at) #>> '{}' AS claim_expires_at,
     revision
 FROM workflows
-WHERE id COLLATE "C" > :after_id
-ORDER BY id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+WHERE id > :after_id
+ORDER BY id
+LIMIT :row_limit;
 
--- name: page_execution_pointers(after_workflow_id, after_place, row_limit)
+-- name: export_execution_pointers(after_workflow_id, after_place, row_limit)
 -- Pointers after a row, by workflow; those of one workflow in list order.
 -- used by: dump, check, copy_to
 -- index: idx_execution_pointers_workflow_id
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     workflow_id,
     id,
@@ -60,26 +62,26 @@ SELECT
     cast(extension_attributes AS TEXT) AS extension_attributes,
     position AS place
 FROM execution_pointers
-WHERE (workflow_id COLLATE "C", position) > (:after_workflow_id, cast(:after_place AS BIGINT))
-ORDER BY workflow_id COLLATE "C", position
-LIMIT cast(:row_limit AS BIGINT);
+WHERE (workflow_id, position) > (:after_workflow_id, :after_place)
+ORDER BY workflow_id, position
+LIMIT :row_limit;
 
--- name: page_definition_sequences(after_definition_id, row_limit)
+-- name: export_definition_sequences(after_definition_id, row_limit)
 -- Rows of definition_sequences after a row, by definition_id.
 -- used by: dump, check, copy_to
 -- index: definition_sequences_pkey
-SELECT
-    definition_id,
-    next_num
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+SELECT definition_id, next_num
 FROM definition_sequences
-WHERE definition_id COLLATE "C" > :after_definition_id
-ORDER BY definition_id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+WHERE definition_id > :after_definition_id
+ORDER BY definition_id
+LIMIT :row_limit;
 
--- name: page_events(after_id, row_limit)
+-- name: export_events(after_id, row_limit)
 -- Rows of events after a row, by id.
 -- used by: dump, check, copy_to
 -- index: events_pkey
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id,
     event_name,
@@ -91,14 +93,16 @@ SELECT
     claim_worker_id,
     to_json(claim_expires_at) #>> '{}' AS claim_expires_at
 FROM events
-WHERE id COLLATE "C" > :after_id
-ORDER BY id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+WHERE id > :after_id
+ORDER BY id
+LIMIT :row_limit;
 
--- name: page_event_subscriptions(after_id, row_limit)
+-- name: export_event_subscriptions(after_id, row_limit)
 -- Rows of event_subscriptions after a row, by id.
 -- used by: dump, check, copy_to
 -- index: event_subscriptions_pkey
+-- keep: the nullif; a copy in SQLite would hold 'wfe-sql:terminated' as somebody's token
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id,
     workflow_id,
@@ -113,14 +117,15 @@ SELECT
     to_json(external_token_expiry) #>> '{}' AS external_token_expiry,
     cast(terminated AS INT) AS terminated
 FROM event_subscriptions
-WHERE id COLLATE "C" > :after_id
-ORDER BY id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+WHERE id > :after_id
+ORDER BY id
+LIMIT :row_limit;
 
--- name: page_scheduled_commands(after_place, row_limit)
+-- name: export_scheduled_commands(after_place, row_limit)
 -- Rows of scheduled_commands after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: scheduled_commands_pkey
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     command_name,
     data,
@@ -133,12 +138,13 @@ SELECT
 FROM scheduled_commands
 WHERE id > cast(:after_place AS BIGINT)
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: page_execution_errors(after_place, row_limit)
+-- name: export_execution_errors(after_place, row_limit)
 -- Rows of execution_errors after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: execution_errors_pkey
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     to_json(error_time) #>> '{}' AS error_time,
     workflow_id,
@@ -148,190 +154,122 @@ SELECT
 FROM execution_errors
 WHERE id > cast(:after_place AS BIGINT)
 ORDER BY id
-LIMIT cast(:row_limit AS BIGINT);
+LIMIT :row_limit;
 
--- name: import_workflows(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision)*!
--- Inserts rows as page_workflows returns them.
+-- name: import_workflows*!
+-- Inserts rows as export_workflows returns them.
 -- used by: copy_to
 -- index: none
+-- keep: the cut of times to six digits; timestamptz would round them
 INSERT INTO workflows (
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision
 )
 VALUES (
-    :id,
-    :name,
-    :root_workflow_id,
-    :definition_id,
-    cast(:version AS INT),
-    :description,
-    :reference,
-    :status,
-    cast(:data AS JSONB),
-    cast(:next_execution AS BIGINT),
+    :id, :name, :root_workflow_id, :definition_id, :version, :description, :reference, :status, :data,
+    :next_execution,
     cast(regexp_replace(:create_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(regexp_replace(:complete_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    :claim_token,
-    :claim_worker_id,
+    :claim_token, :claim_worker_id,
     cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:revision AS BIGINT)
+    :revision
 );
 
--- name: import_execution_pointers(workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
--- Inserts rows as page_execution_pointers returns them.
+-- name: import_execution_pointers*!
+-- Inserts rows as export_execution_pointers returns them.
 -- used by: copy_to
 -- index: none
+-- keep: the cut of times to six digits; timestamptz would round them
 INSERT INTO execution_pointers (
     workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
     scope, extension_attributes
 )
 VALUES (
-    :workflow_id,
-    :id,
-    cast(:step_id AS INT),
-    cast(:active AS BOOLEAN),
-    :status,
+    :workflow_id, :id, :step_id, :active, :status,
     cast(regexp_replace(:sleep_until, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:persistence_data AS JSONB),
+    :persistence_data,
     cast(regexp_replace(:start_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
     cast(regexp_replace(:end_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    :event_name,
-    :event_key,
-    cast(:event_published AS BOOLEAN),
-    cast(:event_data AS JSONB),
-    :step_name,
-    cast(:retry_count AS INT),
-    cast(:children AS JSONB),
-    cast(:context_item AS JSONB),
-    :predecessor_id,
-    cast(:outcome AS JSONB),
-    cast(:scope AS JSONB),
-    cast(:extension_attributes AS JSONB)
+    :event_name, :event_key, :event_published, :event_data, :step_name, :retry_count, :children, :context_item,
+    :predecessor_id, :outcome, :scope, :extension_attributes
 );
 
 -- name: import_definition_sequences(definition_id, next_num)*!
--- Inserts rows as page_definition_sequences returns them.
+-- Inserts rows as export_definition_sequences returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO definition_sequences (definition_id, next_num)
-VALUES (
-    :definition_id,
-    cast(:next_num AS BIGINT)
-);
+VALUES (:definition_id, :next_num);
 
--- name: import_events(id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at)*!
--- Inserts rows as page_events returns them.
+-- name: import_events*!
+-- Inserts rows as export_events returns them.
 -- used by: copy_to
 -- index: none
+-- keep: the cut of times to six digits; timestamptz would round them
 INSERT INTO events (
     id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at
 )
 VALUES (
-    :id,
-    :event_name,
-    :event_key,
-    cast(:event_data AS JSONB),
+    :id, :event_name, :event_key, :event_data,
     cast(regexp_replace(:event_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:is_processed AS BOOLEAN),
-    :claim_token,
-    :claim_worker_id,
+    :is_processed, :claim_token, :claim_worker_id,
     cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ)
 );
 
--- name: import_event_subscriptions(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry, terminated)*!
--- Inserts rows as page_event_subscriptions returns them.
+-- name: import_event_subscriptions*!
+-- Inserts rows as export_event_subscriptions returns them.
 -- used by: copy_to
 -- index: none
+-- keep: the cut of times to six digits; timestamptz would round them
 INSERT INTO event_subscriptions (
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry, terminated
 )
 VALUES (
-    :id,
-    :workflow_id,
-    cast(:step_id AS INT),
-    :execution_pointer_id,
-    :event_name,
-    :event_key,
+    :id, :workflow_id, :step_id, :execution_pointer_id, :event_name, :event_key,
     cast(regexp_replace(:subscribe_as_of, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:subscription_data AS JSONB),
-    CASE
-        WHEN cast(:terminated AS BOOLEAN) THEN coalesce(:external_token, 'wfe-sql:terminated')
-        ELSE :external_token
-    END,
+    :subscription_data,
+    CASE WHEN :terminated THEN coalesce(:external_token, 'wfe-sql:terminated') ELSE :external_token END,
     :external_worker_id,
     cast(regexp_replace(:external_token_expiry, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:terminated AS BOOLEAN)
+    :terminated
 );
 
--- name: import_scheduled_commands(command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time)*!
--- Inserts rows as page_scheduled_commands returns them.
+-- name: import_scheduled_commands*!
+-- Inserts rows as export_scheduled_commands returns them.
 -- used by: copy_to
 -- index: none
+-- keep: the cut of times to six digits; timestamptz would round them
 INSERT INTO scheduled_commands (
     command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time
 )
 VALUES (
-    :command_name,
-    :data,
-    cast(:execute_time AS BIGINT),
-    :claim_token,
-    :claim_worker_id,
+    :command_name, :data, :execute_time, :claim_token, :claim_worker_id,
     cast(regexp_replace(:claim_expires_at, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    cast(:rescheduled_time AS BIGINT)
+    :rescheduled_time
 );
 
 -- name: import_execution_errors(error_time, workflow_id, execution_pointer_id, message)*!
--- Inserts rows as page_execution_errors returns them.
+-- Inserts rows as export_execution_errors returns them.
 -- used by: copy_to
 -- index: none
+-- keep: the cut of times to six digits; timestamptz would round them
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
 VALUES (
     cast(regexp_replace(:error_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
-    :workflow_id,
-    :execution_pointer_id,
-    :message
+    :workflow_id, :execution_pointer_id, :message
 );
 
--- name: empty_execution_pointers()!
--- Deletes every row of execution_pointers, after a copy into an empty store has failed half way.
+-- name: empty_store()#
+-- Deletes every row but the store's version, after a copy into an empty store has failed half way. TRUNCATE would want a
+-- right that a role which may write need not have.
 -- used by: copy_to
 -- scan: every row is deleted
 DELETE FROM execution_pointers;
-
--- name: empty_workflows()!
--- Deletes every row of workflows, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM workflows;
-
--- name: empty_definition_sequences()!
--- Deletes every row of definition_sequences, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM definition_sequences;
-
--- name: empty_events()!
--- Deletes every row of events, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM events;
-
--- name: empty_event_subscriptions()!
--- Deletes every row of event_subscriptions, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM event_subscriptions;
-
--- name: empty_scheduled_commands()!
--- Deletes every row of scheduled_commands, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM scheduled_commands;
-
--- name: empty_execution_errors()!
--- Deletes every row of execution_errors, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM execution_errors;

@@ -18,6 +18,7 @@
 -- SELECT * fail from then on ("cached plan must not change result type").
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS workflows (
     id TEXT COLLATE "C" PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -41,12 +42,12 @@ ALTER TABLE workflows ADD COLUMN IF NOT EXISTS claim_expires_at TIMESTAMPTZ;
 ALTER TABLE workflows ADD COLUMN IF NOT EXISTS revision BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
 CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
-CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (next_execution, id COLLATE "C")
+CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (next_execution, id)
 WHERE status = 'Runnable';
 CREATE INDEX IF NOT EXISTS idx_workflows_finished
-ON workflows (status, coalesce(complete_time, create_time), id COLLATE "C")
+ON workflows (status, coalesce(complete_time, create_time), id)
 WHERE status IN ('Complete', 'Terminated');
-CREATE INDEX IF NOT EXISTS idx_workflows_create_time ON workflows (create_time, id COLLATE "C");
+CREATE INDEX IF NOT EXISTS idx_workflows_create_time ON workflows (create_time, id);
 
 -- name: name_workflows_without_name()#
 -- Brings a table up to date that is from before names existed: each workflow is named by its id.
@@ -76,6 +77,7 @@ $$;
 -- is no change. https://www.postgresql.org/docs/current/sql-createtrigger.html
 -- used by: ensure_store_exists
 -- index: none
+-- keep: that each change raises the revision; a host would write over what another program changed
 CREATE OR REPLACE FUNCTION raise_workflows_revision() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
     new.revision = old.revision + 1;
@@ -121,10 +123,13 @@ FROM workflows;
 -- Inserts workflows with their pointers in list order; an empty name becomes the id.
 -- used by: create_new_workflow
 -- index: none
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
+-- keep: ORDER BY units.unit, listed.place; pointers get their positions in it
 WITH units AS (
     SELECT unit.*
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, id TEXT, name TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
             reference TEXT, status TEXT, data TEXT, next_execution BIGINT, create_time TIMESTAMPTZ,
             complete_time TIMESTAMPTZ, insert_execution_pointers JSONB
@@ -182,6 +187,10 @@ INNER JOIN units ON created.id = units.id;
 -- lock_workflows.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
+-- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
+-- keep: ORDER BY unit, place; pointers get their positions in it
 WITH units AS (
     SELECT unit.*
     FROM
@@ -364,6 +373,7 @@ INNER JOIN locked ON seen.id = locked.id AND seen.revision <> locked.revision;
 -- what was changed before.
 -- used by: run_group
 -- index: workflows_pkey
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
 SELECT id
 FROM workflows
 WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)))
@@ -375,7 +385,7 @@ FOR UPDATE;
 -- :expected_create_time was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey
-SELECT claim_token, revision, create_time = cast(:expected_create_time AS TIMESTAMPTZ) AS is_same_life
+SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
 FROM workflows
 WHERE id = :id;
 
@@ -383,11 +393,12 @@ WHERE id = :id;
 -- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
 -- used by: get_runnable_instances
 -- index: idx_workflows_runnable
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT id
 FROM workflows
-WHERE status = 'Runnable' AND next_execution <= cast(:as_at AS BIGINT)
-ORDER BY next_execution, id COLLATE "C"
-LIMIT cast(:row_limit AS BIGINT);
+WHERE status = 'Runnable' AND next_execution <= :as_at
+ORDER BY next_execution, id
+LIMIT :row_limit;
 
 -- name: claim_runnable_instances_group(units)
 -- Takes free workflows that are due at :as_at (epoch ms, the same for all units), the longest due first, and deals them
@@ -395,12 +406,16 @@ LIMIT cast(:row_limit AS BIGINT);
 -- are left for the next poll. Returned in no order.
 -- used by: claim_runnable_instances
 -- index: idx_workflows_runnable, workflows_pkey
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY next_execution, id in both places; a limit must take what has waited longest
 WITH units AS (
     SELECT
         unit.*,
         sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
     FROM
-        jsonb_to_recordset(cast(:units AS JSONB)) AS unit (
+        jsonb_to_recordset(:units) AS unit (
             unit INT, as_at BIGINT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ,
             row_limit BIGINT
         )
@@ -412,7 +427,7 @@ due AS (
     WHERE
         status = 'Runnable' AND next_execution <= (SELECT min(units.as_at) FROM units)
         AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
-    ORDER BY next_execution, id COLLATE "C"
+    ORDER BY next_execution, id
     LIMIT (SELECT sum(units.row_limit) FROM units)
     FOR UPDATE SKIP LOCKED
 ),
@@ -420,7 +435,7 @@ due AS (
 dealt AS (
     SELECT
         id, next_execution,
-        row_number() OVER (ORDER BY next_execution, id COLLATE "C") AS place
+        row_number() OVER (ORDER BY next_execution, id) AS place
     FROM due
 )
 
@@ -435,9 +450,12 @@ RETURNING units.unit, workflows.id, workflows.next_execution;
 -- Moves on the ends of claims; changes no row where the token does not hold the workflow.
 -- used by: renew_claim
 -- index: workflows_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
 ),
 
 locked AS (
@@ -459,9 +477,12 @@ RETURNING units.unit;
 -- Ends claims; changes no row where the token does not hold the workflow.
 -- used by: release_claim, claim_runnable_instances
 -- index: workflows_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 WITH units AS (
     SELECT unit.*
-    FROM jsonb_to_recordset(cast(:units AS JSONB)) AS unit (unit INT, id TEXT, token TEXT)
+    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
 ),
 
 locked AS (
@@ -483,6 +504,8 @@ RETURNING units.unit;
 -- Workflows by id, each with its pointers in list order.
 -- used by: get_workflow_instance
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
 SELECT
     units.unit,
     workflow.document,
@@ -494,13 +517,15 @@ SELECT
         WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
-FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, id TEXT)
+FROM jsonb_to_recordset(:units) AS units (unit INT, id TEXT)
 INNER JOIN workflow_documents AS workflow ON units.id = workflow.id;
 
 -- name: get_workflow_instance_by_name_group(units)
 -- Workflows by their unique names, each with its pointers in list order.
 -- used by: get_workflow_instance_by_name
 -- index: workflows_name_key, idx_execution_pointers_workflow_id
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
 SELECT
     units.unit,
     workflow.document,
@@ -512,7 +537,7 @@ SELECT
         WHERE pointer.workflow_id = workflow.id
         ORDER BY pointer.position
     ) AS pointers
-FROM jsonb_to_recordset(cast(:units AS JSONB)) AS units (unit INT, name TEXT)
+FROM jsonb_to_recordset(:units) AS units (unit INT, name TEXT)
 INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 
 -- name: get_workflow_instances(ids)
@@ -525,4 +550,4 @@ SELECT
     revision,
     to_json(create_time) #>> '{}' AS create_time
 FROM workflow_documents
-WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(cast(:ids AS JSONB)) AS wanted (id)));
+WHERE id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)));

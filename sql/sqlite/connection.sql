@@ -8,6 +8,13 @@
 -- index: none
 PRAGMA journal_mode = WAL;
 
+-- name: use_rollback_journal()$
+-- A backup does without a log, so that it can be read on media that may not be written. Returns the mode that is in force.
+-- https://sqlite.org/wal.html#read_only_databases
+-- used by: backup
+-- index: none
+PRAGMA journal_mode = DELETE;
+
 -- name: limit_log()$
 -- A log that grew while somebody read for long is cut to so many bytes when it is started anew. Usually it has 4 MB,
 -- where SQLite copies it into the file. Returns the limit. https://sqlite.org/pragma.html#pragma_journal_size_limit
@@ -26,6 +33,7 @@ PRAGMA wal_checkpoint (PASSIVE);
 -- SQLite leaves foreign keys unchecked unless each connection asks for them.
 -- used by: ensure_store_exists, open_reader
 -- index: none
+-- keep: ON; pointers would stay when their workflow is deleted
 PRAGMA foreign_keys = ON;
 
 -- name: suspend_foreign_keys()!
@@ -40,6 +48,7 @@ PRAGMA foreign_keys = OFF;
 -- https://sqlite.org/pragma.html#pragma_synchronous
 -- used by: open_writer
 -- index: none
+-- keep: FULL; a host was promised that what is acknowledged is on the disk
 PRAGMA synchronous = FULL;
 
 -- name: use_normal_durability()!
@@ -52,6 +61,7 @@ PRAGMA synchronous = NORMAL;
 -- A reader's connection cannot write, whatever a tuned query says.
 -- used by: open_reader
 -- index: none
+-- keep: ON; a reader would write beside the one writer
 PRAGMA query_only = ON;
 
 -- name: wait_for_no_lock()$
@@ -60,12 +70,14 @@ PRAGMA query_only = ON;
 -- https://sqlite.org/pragma.html#pragma_busy_timeout
 -- used by: open_reader
 -- index: none
+-- keep: 0; the event loop would sleep while another has the lock
 PRAGMA busy_timeout = 0;
 
 -- name: begin_write()!
 -- Takes the write lock at once, so that a unit never has to be started again half way.
 -- used by: begin_write
 -- index: none
+-- keep: IMMEDIATE; a unit that has read could no longer write when another wrote meanwhile
 BEGIN IMMEDIATE;
 
 -- name: begin_read()!
@@ -90,18 +102,21 @@ ROLLBACK;
 -- Units of work share a transaction; after one has failed half done, they run again, each in a savepoint of its own.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name, which the next two queries name too
 SAVEPOINT unit_of_work;
 
 -- name: commit_unit()!
 -- The unit's changes become part of the transaction.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name
 RELEASE unit_of_work;
 
 -- name: rollback_unit()!
 -- The unit's changes are undone; its savepoint stays until commit_unit.
 -- used by: run_writes
 -- index: none
+-- keep: the savepoint's name
 ROLLBACK TO unit_of_work;
 
 -- name: explain_query(query)!
@@ -109,4 +124,5 @@ ROLLBACK TO unit_of_work;
 -- then does this run. https://sqlite.org/eqp.html
 -- used by: explain
 -- index: none
+-- keep: EXPLAIN; what comes in place of :query must not run
 EXPLAIN QUERY PLAN :query;

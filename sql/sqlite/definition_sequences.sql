@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 -- (SQLite would go on with floats).
 -- used by: next_definition_sequence
 -- index: none
+-- keep: that one statement raises and returns; two callers would get one number
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, 1)
 ON CONFLICT (definition_id) DO UPDATE SET next_num = next_num + 1 WHERE next_num < 9223372036854775807

@@ -6,6 +6,7 @@
 -- the order of the queries.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS event_subscriptions (
     id TEXT PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -30,6 +31,7 @@ WHERE terminated = 0;
 -- Subscriptions as the documents that are read, as those of workflows, with the columns that they are looked up by.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: the cut of times to microseconds; the decoder would round them
 DROP VIEW IF EXISTS event_subscription_documents;
 CREATE VIEW event_subscription_documents AS
 SELECT
@@ -65,10 +67,11 @@ SELECT
     ) AS document
 FROM event_subscriptions;
 
--- name: create_event_subscription(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry)!
+-- name: create_event_subscription!
 -- Inserts a subscription.
 -- used by: create_event_subscription, persist_workflow_with_subscriptions
 -- index: none
+-- keep: a plain INSERT; an id that is taken must be an error
 INSERT INTO event_subscriptions (
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry
@@ -82,6 +85,7 @@ VALUES (
 -- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_event_subscriptions_live
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT document
 FROM event_subscription_documents
 WHERE event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
@@ -100,6 +104,8 @@ WHERE id = :id;
 -- The oldest live subscription of one name and key that nobody holds at :now.
 -- used by: get_first_open_subscription
 -- index: idx_event_subscriptions_live
+-- keep: the conditions that say what is free; two hosts would work on one subscription
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT document
 FROM event_subscription_documents
 WHERE
@@ -114,6 +120,7 @@ LIMIT 1;
 -- it instead, which SQLite need not.)
 -- used by: set_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
+-- keep: that one statement looks and sets the token; two hosts would hold one subscription
 UPDATE event_subscriptions
 SET
     (external_token, external_worker_id, external_token_expiry) = (
@@ -135,6 +142,7 @@ RETURNING terminated = 0 AND external_token = :token AS is_taken;
 -- Frees a subscription; changes no row when it does not hold this token.
 -- used by: clear_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE event_subscriptions
 SET external_token = NULL, external_worker_id = NULL, external_token_expiry = NULL
 WHERE id = :id AND external_token = :token;

@@ -8,6 +8,7 @@
 -- queries: the poll's holds only unprocessed events (and has is_processed first, as idx_workflows_runnable has status).
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS events (
     id TEXT PRIMARY KEY,
     event_name TEXT NOT NULL,
@@ -35,6 +36,7 @@ ALTER TABLE events ADD COLUMN claim_expires_at TEXT;
 -- Events as the documents that are read, as those of workflows.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: the cut of times to microseconds; the decoder would round them
 DROP VIEW IF EXISTS event_documents;
 CREATE VIEW event_documents AS
 SELECT
@@ -53,6 +55,7 @@ FROM events;
 -- Inserts an event.
 -- used by: create_event
 -- index: none
+-- keep: a plain INSERT; an id that is taken must be an error
 INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed)
 VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
 
@@ -68,6 +71,7 @@ WHERE id = :id;
 -- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
 -- used by: get_runnable_events
 -- index: idx_events_unprocessed
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT id
 FROM events
 WHERE is_processed = 0 AND event_time <= :as_at
@@ -78,6 +82,8 @@ LIMIT coalesce(:row_limit, -1);
 -- Takes free unprocessed events up to :as_at, the oldest first; returned in no order.
 -- used by: claim_runnable_events
 -- index: idx_events_unprocessed, sqlite_autoindex_events_1
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 UPDATE events
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
 WHERE
@@ -94,6 +100,7 @@ RETURNING id, event_time;
 -- Moves on the end of a claim; changes no row when the token does not hold the event.
 -- used by: renew_claim
 -- index: sqlite_autoindex_events_1
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE events
 SET claim_expires_at = :expires_at
 WHERE id = :id AND claim_token = :token;
@@ -102,6 +109,7 @@ WHERE id = :id AND claim_token = :token;
 -- Ends a claim; changes no row when the token does not hold the event.
 -- used by: release_claim, claim_runnable_events
 -- index: sqlite_autoindex_events_1
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE events
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
 WHERE id = :id AND claim_token = :token;
@@ -110,6 +118,7 @@ WHERE id = :id AND claim_token = :token;
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
 -- index: idx_events_name_key_time
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT id
 FROM events
 WHERE event_name = :event_name AND event_key = :event_key AND event_time <= :as_of
@@ -120,6 +129,7 @@ LIMIT coalesce(:row_limit, -1);
 -- Takes an event out of the poll; changes no row when :claim_token is given and does not hold it.
 -- used by: mark_event_processed
 -- index: sqlite_autoindex_events_1
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE events
 SET is_processed = 1
 WHERE id = :id AND (:claim_token IS NULL OR claim_token = :claim_token);

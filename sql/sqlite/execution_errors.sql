@@ -4,6 +4,7 @@
 -- The table of the reference (wfe-sqlite 1.11.4), and an index for the errors of one workflow.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_errors (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     error_time TEXT NOT NULL,
@@ -17,6 +18,7 @@ CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors 
 -- Errors as the documents that are read, as those of workflows.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: the cut of times to microseconds; the decoder would round them
 DROP VIEW IF EXISTS execution_error_documents;
 CREATE VIEW execution_error_documents AS
 SELECT
@@ -41,6 +43,7 @@ VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 -- Errors of all workflows, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of the table
+-- keep: ORDER BY id; errors are in the order in which they were stored
 SELECT document, id
 FROM execution_error_documents
 ORDER BY id
@@ -50,6 +53,7 @@ LIMIT coalesce(:row_limit, -1);
 -- Errors of one workflow, the first stored first; a null :row_limit is no limit.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
+-- keep: ORDER BY id; errors are in the order in which they were stored
 SELECT document, id
 FROM execution_error_documents
 WHERE workflow_id = :workflow_id

@@ -5,6 +5,7 @@
 -- The table and index of the reference (wfe-sqlite 1.11.4).
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_pointers (
     id TEXT PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -35,6 +36,7 @@ CREATE INDEX IF NOT EXISTS idx_execution_pointers_workflow_id ON execution_point
 -- Pointers as the documents that are read, as those of workflows; place is their order.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: the cut of times to microseconds; the decoder would round them
 DROP VIEW IF EXISTS execution_pointer_documents;
 CREATE VIEW execution_pointer_documents AS
 SELECT
@@ -66,10 +68,11 @@ SELECT
     ) AS document
 FROM execution_pointers;
 
--- name: insert_execution_pointers(id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
+-- name: insert_execution_pointers*!
 -- Inserts pointers in list order.
 -- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions
 -- index: none
+-- keep: a plain INSERT; a pointer of another workflow must be an error, and rowids must count up
 INSERT INTO execution_pointers (
     id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
@@ -81,10 +84,12 @@ VALUES (
     :predecessor_id, :outcome, :scope, :extension_attributes
 );
 
--- name: upsert_execution_pointers(id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
+-- name: upsert_execution_pointers*!
 -- Overwrites pointers of the same workflow that changed; one that somebody removed meanwhile is inserted again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: none
+-- keep: the condition on workflow_id; a pointer of another workflow would be overwritten
+-- keep: DO UPDATE; OR REPLACE would give the pointer a new rowid, and so another place in the list
 INSERT INTO execution_pointers (
     id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
@@ -128,6 +133,7 @@ WHERE workflow_id = :workflow_id;
 -- Removes those pointers of a workflow whose ids are in :ids, a JSON array.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: idx_execution_pointers_workflow_id
+-- keep: the condition on workflow_id; a pointer of another workflow would be deleted
 DELETE FROM execution_pointers
 WHERE workflow_id = :workflow_id AND id IN (SELECT value FROM json_each(:ids));
 
@@ -135,6 +141,7 @@ WHERE workflow_id = :workflow_id AND id IN (SELECT value FROM json_each(:ids));
 -- The pointers of one workflow in list order.
 -- used by: get_workflow_instance
 -- index: idx_execution_pointers_workflow_id
+-- keep: ORDER BY place; pointers are in the order of the list that they were stored in
 SELECT document
 FROM execution_pointer_documents
 WHERE workflow_id = :workflow_id
@@ -144,6 +151,7 @@ ORDER BY place;
 -- The pointers of the workflow with this name in list order.
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2, idx_execution_pointers_workflow_id
+-- keep: ORDER BY place; pointers are in the order of the list that they were stored in
 SELECT document
 FROM execution_pointer_documents
 WHERE
@@ -158,6 +166,7 @@ ORDER BY place;
 -- The pointers of the workflows whose ids are in :ids, a JSON array; those of one workflow come in list order.
 -- used by: get_workflow_instances
 -- index: idx_execution_pointers_workflow_id
+-- keep: ORDER BY place; pointers are in the order of the list that they were stored in
 SELECT workflow_id, document
 FROM execution_pointer_documents
 WHERE workflow_id IN (SELECT value FROM json_each(:ids))

@@ -175,7 +175,12 @@ WHERE
     EXISTS (
         SELECT 1
         FROM definition_sequences
-        WHERE definition_id IS NULL OR definition_id = ''
+        WHERE definition_id IS NULL
+    )
+    OR EXISTS (
+        SELECT 1
+        FROM definition_sequences
+        WHERE definition_id = ''
     );
 
 -- name: find_orphans(row_limit)
@@ -240,6 +245,17 @@ FROM pragma_integrity_check
 WHERE integrity_check <> 'ok'
 ORDER BY integrity_check
 LIMIT :row_limit;
+
+-- name: check_copy()
+-- The first thing that SQLite finds wrong with the pages of a file, or nothing. It does not compare indexes with tables.
+-- https://sqlite.org/pragma.html#pragma_quick_check
+-- used by: backup
+-- scan: the whole file is read
+SELECT quick_check AS problem
+FROM pragma_quick_check
+WHERE quick_check <> 'ok'
+ORDER BY quick_check
+LIMIT 1;
 
 -- name: check_foreign_keys(row_limit)
 -- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to.

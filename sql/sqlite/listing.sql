@@ -7,6 +7,7 @@
 -- or later. Rows that a filter leaves out are walked over, so a filter that few rows pass may walk them all.
 -- used by: list_workflows
 -- index: idx_workflows_create_time
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, name, definition_id, version, status, next_execution, create_time, complete_time, claim_worker_id,
     claim_expires_at
@@ -23,6 +24,7 @@ LIMIT :row_limit;
 -- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given.
 -- used by: list_events
 -- scan: the reference's idx_events_event_time has no id, so events of one time are sorted
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT id, event_name, event_key, event_data, event_time, is_processed
 FROM events
 WHERE
@@ -36,6 +38,7 @@ LIMIT :row_limit;
 -- Commands in the order in which they are due.
 -- used by: list_scheduled_commands
 -- index: idx_scheduled_commands_execute_time
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT id, command_name, data, execute_time, claim_worker_id, claim_expires_at, rescheduled_time
 FROM scheduled_commands
 WHERE (execute_time, id) > (coalesce(:after_time, -9223372036854775808), coalesce(:after_id, 0))
@@ -46,6 +49,7 @@ LIMIT :row_limit;
 -- Errors, of one workflow where it is given, the last stored first. Errors of other workflows are walked over.
 -- used by: list_execution_errors
 -- index: INTEGER PRIMARY KEY
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT id, error_time, workflow_id, execution_pointer_id, message
 FROM execution_errors
 WHERE id < coalesce(:after_id, 9223372036854775807) AND (:workflow_id IS NULL OR workflow_id = :workflow_id)

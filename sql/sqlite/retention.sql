@@ -29,6 +29,7 @@ WHERE
 -- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
 -- index: sqlite_autoindex_workflows_1, idx_execution_pointers_workflow_id
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM workflows
 WHERE
     id IN (SELECT value FROM json_each(:ids))
@@ -45,6 +46,7 @@ WHERE id = :id;
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_event_subscriptions_workflow_id, sqlite_autoindex_workflows_1
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM event_subscriptions
 WHERE
     workflow_id IN (SELECT value FROM json_each(:workflow_ids))
@@ -58,6 +60,7 @@ WHERE
 -- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_execution_errors_workflow_id, sqlite_autoindex_workflows_1
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM execution_errors
 WHERE
     workflow_id IN (SELECT value FROM json_each(:workflow_ids))
@@ -71,6 +74,7 @@ WHERE
 -- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: sqlite_autoindex_scheduled_commands_1, sqlite_autoindex_workflows_1
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessWorkflow' AND data IN (SELECT value FROM json_each(:workflow_ids))
@@ -85,6 +89,7 @@ WHERE
 -- keeps SQLite from idx_events_is_processed, after which it would have to sort all of them.
 -- used by: purge_events
 -- index: idx_events_event_time
+-- keep: ORDER BY event_time; the next batch begins at the last time, and would leave events out
 SELECT
     id,
     event_time
@@ -105,6 +110,7 @@ WHERE +is_processed = 1 AND event_time < :older_than;
 -- Deletes those of :ids, a JSON array, that are still processed.
 -- used by: purge_events
 -- index: sqlite_autoindex_events_1
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM events
 WHERE id IN (SELECT value FROM json_each(:ids)) AND +is_processed = 1;
 
@@ -112,6 +118,7 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND +is_processed = 1;
 -- Deletes the commands for those of :event_ids, a JSON array, that are gone.
 -- used by: purge_events
 -- index: sqlite_autoindex_scheduled_commands_1, sqlite_autoindex_events_1
+-- keep: NOT EXISTS; the row may be there again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessEvent' AND data IN (SELECT value FROM json_each(:event_ids))
@@ -126,6 +133,7 @@ WHERE
 -- belong to a workflow are walked over.
 -- used by: purge_orphaned_errors
 -- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1
+-- keep: ORDER BY id; the next batch begins after the last one, and would leave errors out
 SELECT id
 FROM execution_errors
 WHERE
@@ -156,6 +164,7 @@ WHERE
 -- Deletes those of :ids, a JSON array, whose workflow is still gone.
 -- used by: purge_orphaned_errors
 -- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1
+-- keep: the conditions beside :ids; a host may have changed the row since it was found
 DELETE FROM execution_errors
 WHERE
     id IN (SELECT value FROM json_each(:ids))

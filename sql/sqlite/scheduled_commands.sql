@@ -6,6 +6,7 @@
 -- The table and index of the reference (wfe-sqlite 1.11.4).
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS scheduled_commands (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     command_name TEXT NOT NULL,
@@ -29,6 +30,7 @@ ALTER TABLE scheduled_commands ADD COLUMN rescheduled_time INTEGER;
 -- rescheduled_time, so that the completion of the claim does not lose it.
 -- used by: schedule_command
 -- index: none
+-- keep: the earlier of two times, and rescheduled_time while there is a claim; a command would come late, or be lost
 INSERT INTO scheduled_commands (command_name, data, execute_time)
 VALUES (:command_name, :data, :execute_time)
 ON CONFLICT (command_name, data) DO UPDATE SET
@@ -41,10 +43,12 @@ ON CONFLICT (command_name, data) DO UPDATE SET
         ELSE min(coalesce(rescheduled_time, excluded.execute_time), excluded.execute_time)
     END;
 
--- name: claim_commands(as_of, now, after_time, after_id, token, worker_id, expires_at, row_limit)
+-- name: claim_commands
 -- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
 -- used by: process_commands
 -- index: idx_scheduled_commands_execute_time, INTEGER PRIMARY KEY
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: the comparison with (:after_time, :after_id); a command that fails would be taken again in the same call
 UPDATE scheduled_commands
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
 WHERE
@@ -71,6 +75,7 @@ RETURNING
 -- and returns the ids of these, in no order: what is missing is another host's by now, or done.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE scheduled_commands
 SET claim_expires_at = :expires_at
 WHERE id IN (SELECT value FROM json_each(:ids)) AND claim_token = :token
@@ -80,6 +85,8 @@ RETURNING id;
 -- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: that rescheduled_time becomes the time; a command that was scheduled again would be lost
 UPDATE scheduled_commands
 SET
     execute_time = rescheduled_time,
@@ -93,6 +100,7 @@ WHERE id = :id AND claim_token = :token AND rescheduled_time IS NOT NULL;
 -- Deletes a command that is done, if the claim still holds it.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 DELETE FROM scheduled_commands
 WHERE id = :id AND claim_token = :token;
 
@@ -100,6 +108,8 @@ WHERE id = :id AND claim_token = :token;
 -- Ends the claim of a command that was not done: it is due again.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the earlier of the two times; a command that was scheduled again would come late
 UPDATE scheduled_commands
 SET
     execute_time = min(execute_time, coalesce(rescheduled_time, execute_time)),

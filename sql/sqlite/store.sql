@@ -12,20 +12,28 @@ CREATE TABLE IF NOT EXISTS wfe_sql_store (
 
 -- name: get_store_version()$
 -- The version of the tables.
--- used by: open_writer, open_reader, ensure_store_exists
+-- used by: open_writer, open_reader, ensure_store_exists, check, copy_to
 -- index: INTEGER PRIMARY KEY
 SELECT version
 FROM wfe_sql_store
 WHERE id = 1;
 
 -- name: record_store_version(version)!
--- Writes the version of the tables once they have it.
+-- Writes the version of the tables once they have it, unless the store is marked as half a copy.
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
 VALUES (1, :version)
 ON CONFLICT (id) DO UPDATE SET version = excluded.version
-WHERE version <> excluded.version;
+WHERE version < excluded.version;
+
+-- name: set_store_version(version)!
+-- Marks a store as half a copy, by a version that no release knows, and takes the mark away at the end.
+-- used by: copy_to
+-- index: INTEGER PRIMARY KEY
+UPDATE wfe_sql_store
+SET version = :version
+WHERE id = 1;
 
 -- name: list_parts()
 -- What the database consists of, to see what a store lacks, or that it is none: every column of every table and view, as

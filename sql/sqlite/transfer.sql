@@ -1,11 +1,12 @@
--- Whole tables, row by row: for dumping, copying and checking a store. `page_` queries return every column but those that
+-- Whole tables, row by row: for dumping, copying and checking a store. `export_` queries return every column but those that
 -- differ between equal stores (a row's number is only the page's key, and comes last); `import_` queries insert what
 -- they return. A page begins after the last row of the one before, so that memory holds one page.
 
--- name: page_workflows(after_id, row_limit)
+-- name: export_workflows(after_id, row_limit)
 -- Rows of workflows after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_workflows_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision
@@ -14,10 +15,11 @@ WHERE id > :after_id
 ORDER BY id
 LIMIT :row_limit;
 
--- name: page_execution_pointers(after_workflow_id, after_place, row_limit)
+-- name: export_execution_pointers(after_workflow_id, after_place, row_limit)
 -- Pointers after a row, by workflow; those of one workflow in list order.
 -- used by: dump, check, copy_to
 -- index: idx_execution_pointers_workflow_id
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
@@ -27,20 +29,22 @@ WHERE (workflow_id, rowid) > (:after_workflow_id, :after_place)
 ORDER BY workflow_id, rowid
 LIMIT :row_limit;
 
--- name: page_definition_sequences(after_definition_id, row_limit)
+-- name: export_definition_sequences(after_definition_id, row_limit)
 -- Rows of definition_sequences after a row, by definition_id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_definition_sequences_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT definition_id, next_num
 FROM definition_sequences
 WHERE definition_id > :after_definition_id
 ORDER BY definition_id
 LIMIT :row_limit;
 
--- name: page_events(after_id, row_limit)
+-- name: export_events(after_id, row_limit)
 -- Rows of events after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_events_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at
 FROM events
@@ -48,10 +52,11 @@ WHERE id > :after_id
 ORDER BY id
 LIMIT :row_limit;
 
--- name: page_event_subscriptions(after_id, row_limit)
+-- name: export_event_subscriptions(after_id, row_limit)
 -- Rows of event_subscriptions after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_event_subscriptions_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry, terminated
@@ -60,10 +65,11 @@ WHERE id > :after_id
 ORDER BY id
 LIMIT :row_limit;
 
--- name: page_scheduled_commands(after_place, row_limit)
+-- name: export_scheduled_commands(after_place, row_limit)
 -- Rows of scheduled_commands after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: INTEGER PRIMARY KEY
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time,
     id AS place
@@ -72,10 +78,11 @@ WHERE id > :after_place
 ORDER BY id
 LIMIT :row_limit;
 
--- name: page_execution_errors(after_place, row_limit)
+-- name: export_execution_errors(after_place, row_limit)
 -- Rows of execution_errors after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: INTEGER PRIMARY KEY
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
 SELECT
     error_time, workflow_id, execution_pointer_id, message, id AS place
 FROM execution_errors
@@ -83,8 +90,8 @@ WHERE id > :after_place
 ORDER BY id
 LIMIT :row_limit;
 
--- name: import_workflows(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision)*!
--- Inserts rows as page_workflows returns them.
+-- name: import_workflows*!
+-- Inserts rows as export_workflows returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO workflows (
@@ -96,8 +103,8 @@ VALUES (
     :next_execution, :create_time, :complete_time, :claim_token, :claim_worker_id, :claim_expires_at, :revision
 );
 
--- name: import_execution_pointers(workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name, event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome, scope, extension_attributes)*!
--- Inserts rows as page_execution_pointers returns them.
+-- name: import_execution_pointers*!
+-- Inserts rows as export_execution_pointers returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO execution_pointers (
@@ -112,14 +119,14 @@ VALUES (
 );
 
 -- name: import_definition_sequences(definition_id, next_num)*!
--- Inserts rows as page_definition_sequences returns them.
+-- Inserts rows as export_definition_sequences returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, :next_num);
 
--- name: import_events(id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at)*!
--- Inserts rows as page_events returns them.
+-- name: import_events*!
+-- Inserts rows as export_events returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO events (
@@ -130,8 +137,8 @@ VALUES (
     :claim_expires_at
 );
 
--- name: import_event_subscriptions(id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data, external_token, external_worker_id, external_token_expiry, terminated)*!
--- Inserts rows as page_event_subscriptions returns them.
+-- name: import_event_subscriptions*!
+-- Inserts rows as export_event_subscriptions returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO event_subscriptions (
@@ -143,8 +150,8 @@ VALUES (
     :subscription_data, :external_token, :external_worker_id, :external_token_expiry, :terminated
 );
 
--- name: import_scheduled_commands(command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time)*!
--- Inserts rows as page_scheduled_commands returns them.
+-- name: import_scheduled_commands*!
+-- Inserts rows as export_scheduled_commands returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO scheduled_commands (
@@ -153,50 +160,20 @@ INSERT INTO scheduled_commands (
 VALUES (:command_name, :data, :execute_time, :claim_token, :claim_worker_id, :claim_expires_at, :rescheduled_time);
 
 -- name: import_execution_errors(error_time, workflow_id, execution_pointer_id, message)*!
--- Inserts rows as page_execution_errors returns them.
+-- Inserts rows as export_execution_errors returns them.
 -- used by: copy_to
 -- index: none
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
 VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 
--- name: empty_execution_pointers()!
--- Deletes every row of execution_pointers, after a copy into an empty store has failed half way.
+-- name: empty_store()#
+-- Deletes every row but the store's version, after a copy into an empty store has failed half way.
 -- used by: copy_to
 -- scan: every row is deleted
 DELETE FROM execution_pointers;
-
--- name: empty_workflows()!
--- Deletes every row of workflows, after a copy into an empty store has failed half way.
--- used by: copy_to
--- scan: every row is deleted
 DELETE FROM workflows;
-
--- name: empty_definition_sequences()!
--- Deletes every row of definition_sequences, after a copy into an empty store has failed half way.
--- used by: copy_to
--- index: none
 DELETE FROM definition_sequences;
-
--- name: empty_events()!
--- Deletes every row of events, after a copy into an empty store has failed half way.
--- used by: copy_to
--- index: none
 DELETE FROM events;
-
--- name: empty_event_subscriptions()!
--- Deletes every row of event_subscriptions, after a copy into an empty store has failed half way.
--- used by: copy_to
--- index: none
 DELETE FROM event_subscriptions;
-
--- name: empty_scheduled_commands()!
--- Deletes every row of scheduled_commands, after a copy into an empty store has failed half way.
--- used by: copy_to
--- index: none
 DELETE FROM scheduled_commands;
-
--- name: empty_execution_errors()!
--- Deletes every row of execution_errors, after a copy into an empty store has failed half way.
--- used by: copy_to
--- index: none
 DELETE FROM execution_errors;

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS workflows (
 -- https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
 -- used by: ensure_store_exists
 -- scan: every row is copied
+-- keep: ORDER BY rowid; rows would be in another order
 ALTER TABLE workflows ADD COLUMN name TEXT;
 ALTER TABLE workflows ADD COLUMN root_workflow_id TEXT;
 CREATE TEMP TABLE workflows_without_name AS
@@ -77,6 +78,7 @@ ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
 -- writes it.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
 CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
 CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
 CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (status, next_execution, id)
@@ -90,6 +92,7 @@ CREATE INDEX IF NOT EXISTS idx_workflows_create_time ON workflows (create_time, 
 -- claim is no change. https://sqlite.org/lang_createtrigger.html
 -- used by: ensure_store_exists
 -- index: none
+-- keep: that each change raises the revision; a host would write over what another program changed
 DROP TRIGGER IF EXISTS raise_workflows_revision;
 CREATE TRIGGER raise_workflows_revision
 AFTER UPDATE OF
@@ -107,6 +110,7 @@ END;
 -- cut to microseconds.
 -- used by: ensure_store_exists
 -- index: none
+-- keep: the cut of times to microseconds; the decoder would round them
 DROP VIEW IF EXISTS workflow_documents;
 CREATE VIEW workflow_documents AS
 SELECT
@@ -132,10 +136,11 @@ SELECT
     create_time
 FROM workflows;
 
--- name: create_new_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, create_time, complete_time)!
+-- name: create_new_workflow!
 -- Inserts a workflow; an empty name becomes the id.
 -- used by: create_new_workflow
 -- index: none
+-- keep: a plain INSERT; an id or a name that is taken must be an error
 INSERT INTO workflows (
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time
@@ -145,13 +150,15 @@ VALUES (
     :reference, :status, :data, :next_execution, :create_time, :complete_time
 );
 
--- name: persist_workflow(id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution, complete_time, claim_token, expected_revision, expected_create_time)^
+-- name: persist_workflow^
 -- Overwrites a workflow, all but its create_time, and returns its new revision and that; an empty name leaves the
 -- stored one.
 -- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and it has another one, or
 -- another create_time: it was deleted and made again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
+-- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
+-- keep: that the revision is raised, and returned; the next write of this host is held against it
 UPDATE workflows
 SET
     name = CASE :name WHEN '' THEN name ELSE :name END,
@@ -184,6 +191,7 @@ WHERE id = :id;
 -- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
 -- used by: get_runnable_instances
 -- index: idx_workflows_runnable
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 SELECT id
 FROM workflows
 WHERE status = 'Runnable' AND next_execution <= :as_at
@@ -194,6 +202,8 @@ LIMIT coalesce(:row_limit, -1);
 -- Takes free workflows that are due at :as_at (epoch ms), the longest due first; returned in no order.
 -- used by: claim_runnable_instances
 -- index: idx_workflows_runnable, sqlite_autoindex_workflows_1
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
 UPDATE workflows
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
 WHERE
@@ -212,6 +222,7 @@ RETURNING id, next_execution;
 -- Moves on the end of a claim; changes no row when the token does not hold the workflow.
 -- used by: renew_claim
 -- index: sqlite_autoindex_workflows_1
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE workflows
 SET claim_expires_at = :expires_at
 WHERE id = :id AND claim_token = :token;
@@ -220,6 +231,7 @@ WHERE id = :id AND claim_token = :token;
 -- Ends a claim; changes no row when the token does not hold the workflow.
 -- used by: release_claim, claim_runnable_instances
 -- index: sqlite_autoindex_workflows_1
+-- keep: the condition on the token; a host whose claim was lost would undo what the next one does
 UPDATE workflows
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
 WHERE id = :id AND claim_token = :token;

@@ -37,6 +37,7 @@ class StoreOptions(TypedDict, total=False):
     clock: Callable[[], datetime]
     on_conflict: OnConflict
     sql_dir: str | os.PathLike[str] | None
+    allow_unfinished_copy: bool
     schema: str
     connect_timeout: timedelta
     statement_timeout: timedelta | None
@@ -59,6 +60,9 @@ def _check_options(
             continue
         if name == "sql_dir":
             _check_path(name, value)
+        elif name == "allow_unfinished_copy":
+            if not isinstance(value, bool):
+                raise StoreError(f"{name} must be a bool, not {type(value).__name__}")
         elif name in ("max_connections", "schema"):
             try:
                 (TEXT if name == "schema" else INTEGER).encode(value)
@@ -100,6 +104,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         on_conflict: "raise" has persisting raise `WorkflowConflictError` when the workflow was changed, or deleted and
             made again, since the instance was loaded or stored; "overwrite" writes over it, as the reference does.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
+        allow_unfinished_copy: Open a store even if a `copy_to` into it was killed, or is under way: to check it, or to
+            copy into it again. It has only a part of the rows, so no host may work on it.
 
     Raises:
         StoreError: The URL or an option is not one of these.
@@ -116,6 +122,7 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         clock: Callable[[], datetime] = utc_now,
         on_conflict: OnConflict = "raise",
         sql_dir: str | os.PathLike[str] | None = None,
+        allow_unfinished_copy: bool = False,
         **unknown: Never,
     ) -> None:
         _check_path("url", url)
@@ -123,11 +130,13 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             SqlitePersistenceProvider,
             unknown,
             sql_dir=sql_dir,
+            allow_unfinished_copy=allow_unfinished_copy,
             max_connections=max_connections,
             busy_timeout=busy_timeout,
         )
         queries = load_sqlite_queries(sql_dir)
-        store = SqliteStore(parse_sqlite_url(url), queries, durability, busy_timeout)
+        target = parse_sqlite_url(url)
+        store = SqliteStore(target, queries, durability, busy_timeout, allow_unfinished_copy=allow_unfinished_copy)
         engine = SqliteEngine(store, queries, max_connections=max_connections)
         super().__init__(engine, clock=clock, on_conflict=on_conflict)
 
@@ -168,7 +177,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         max_connections: How many connections there are at most; they are made when they are needed.
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
-        on_conflict: As for `SqlitePersistenceProvider`.
+        on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
         connect_timeout: How long connecting may take, and how long a call waits for a free connection.
         statement_timeout: How long the server may take over one statement, waiting for locks included; None is no end.
         wait_for_server: How long calls go on trying while the server cannot be reached; zero has them fail at once. A
@@ -191,6 +200,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         connect_timeout: timedelta = timedelta(seconds=10),
         statement_timeout: timedelta | None = timedelta(seconds=30),
         wait_for_server: timedelta = timedelta(0),
+        allow_unfinished_copy: bool = False,
         **unknown: Never,
     ) -> None:
         if not isinstance(url, str):
@@ -199,6 +209,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             PostgresPersistenceProvider,
             unknown,
             sql_dir=sql_dir,
+            allow_unfinished_copy=allow_unfinished_copy,
             schema=schema,
             max_connections=max_connections,
             connect_timeout=connect_timeout,
@@ -217,6 +228,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             schema=schema if location.schema is None else location.schema,
             statement_timeout=statement_timeout,
             mode=location.mode,
+            allow_unfinished_copy=allow_unfinished_copy,
         )
         engine = PostgresEngine(
             store,

@@ -9,10 +9,12 @@ A file is a list of queries, each of this form:
     SELECT ...;
 
 The words after `name:` are aiosql's: the name, its parameters, and the operation (nothing for rows, `^` one row, `$`
-one value, `!` the number of rows changed, `*!` the same for many sets of parameters, `#` a script). `used by:` names
-the methods that run the query; those of `persist_workflow_group`, the form in which an engine runs many
-`persist_workflow` as one statement, run `persist_workflow`. `index:` names the indexes that its plan uses, or `none`;
-`scan:` instead says why it needs none. That they are true is the business of the library's own tests.
+one value, `!` the number of rows changed, `*!` the same for many sets of parameters, `#` a script). A name without
+parentheses has the parameters that its SQL has. `used by:` names the methods that run the query; those of
+`persist_workflow_group`, the form in which an engine runs many `persist_workflow` as one statement, run
+`persist_workflow`. `index:` names the indexes that its plan uses, or `none`; `scan:` instead says why it needs none.
+That they are true is the business of the library's own tests. Lines `keep:` may follow, each of which says what a tuned
+copy must not lose, because no check would see it.
 
 aiosql is lenient where a mistake loses a query without a word (https://nackjicholson.github.io/aiosql/defining-sql-queries.html);
 the checks here turn each of these cases into a `QueryFileError` that names file, line and query.
@@ -30,13 +32,15 @@ from typing import Any
 from aiosql.queries import Queries
 from aiosql.query_loader import QueryLoader
 from aiosql.types import DriverAdapterProtocol
-from aiosql.utils import SQLLoadException, SQLParseException
+from aiosql.utils import VAR_REF, SQLLoadException, SQLParseException
 
 from wfe_sql.errors import QueryFileError
 
-_NAME_LINE = re.compile(r"-- name: (?P<name>[a-z][a-z0-9_]*)\((?P<params>[a-z0-9_, ]*)\)(?P<operation>\^|\$|!|\*!|#|)")
+_NAME_LINE = re.compile(
+    r"-- name: (?P<name>[a-z][a-z0-9_]*)(\((?P<params>[a-z0-9_, ]*)\))?(?P<operation>\^|\$|!|\*!|#|)"
+)
 _LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+[\w-]+\s*\()", re.IGNORECASE)
-_HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan): (?P<value>.+)")
+_HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan|keep): (?P<value>.+)")
 _TOKEN = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|--.*|/\*|;")
 _HAS_A_PLAN = {"select", "insert", "replace", "update", "delete", "merge", "with", "values"}
 """How a statement begins that reads or writes tables."""
@@ -69,6 +73,7 @@ class Query:
     file: str
     line: int
     text: str
+    keep: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -209,7 +214,7 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
     if name_line is None:
         raise QueryFileError(
             f"{file}:{line_number}: '{lines[0].strip()}' is no name that aiosql would keep; "
-            "write '-- name: verb_object(param, param)' and one of ^ $ ! *! # or nothing"
+            "write '-- name: verb_object(param, param)', or no parentheses, and one of ^ $ ! *! # or nothing"
         )
     name = name_line["name"]
     place = f"{file}:{line_number}: query {name}"
@@ -217,9 +222,10 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
     body_start = next((at for at, line in enumerate(lines[1:], 1) if line and not line.startswith("--")), len(lines))
     header, body = lines[1:body_start], lines[body_start:]
     found = [match for line in header if (match := _HEADER_KEY.fullmatch(line))]
-    keys = {match["key"]: match["value"] for match in found}
+    keys = {match["key"]: match["value"] for match in found if match["key"] != "keep"}
+    keep = tuple(match["value"] for match in found if match["key"] == "keep")
     summary = " ".join(line[3:] for line in header if line[3:] and not _HEADER_KEY.fullmatch(line))
-    if not summary or len(found) != 2 or "used by" not in keys or len(keys) != 2:
+    if not summary or len(found) - len(keep) != 2 or "used by" not in keys or len(keys) != 2:
         raise QueryFileError(
             f"{place}: needs a header below its name: what it does, 'used by:', and one of 'index:' and 'scan:'"
         )
@@ -230,20 +236,30 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
     sql = "\n".join(body).rstrip()
     _check_sql(place, sql, script=name_line["operation"] == "#")
 
-    params = tuple(param.strip() for param in name_line["params"].split(",") if param.strip())
     return Query(
         name=name,
-        params=params,
+        params=_params_in(sql) if name_line["params"] is None else _params_listed(name_line["params"]),
         operation=name_line["operation"],
         summary=summary,
         used_by=tuple(user.strip() for user in keys["used by"].split(",")),
         index=tuple(index.strip() for index in keys.get("index", "none").split(",") if index.strip() != "none"),
         scan=keys.get("scan"),
+        keep=keep,
         sql=sql,
         file=file,
         line=line_number,
         text="\n".join(lines).rstrip() + "\n",
     )
+
+
+def _params_listed(names: str) -> tuple[str, ...]:
+    return tuple(param.strip() for param in names.split(",") if param.strip())
+
+
+def _params_in(sql: str) -> tuple[str, ...]:
+    """Return the parameters of a query in the order in which they come; comments have lines of their own."""
+    text = re.sub(r"^\s*--.*", "", sql, flags=re.MULTILINE)
+    return tuple(dict.fromkeys(match["var_name"] for match in VAR_REF.finditer(text) if match["var_name"]))
 
 
 def _check_sql(place: str, sql: str, *, script: bool) -> None:

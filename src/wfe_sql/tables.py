@@ -1,8 +1,8 @@
 """The tables: which columns they have, how each is stored, and which objects their rows are.
 
-A row that is written is a dict of parameters by column. A row that is read is what a `page_` query returns, column by
-column, for dumping, copying, checking and listing; or it is a JSON document with the names of the model's
-fields, which becomes an object.
+A row that is written is a dict of parameters by column. A row that is read is what an `export_` query returns, column
+by column, for dumping, copying, checking and listing; or it is a JSON document with the names of the model's fields,
+which becomes an object.
 """
 
 from collections.abc import Iterable, Sequence
@@ -66,7 +66,7 @@ class Table:
 
     Args:
         name: The table's name.
-        columns: What its `page_` query returns first, and its `import_` query takes.
+        columns: What its `export_` query returns first, and its `import_` query takes.
         id_column: The column that error messages know a row by; None for the number that comes after the columns.
     """
 

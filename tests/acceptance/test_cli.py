@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -573,6 +574,33 @@ def test_dump_backup_copy(run: Run, store: Path, tmp_path: Path) -> None:
     assert (result.code, result.out) == (1, "")
     assert "is not empty, it has 3 workflows" in result.err
     assert run("copy", store, tmp_path / "another.db").out.endswith(f"SHA-256 {digest}")
+
+
+def test_a_copy_that_was_killed(run: Run, store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert run("copy", store, copy).code == 0
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("UPDATE wfe_sql_store SET version = 2147483647")
+    assert "unfinished copy: a copy into it was begun and is not finished" in run("check", copy).out
+    result = run("stats", copy)
+    assert (result.code, result.out) == (1, "")
+    assert "copy into it again, which starts over (wfe-sql copy), or delete it" in result.err
+    assert run("copy", store, copy).code == 0
+    assert run("dump", copy, "--digest").out == run("dump", store, "--digest").out
+
+
+def test_how_to_restore_a_backup(run: Run, store: Path, tmp_path: Path) -> None:
+    backup, digest = tmp_path / "backup.db", run("dump", store, "--digest").out
+    assert run("backup", store, backup).code == 0
+    assert "move wfe.db, wfe.db-wal and wfe.db-shm away" in " ".join(run("backup", "--help").out.split())
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute("DELETE FROM workflows")
+        connection.commit()
+        (tmp_path / "aside").mkdir()
+        for file in store.parent.glob(f"{store.name}*"):
+            file.rename(tmp_path / "aside" / file.name)
+        shutil.copy(backup, store)
+    assert run("dump", store, "--digest").out == digest
 
 
 def test_a_reader_of_a_pipe_may_leave(store: Path) -> None:

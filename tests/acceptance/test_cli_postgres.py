@@ -126,7 +126,9 @@ def test_a_store_that_is_not_there(
     monkeypatch.chdir(tmp_path)
     result = _run(*(argument.format(url) for argument in arguments))
     assert (result.code, result.out) == (1, "")
-    assert re.fullmatch(r"wfe-sql: postgresql://\S+ \(schema \w+\) cannot be opened: it does not exist.*\n", result.err)
+    assert re.fullmatch(
+        r"wfe-sql: postgresql://\S+ \(schema \w+\) cannot be opened with mode=r[ow]: it does not exist.*\n", result.err
+    )
     schema = url.rpartition("=")[2]
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is None

@@ -9,7 +9,7 @@ import sys
 from wfe_sql import ExecutionPointer, WorkflowInstance, connect
 
 
-async def main(url: str, prefix: str) -> None:
+async def main(url: str, prefix: str, writers: str = "16") -> None:
     async with connect(url) as provider:
 
         async def write(worker: int) -> None:
@@ -28,7 +28,7 @@ async def main(url: str, prefix: str) -> None:
                         await provider.persist_workflow(instance)
                     print(instance.id, step, flush=True)
 
-        await asyncio.gather(*(write(worker) for worker in range(16)))
+        await asyncio.gather(*(write(worker) for worker in range(int(writers))))
 
 
 asyncio.run(main(*sys.argv[1:]))

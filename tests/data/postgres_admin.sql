@@ -29,16 +29,6 @@ ORDER BY backend_start;
 -- Whether somebody has made a store.
 SELECT to_regclass('wfe_sql_store') IS NOT NULL;
 
--- name: empty_store#
--- Deletes every row but the store's version; faster than TRUNCATE, which makes new files.
-DELETE FROM event_subscriptions;
-DELETE FROM execution_pointers;
-DELETE FROM execution_errors;
-DELETE FROM workflows;
-DELETE FROM events;
-DELETE FROM scheduled_commands;
-DELETE FROM definition_sequences;
-
 -- name: refuse_events#
 -- Has each new event fail with the code that test_refusal holds, and counts how often that happened.
 CREATE TABLE test_refusal (code TEXT);

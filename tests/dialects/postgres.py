@@ -94,6 +94,13 @@ class PostgresTestStore:
         self.help("update_statistics")
 
 
+_TABLES = (
+    *("create_workflows_table", "create_execution_pointers_table", "create_definition_sequences_table"),
+    *("create_events_table", "create_event_subscriptions_table", "create_scheduled_commands_table"),
+    "create_execution_errors_table",
+)
+
+
 class PostgresCase:
     name = "postgres"
     planned_by = "18"
@@ -134,14 +141,8 @@ class PostgresCase:
             ),
         ),
         "name_workflows_without_name": ("create_workflows_without_name", ("create_schema",)),
-        "update_statistics": (
-            "",
-            (
-                *("create_schema", "create_workflows_table", "create_execution_pointers_table"),
-                *("create_definition_sequences_table", "create_events_table", "create_event_subscriptions_table"),
-                *("create_scheduled_commands_table", "create_execution_errors_table"),
-            ),
-        ),
+        "update_statistics": ("", ("create_schema", *_TABLES)),
+        "empty_store": ("insert_a_row_of_each", ("create_schema", *_TABLES)),
     }
     probes: Sequence[tuple[str, set[str], int]] = (
         ("SELECT id FROM workflows WHERE id = 'x'", {"workflows_pkey"}, 0),

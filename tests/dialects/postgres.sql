@@ -116,3 +116,22 @@ CREATE TABLE workflows (
 );
 INSERT INTO workflows (id, definition_id, version, status, create_time)
 VALUES ('w', 'order', 1, 'Runnable', '2026-05-28 20:00:00+00');
+
+-- name: insert_a_row_of_each()#
+-- A row in each table, for a script that deletes them.
+INSERT INTO workflows (id, name, definition_id, version, status, create_time)
+VALUES ('w', 'w', 'order', 1, 'Runnable', '2026-05-28 20:00:00+00');
+INSERT INTO execution_pointers (id, workflow_id, step_id, status)
+VALUES ('p', 'w', 0, 'Pending');
+INSERT INTO definition_sequences (definition_id, next_num)
+VALUES ('order', 1);
+INSERT INTO events (id, event_name, event_key, event_time)
+VALUES ('e', 'paid', 'k', '2026-05-28 20:00:00+00');
+INSERT INTO event_subscriptions (
+    id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of
+)
+VALUES ('s', 'w', 0, 'p', 'paid', 'k', '2026-05-28 20:00:00+00');
+INSERT INTO scheduled_commands (command_name, data, execute_time)
+VALUES ('ProcessEvent', 'e', 0);
+INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
+VALUES ('2026-05-28 20:00:00+00', 'w', 'p', 'no');

@@ -123,13 +123,12 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
 }
 
-FIND_NOTHING = {"check_integrity", "check_foreign_keys", "find_rows_without_id"}
+FIND_NOTHING = {"check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id"}
 """Queries that return what is wrong with a store, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
     "list_statistics": ["update_statistics"],
-    "empty_workflows": ["empty_execution_pointers"],
     "renew_workflow_claim": ["claim_runnable_instances"],
     "release_workflow_claim": ["claim_runnable_instances"],
     "renew_event_claim": ["claim_runnable_events"],

@@ -36,7 +36,8 @@ def _dump(connection: sqlite3.Connection) -> list[str]:
     for (table,) in list(HELPERS.list_tables(connection)):
         cursor = connection.execute(HELPERS.list_rows.sql.replace(":table_name", table))
         names = [column[0] for column in cursor.description]
-        lines += [row_line(table, dict(zip(names, row, strict=True))) for row in cursor]
+        rows = [row_line(table, dict(zip(names, row, strict=True))) for row in cursor]
+        lines += sorted(rows) if table == "sqlite_stat1" else rows  # its order is another in each version of SQLite
     return lines
 
 
@@ -85,7 +86,7 @@ class SqliteCase:
     session: Sequence[str] = (
         *("use_wal", "suspend_foreign_keys", "enforce_foreign_keys", "use_normal_durability", "use_full_durability"),
         *("begin_write", "begin_unit", "rollback_unit", "commit_unit", "commit", "begin_read", "rollback"),
-        *("refuse_writes", "wait_for_no_lock", "limit_log", "copy_log"),
+        *("refuse_writes", "wait_for_no_lock", "limit_log", "copy_log", "use_rollback_journal"),
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_workflows_indexes": (REFERENCE, ()),
@@ -94,6 +95,7 @@ class SqliteCase:
         "add_events_claim": (REFERENCE, ()),
         "add_scheduled_commands_claim_and_rescheduled_time": (REFERENCE, ()),
         "update_statistics": (REFERENCE, ()),
+        "empty_store": (REFERENCE, ()),
         "name_workflows_without_name": (FIRST_RELEASE, ()),
     }
     probes: Sequence[tuple[str, set[str], int]] = (

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, closing
 from datetime import timedelta
@@ -14,10 +17,12 @@ import pytest
 from wfe_sql import (
     ExecutionError,
     ExecutionPointer,
+    FindingKind,
     PostgresPersistenceProvider,
     ScheduledCommand,
     SqlitePersistenceProvider,
     StoreError,
+    connect,
 )
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
@@ -99,6 +104,52 @@ async def test_there_and_back(
             before, after = one.execute(query).fetchall(), two.execute(query).fetchall()
             as_read = [[json.loads(v) if str(v)[:1] in "[{" else v for v in row] for row in before]
             assert [[json.loads(v) if str(v)[:1] in "[{" else v for v in row] for row in after] == as_read
+
+
+KILLED_COPY = """
+import asyncio, os, signal, sys
+import wfe_sql
+
+def kill(copied, compared):
+    if copied >= int(sys.argv[3]) and compared >= int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with wfe_sql.connect(sys.argv[1]) as source, wfe_sql.connect(sys.argv[2]) as copy:
+        await source.copy_to(copy, on_batch=kill)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("at", [(1, 0), (60, 0), (1, 1)], ids=["at the start", "half way", "while it is compared"])
+@pytest.mark.parametrize("to", ["sqlite", "postgres"])
+@pytest.mark.parametrize("source", ["sqlite", "postgres"])
+async def test_a_copy_that_was_killed_is_known_as_such(
+    source: str, to: str, at: tuple[int, int], postgres_url: str, new_schema: Callable[[], str], tmp_path: Path
+) -> None:
+    def new_url(backend: str, name: str) -> str:
+        if backend == "sqlite":
+            return str(tmp_path / name)
+        return f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={new_schema()}"
+
+    url, copy_url = new_url(source, "source.db"), new_url(to, "copy.db")
+    async with connect(url, clock=ManualClock()) as provider:
+        await _fill(provider)
+        lines = await _dump(provider)
+        command = [sys.executable, "-c", KILLED_COPY, url, copy_url, *map(str, at)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+        for mode in ("ro", "rw", "rwc"):
+            with pytest.raises(StoreError, match="a copy into it was begun and is not finished; copy into it again"):
+                await connect(f"{copy_url}{'&' if '?' in copy_url else '?'}mode={mode}").open()
+        async with connect(copy_url, allow_unfinished_copy=True) as copy:
+            assert FindingKind.UnfinishedCopy in {finding.kind for finding in await copy.check()}
+        async with connect(copy_url, allow_unfinished_copy=True) as copy:
+            await provider.copy_to(copy)
+    async with connect(copy_url, clock=ManualClock()) as copy:
+        assert await _dump(copy) == lines
+        assert FindingKind.UnfinishedCopy not in {finding.kind for finding in await copy.check()}
 
 
 async def test_hosts_go_on_with_a_copy(

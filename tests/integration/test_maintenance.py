@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import resource
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +22,7 @@ from wfe_sql import (
     FindingKind,
     ScheduledCommand,
     SqlitePersistenceProvider,
+    StoreCorruptError,
     StoreError,
     StoreNotEmptyError,
     StoreReadOnlyError,
@@ -325,9 +329,105 @@ async def test_a_backup_of_a_store_in_memory(tmp_path: Path) -> None:
             assert await _dump(backup) == await _dump(provider)
 
 
+async def test_a_backup_can_be_read_where_nothing_may_be_written(
+    tmp_path: Path, provider: SqlitePersistenceProvider
+) -> None:
+    await _fill(provider)
+    await provider.backup(tmp_path / "backup.db")
+    with closing(sqlite3.connect(f"{(tmp_path / 'backup.db').as_uri()}?mode=ro", uri=True)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert connection.execute("SELECT count(*) FROM workflows").fetchone() == (2,)
+    assert {path.name for path in tmp_path.iterdir()} <= {"backup.db", "store.db", "store.db-wal", "store.db-shm"}
+
+
+async def test_a_backup_of_a_damaged_store_is_an_error(
+    file: Path, tmp_path: Path, provider: SqlitePersistenceProvider
+) -> None:
+    await provider.persist_errors(
+        [ExecutionError(workflow_id="w", execution_pointer_id="p", message="x" * 500) for _ in range(100)]
+    )
+    _by_hand(file, "PRAGMA wal_checkpoint(TRUNCATE)")
+    with file.open("r+b") as damaged:
+        damaged.seek(-3 * 4096, os.SEEK_END)
+        damaged.write(b"\xff" * 4096)
+    with pytest.raises(StoreCorruptError, match="store.db is damaged"):
+        await provider.backup(tmp_path / "backup.db")
+    assert not list(tmp_path.glob("*backup*"))
+
+
+async def test_a_backup_of_what_is_not_a_store_is_an_error(
+    file: Path, tmp_path: Path, provider: SqlitePersistenceProvider
+) -> None:
+    _by_hand(file, "DROP TABLE execution_errors")
+    with pytest.raises(StoreError, match="store.db does not have the tables of a store: .*execution_errors"):
+        await provider.backup(tmp_path / "backup.db")
+    assert not list(tmp_path.glob("*backup*"))
+
+
+async def test_a_backup_that_a_full_disk_cuts_off_names_the_copy(file: Path, tmp_path: Path) -> None:
+    async with SqlitePersistenceProvider(file) as provider:
+        await provider.persist_errors(
+            [ExecutionError(workflow_id="w", execution_pointer_id="p", message="x" * 500) for _ in range(1_000)]
+        )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with SqlitePersistenceProvider(f"{file}?mode=ro") as provider:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+        try:
+            with pytest.raises(StoreUnavailableError, match="backup.db cannot be made: disk I/O error"):
+                await provider.backup(tmp_path / "backup.db")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not list(tmp_path.glob("*backup*"))
+        await provider.backup(tmp_path / "backup.db")
+
+
+async def test_a_backup_that_is_cancelled_leaves_nothing(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
+    await _fill(provider)
+    backup = asyncio.ensure_future(provider.backup(tmp_path / "backup.db"))
+    while not list(tmp_path.glob(".backup*")):
+        await asyncio.sleep(0)
+    backup.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await backup
+    assert not list(tmp_path.glob(".*"))
+
+
+STOPPED_BACKUP = """
+import asyncio, os, signal, sys
+import wfe_sql
+
+def stop_at_the_copy(event, args):
+    if event == "sqlite3.connect" and str(args[0]).endswith(".part"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+async def main():
+    async with wfe_sql.connect(sys.argv[1]) as provider:
+        sys.addaudithook(stop_at_the_copy)
+        await provider.backup(sys.argv[2])
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_backup_left_is_removed_by_the_next(
+    file: Path, tmp_path: Path, provider: SqlitePersistenceProvider
+) -> None:
+    backup = tmp_path / "backup.db"
+    with subprocess.Popen([sys.executable, "-c", STOPPED_BACKUP, file, backup]) as process:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        (part,) = tmp_path.glob(".*.part")
+        Path(f"{part}-wal").touch()
+        await provider.backup(backup)
+        assert part.exists()
+        process.kill()
+    backup.unlink()
+    await provider.backup(backup)
+    assert not list(tmp_path.glob(".*"))
+
+
 async def test_a_backup_over_a_file_is_refused(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
     (tmp_path / "backup.db").write_text("precious")
-    with pytest.raises(StoreError, match="backup.db exists already"):
+    with pytest.raises(StoreError, match="backup.db already exists"):
         await provider.backup(tmp_path / "backup.db")
     with pytest.raises(StoreUnavailableError, match="cannot be made"):
         await provider.backup(tmp_path / "no" / "backup.db")

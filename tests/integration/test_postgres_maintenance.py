@@ -190,10 +190,10 @@ async def test_a_snapshot_writes_nothing_and_goes_on_after_an_error(provider: Po
     page = {"after_id": "", "row_limit": 9}
     async with provider._engine.snapshot() as read:
         with pytest.raises(StoreReadOnlyError):
-            await read([Statement("empty_execution_errors", {})])
+            await read([Statement("empty_store", {})])
         with pytest.raises(SerializationError):
-            await read([Statement("page_workflows", {**page, "row_limit": "x"})])
-        (rows,) = await read([Statement("page_workflows", page)])
+            await read([Statement("export_workflows", {**page, "row_limit": "x"})])
+        (rows,) = await read([Statement("export_workflows", page)])
     assert [row[0] for row in rows] == ["a", "b"]
 
 

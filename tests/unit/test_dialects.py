@@ -13,7 +13,7 @@ SQLITE, POSTGRES = load_sqlite_queries(), load_postgres_queries()
 PARTS = frozenset().union(*(group.parts for group in GROUPS.values())) - {"create_event_subscription"}
 SETTINGS = (
     *("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys"),
-    "wait_for_no_lock",
+    *("use_rollback_journal", "wait_for_no_lock"),
 )
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
 ADDITIONS = (
@@ -27,6 +27,7 @@ ONLY_IN_SQLITE = {
     **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
     **dict.fromkeys(ADDITIONS, "PostgreSQL adds these columns in the query that makes the table"),
     "create_workflows_indexes": "PostgreSQL makes these indexes in the query that makes the table",
+    "check_copy": "PostgreSQL has tools of its own for backups",
     "limit_log": "the log is the server's",
     "copy_log": "the log is the server's",
     "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",

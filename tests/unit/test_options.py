@@ -6,7 +6,7 @@ import pytest
 
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreError, connect
 
-SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir"
+SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir, allow_unfinished_copy"
 URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
 
 
@@ -23,6 +23,7 @@ URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
         ({"on_conflict": True}, "on_conflict must be 'overwrite' or 'raise', not True"),
         ({"on_conflict": ["raise"]}, "on_conflict must be 'overwrite' or 'raise'"),
         ({"sql_dir": 5}, "sql_dir must be a str or a path, not int"),
+        ({"allow_unfinished_copy": 1}, "allow_unfinished_copy must be a bool, not int"),
         ({"sql_dir": b"sql"}, "sql_dir must be a str or a path, not bytes"),
     ],
 )

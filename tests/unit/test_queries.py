@@ -12,7 +12,7 @@ import pytest
 
 import wfe_sql
 from wfe_sql import QueryFileError
-from wfe_sql.backends import load_sqlite_queries
+from wfe_sql.backends import BACKENDS, load_sqlite_queries
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query, QuerySet, find_sql, load
@@ -64,6 +64,8 @@ def test_a_query_has_what_its_file_says(tmp_path: Path) -> None:
 -- in two lines.
 -- used by: run, run_first
 -- index: sqlite_autoindex_things_1, INTEGER PRIMARY KEY
+-- keep: ORDER BY id; without it: chaos
+-- keep: the token
 SELECT id
 -- whoever can't read :this reads on
 FROM things
@@ -88,6 +90,7 @@ FROM things
             used_by=("run", "run_first"),
             index=("sqlite_autoindex_things_1", "INTEGER PRIMARY KEY"),
             scan=None,
+            keep=("ORDER BY id; without it: chaos", "the token"),
             sql=first_sql,
             file=file,
             line=3,
@@ -101,9 +104,10 @@ FROM things
             used_by=("run",),
             index=(),
             scan="all are asked for",
+            keep=(),
             sql="SELECT id\nFROM things",
             file=file,
-            line=13,
+            line=15,
             text=text[text.index("-- name: second") :],
         ),
     }
@@ -137,6 +141,17 @@ def test_each_operation_runs(tmp_path: Path) -> None:
         assert queries.run(connection, "row", {"id": 2}) == ("b!", "-- :no /* comment */ it's", 7)
         assert queries.run(connection, "row", {"id": 3}) is None
         assert queries.run(connection, "value", {}) == 2
+
+
+def test_a_name_without_parentheses_has_the_parameters_of_its_sql(tmp_path: Path) -> None:
+    sql = """SELECT :word, ':no', "a:no", :id
+-- isn't :no
+, :word, '12:30';"""
+    _write(tmp_path / "dialect", things=_query("-- name: row^", sql) + "\n" + _query("-- name: value$"))
+    queries = _load(tmp_path)
+    assert (queries["row"].params, queries["value"].params) == (("word", "id"), ())
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert queries.run(connection, "row", {"id": 1, "word": "w"}) == ("w", ":no", "a:no", 1, "w", "12:30")
 
 
 def test_the_dialect_of_the_library_loads_whole() -> None:
@@ -181,8 +196,9 @@ def test_what_has_a_plan(tmp_path: Path, operation: str, sql: str, has_plan: boo
         "-- name second()",
         "-- name get-second()",
         "  -- name: second()",
-        "-- name: second",
-        "-- name: second!",
+        "-- name: second id",
+        "-- name: second:",
+        "-- name: second)",
         "-- name: second(id",
         "-- name: second(id):",
         "-- name: second()<!",
@@ -268,6 +284,8 @@ def test_a_cursor_is_of_rows_only(tmp_path: Path) -> None:
         ("second(from)", "SELECT :from;", "from"),
         ("second(self)", "SELECT :self;", "self"),
         ("second(conn)", "SELECT :conn;", "conn"),
+        ("second", "SELECT :conn;", "conn"),
+        ("second#", "DELETE FROM things WHERE id = :id;", "cannot use named parameters in SQL script"),
     ],
 )
 def test_parameters_are_those_of_the_name_line(tmp_path: Path, name_line: str, sql: str, why: str) -> None:
@@ -359,6 +377,8 @@ def test_a_file_without_any_name(tmp_path: Path) -> None:
         "-- Does it.\n-- used by: run\n-- index: none\n-- index: idx_things",
         "-- Does it.\n-- used by: run\n-- used by: run_first\n-- index: none",
         "-- Does it.\n-- used by: run\n-- used by: run_first",
+        "-- Does it.\n-- used by: run\n-- keep: the order",
+        "-- used by: run\n-- index: none\n-- keep: the order",
     ],
 )
 def test_a_header_that_lacks_something_or_has_it_twice(tmp_path: Path, header: str) -> None:
@@ -419,6 +439,7 @@ def test_an_overlay_replaces_one_query(tmp_path: Path, original: Path) -> None:
         (_query("-- name: row(id, now, more)^", "SELECT :id, :now, :more;"), "query row: must keep the parameters"),
         (_query("-- name: row(id, now)", "SELECT :id, :now;"), "query row: must keep the parameters and the operation"),
         (_query("-- name: value()^"), "query value: must keep the parameters and the operation: value()$"),
+        (_query("-- name: row^", "SELECT :id;"), "query row: must keep the parameters and the operation: row(id"),
         (_query("-- name: value()$", header="-- Does it."), "query value: needs a header"),
         (_query("-- name: value()$", "SELECT :id;"), "query value: undeclared parameter"),
     ],
@@ -442,6 +463,30 @@ def test_an_overlay_that_is_missing(tmp_path: Path, original: Path) -> None:
 def test_an_overlay_that_would_replace_nothing_as_its_files_lie_deeper(tmp_path: Path, original: Path) -> None:
     _write(tmp_path / "tuned" / "dialect", mine=_query("-- name: value()$"))
     assert str(tmp_path / "tuned") in _refusal(original, overlay=tmp_path / "tuned")
+
+
+# what a tuned copy must keep
+
+_NO_CHECK_SEES = {
+    r"\bFOR UPDATE\b": "FOR UPDATE",
+    r"\bSKIP LOCKED\b": "SKIP LOCKED",
+    r"\bunits?\.unit\b": "unit",
+    r"\bORDER BY (\w+\.)?(workflow_id, )?(position|place|rowid)\b": "ORDER BY",
+    r"(WHERE|AND) .*\b(claim|external)_token = ": "token",
+    r"\bexpected_revision\b": "revision",
+    r"\bclaim_token IS NULL OR (\w+\.)?claim_expires_at\b": "due and free",
+    r":after_(id|place|definition_id)\b": "after",
+    r"\bCREATE INDEX\b": "index",
+}
+"""Parts of a query that would do harm if they were lost, and what its `keep:` lines say of them."""
+
+
+@pytest.mark.parametrize("part", _NO_CHECK_SEES)
+def test_a_header_says_what_no_check_would_see(part: str) -> None:
+    queries = [query for dialect in BACKENDS.values() for query in dialect.load(None).values()]
+    having = [query for query in queries if re.search(part, query.sql)]
+    assert having
+    assert [query.place for query in having if _NO_CHECK_SEES[part] not in " ".join(query.keep)] == []
 
 
 # what is loaded once

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wfe_sql
@@ -15,6 +15,9 @@ from wfe_sql.errors import CorruptRowError, SerializationError
 from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 from wfe_sql.testing import full_pointer
+
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(

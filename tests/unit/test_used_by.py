@@ -11,13 +11,14 @@ from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.plans import PostgresPlanner
 from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
-SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, SqlitePlanner)
+SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, Backup, SqlitePlanner)
 POSTGRES_USERS = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner)
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),

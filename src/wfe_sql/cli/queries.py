@@ -169,6 +169,7 @@ def _as_json(query: Query, loaded: QuerySet) -> dict[str, Any]:
         "used_by": query.used_by,
         "index": query.index,
         "scan": query.scan,
+        "keep": query.keep,
         "file": query.file,
         "line": query.line,
         "tuned": query.name in loaded.tuned,

@@ -42,12 +42,15 @@ def run(command: Coroutine[Any, Any, _T]) -> _T:
 
 
 @asynccontextmanager
-async def opened(url: str, sql_dir: Path | None, *, mode: str) -> AsyncIterator[SqlPersistenceProvider]:
+async def opened(
+    url: str, sql_dir: Path | None, *, mode: str, allow_unfinished_copy: bool = False
+) -> AsyncIterator[SqlPersistenceProvider]:
     """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to make it where it does not.
 
     A mode that the URL gives wins. No statement is ended for taking long: whole tables are read here, and indexes made.
     """
-    options: StoreOptions = {**backend_of(url).patient, "sql_dir": sql_dir}
+    options: StoreOptions = {"sql_dir": sql_dir, "allow_unfinished_copy": allow_unfinished_copy}
+    options |= backend_of(url).patient
     if not url.endswith(":memory:") and not re.search(r"[?&]mode=", url):
         url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
     async with connect(url, **options) as provider:

@@ -51,8 +51,9 @@ def check(
 ) -> None:
     """Read a whole store and say what is wrong with it; the exit code is 1 when anything is.
 
-    The file itself, foreign keys, orphans, rows that cannot be read, overdue work, claims of hosts that died, indexes
-    that are missing, and statistics that are missing or old. It changes nothing and holds up nobody.
+    The file itself, a copy into it that is not finished, foreign keys, orphans, rows that cannot be read, overdue work,
+    claims of hosts that died, indexes that are missing, and statistics that are missing or old. It changes nothing and
+    holds up nobody.
 
     Example: wfe-sql check wfe.db --json
     """
@@ -60,7 +61,7 @@ def check(
 
     async def command() -> None:
         output = Output()
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with opened(url, sql_dir, mode="ro", allow_unfinished_copy=True) as provider:
             findings = await provider.check(overdue_after=limit)
         if as_json:
             print_json(findings)
@@ -154,8 +155,11 @@ def _show_progress(progress: Progress, task: TaskID, done: int) -> None:
 def backup(url: Url, file: Path, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Copy a SQLite store into a new file, as it is at one moment, while hosts write.
 
-    The file is there only when it is whole; it is a store like any other. A store on PostgreSQL is backed up with its
-    own pg_dump.
+    The file is there only when it is whole; it is a store like any other, and ?mode=ro reads it where nothing may be
+    written. A store on PostgreSQL is backed up with its own pg_dump.
+
+    To restore: stop the hosts, move wfe.db, wfe.db-wal and wfe.db-shm away, and then copy the backup to wfe.db. A -wal
+    that stays would be taken for the restored file's.
 
     Example: wfe-sql backup wfe.db /var/backups/wfe-2026-05-28.db
     """
@@ -209,7 +213,8 @@ def copy(
     A SQLite file that is made for the copy may be read and written by those who may read and write the file it is of.
 
     The copy is of one moment: stop the hosts first, for what they write later is not in it. Nobody may use the other
-    store meanwhile. When it fails, the other store is emptied again.
+    store meanwhile. When it fails, the other store is emptied again. When it is killed, the other store is known as
+    half a copy: opening refuses it, check names it, and another copy into it starts over.
 
     Example: wfe-sql copy wfe.db postgresql://wfe@db.example.com/wfe
     """
@@ -221,7 +226,8 @@ def copy(
         async with opened(source, sql_dir, mode="ro") as one, AsyncExitStack() as stack:
             if same and backend.name == "sqlite":
                 _make_for_the_same_people(parse_sqlite_url(dest), parse_sqlite_url(source))
-            other = await stack.enter_async_context(opened(dest, sql_dir if same else None, mode="rwc"))
+            tuned = sql_dir if same else None
+            other = await stack.enter_async_context(opened(dest, tuned, mode="rwc", allow_unfinished_copy=True))
             total = sum((await one.stats()).rows.values())
             with output.progress() as progress:
                 copying = progress.add_task("copying", total=total)

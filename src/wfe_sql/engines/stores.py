@@ -9,11 +9,18 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 
-from wfe_sql.errors import StoreVersionError
+from wfe_sql.errors import StoreError, StoreVersionError
 from wfe_sql.queries import QuerySet
 
 VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
+
+UNFINISHED_COPY = 2**31 - 1
+"""What it says from when a copy into the store begins until it was compared; other releases take it for a later one."""
+
+NOT_FINISHED = (
+    "a copy into it was begun and is not finished; copy into it again, which starts over (wfe-sql copy), or delete it"
+)
 
 Parts = dict[str, str | None]
 """What a store consists of, each part with its definition where that is known. Parts are called "table.column", "view",
@@ -120,9 +127,18 @@ def out_of_date(store: object) -> StoreVersionError:
     return StoreVersionError(f"{store} is not up to date; bring it up to date first: wfe-sql init")
 
 
-def later_version(store: object, version: int | None) -> StoreVersionError:
-    """Return the error of a store that is not of a version that this code knows."""
-    return StoreVersionError(
-        f"{store} is a store of version {version}, made by a later wfe-sql; "
-        f"this one works with version {VERSION}: upgrade it"
-    )
+def check_version(store: object, version: int | None, *, allow_unfinished_copy: bool) -> None:
+    """Refuse a store of a version that this code does not know, and one that is half a copy.
+
+    Raises:
+        StoreVersionError: It was made by a later release.
+        StoreError: A copy into it is not finished.
+    """
+    if version == UNFINISHED_COPY:
+        if not allow_unfinished_copy:
+            raise StoreError(f"{store} is not to be worked with: {NOT_FINISHED}")
+    elif version is None or version > VERSION:
+        raise StoreVersionError(
+            f"{store} is a store of version {version}, made by a later wfe-sql; "
+            f"this one works with version {VERSION}: upgrade it"
+        )

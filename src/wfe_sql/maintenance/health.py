@@ -9,6 +9,7 @@ from wfe_sql.arguments import encode_argument, encode_bound, encode_ms_bound
 from wfe_sql.codecs import EPOCH, TIME
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Read, Statement
+from wfe_sql.engines.stores import NOT_FINISHED, UNFINISHED_COPY
 from wfe_sql.errors import StoreCorruptError
 from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
@@ -68,6 +69,7 @@ class Health(Paging):
         async with self._engine.snapshot() as read:
             for look in (
                 _check_integrity,
+                _check_whether_finished,
                 _check_references,
                 self._check_rows,
                 lambda read: _check_overdue(read, longest_ago),
@@ -145,6 +147,11 @@ class Health(Paging):
 async def _check_integrity(read: Read) -> list[Finding]:
     (rows,) = await read([Statement("check_integrity", {"row_limit": _FINDINGS})])
     return [Finding(FindingKind.Integrity, str(problem)) for (problem,) in rows]
+
+
+async def _check_whether_finished(read: Read) -> list[Finding]:
+    (version,) = await read([Statement("get_store_version", {})])
+    return [Finding(FindingKind.UnfinishedCopy, NOT_FINISHED)] if version == UNFINISHED_COPY else []
 
 
 async def _check_references(read: Read) -> list[Finding]:

@@ -75,6 +75,7 @@ class FindingKind(StrEnum):
     MissingIndex = "missing index"
     Statistics = "statistics"
     LongLog = "long log"
+    UnfinishedCopy = "unfinished copy"
 
 
 @dataclass(frozen=True, slots=True)

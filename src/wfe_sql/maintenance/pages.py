@@ -39,18 +39,18 @@ def _tables() -> list[tuple[Table, str, _Start, _Next]]:
     """Return the tables and how their pages follow each other, in an order in which no row comes before its parent."""
     by_place: tuple[_Start, _Next] = {"after_place": BEFORE_ALL}, lambda row: {"after_place": row[-1]}
     return [
-        (tables.DEFINITION_SEQUENCES, "page_definition_sequences", *_by("definition_id")),
-        (tables.WORKFLOWS, "page_workflows", *_by("id")),
+        (tables.DEFINITION_SEQUENCES, "export_definition_sequences", *_by("definition_id")),
+        (tables.WORKFLOWS, "export_workflows", *_by("id")),
         (
             tables.EXECUTION_POINTERS,
-            "page_execution_pointers",
+            "export_execution_pointers",
             {"after_workflow_id": "", "after_place": BEFORE_ALL},
             lambda row: {"after_workflow_id": row[0], "after_place": row[-1]},
         ),
-        (tables.EVENTS, "page_events", *_by("id")),
-        (tables.EVENT_SUBSCRIPTIONS, "page_event_subscriptions", *_by("id")),
-        (tables.SCHEDULED_COMMANDS, "page_scheduled_commands", *by_place),
-        (tables.EXECUTION_ERRORS, "page_execution_errors", *by_place),
+        (tables.EVENTS, "export_events", *_by("id")),
+        (tables.EVENT_SUBSCRIPTIONS, "export_event_subscriptions", *_by("id")),
+        (tables.SCHEDULED_COMMANDS, "export_scheduled_commands", *by_place),
+        (tables.EXECUTION_ERRORS, "export_execution_errors", *by_place),
     ]
 
 

@@ -205,8 +205,14 @@ class MaintenanceRepository(Protocol):
     async def backup(self, path: str | PathLike[str]) -> None:
         """Copy the store, as it is at one moment, into a new file, which is there only when it is whole.
 
+        The file can be read where nothing may be written (`?mode=ro`). What a backup that was killed has left beside
+        it, `.NAME.*.part`, the next one to the same name removes.
+
         Raises:
-            StoreError: The file exists, or the database has tools of its own for this; the message names them.
+            StoreError: The file exists, the store has lost its tables, or the database has tools of its own for this;
+                the message names them.
+            StoreCorruptError: The store is damaged.
+            StoreFullError: There is no room for the file.
             StoreUnavailableError: The file cannot be made there.
         """
         ...

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from wfe_sql.engines import Engine, Read, Statement
+from wfe_sql.engines.stores import UNFINISHED_COPY, VERSION
 from wfe_sql.errors import CorruptRowError, StoreError, StoreNotEmptyError, WfeError
 from wfe_sql.maintenance.models import CopyReport
 from wfe_sql.maintenance.pages import Paging, Rows
@@ -38,16 +39,21 @@ class Transfer(Paging):
         """Copy every row into another store, which must be empty and which nobody else may use meanwhile.
 
         Everything is kept, claims and revisions and the order of pointers too. The copy is of one moment; what hosts
-        write later is not in it. At the end it is read back, and its counts and a digest are compared.
+        write later is not in it. At the end it is read back, and its counts and a digest are compared; until then the
+        other store is marked as half a copy, which `check` finds and opening refuses.
 
         Args:
-            other: The provider of the other store, of any backend of this library.
+            other: The provider of the other store, of any backend of this library. Where it was opened with
+                `allow_unfinished_copy` and a copy into it was killed, what that one left is deleted first.
             on_batch: Called with how many rows were copied, and how many of the copy were read back.
 
         Raises:
             StoreNotEmptyError: The other store has rows; nothing was copied.
             StoreError: The copy failed; the message says why, and whether the other store is empty again.
         """
+        (version,) = await other._engine.read([Statement("get_store_version", {})])
+        if version == UNFINISHED_COPY:
+            await other._engine.write([Statement("empty_store", {})])
         if full := {table: count for table, count in (await other._count_rows()).items() if count}:
             what = ", ".join(f"{count:,} {table}" for table, count in full.items())
             raise StoreNotEmptyError(f"the store to copy into is not empty, it has {what}; nothing was copied")
@@ -64,6 +70,7 @@ class Transfer(Paging):
     async def _copy_to(
         self, other: "Transfer", counts: Counter[str], on_batch: Callable[[int, int], None]
     ) -> CopyReport:
+        await other._engine.write([Statement("set_store_version", {"version": UNFINISHED_COPY})])
         digest = hashlib.sha256()
         async with self._engine.snapshot() as read, aclosing(self._pages(read)) as pages:
             await _check_ids(read)
@@ -85,6 +92,7 @@ class Transfer(Paging):
                 on_batch(counts.total(), verified)
         if copy_digest.digest() != digest.digest():
             raise StoreError("what is read back from the copy differs from what was copied")
+        await other._engine.write([Statement("set_store_version", {"version": VERSION})])
         return CopyReport(dict(counts), digest.hexdigest())
 
     async def _count_rows(self) -> dict[str, int]:
@@ -97,15 +105,7 @@ class Transfer(Paging):
             if any(count > copied[table] for table, count in (await self._count_rows()).items()):
                 raise StoreError("it has rows that are not known to be of this copy")
             await self._engine.write(
-                [
-                    Statement("empty_execution_pointers", {}),
-                    Statement("empty_workflows", {}),
-                    Statement("empty_definition_sequences", {}),
-                    Statement("empty_events", {}),
-                    Statement("empty_event_subscriptions", {}),
-                    Statement("empty_scheduled_commands", {}),
-                    Statement("empty_execution_errors", {}),
-                ]
+                [Statement("empty_store", {}), Statement("set_store_version", {"version": VERSION})]
             )
         except WfeError as error:
             message = f"the copy failed ({reason}), and what was copied is still there ({error}); delete that store"

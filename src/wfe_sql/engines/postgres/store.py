@@ -11,7 +11,16 @@ import psycopg
 from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
 from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
-from wfe_sql.engines.stores import VERSION, Parts, Scripts, later_version, of_table, out_of_date, read_parts
+from wfe_sql.engines.stores import (
+    UNFINISHED_COPY,
+    VERSION,
+    Parts,
+    Scripts,
+    check_version,
+    of_table,
+    out_of_date,
+    read_parts,
+)
 from wfe_sql.errors import QueryFileError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA
@@ -59,6 +68,7 @@ class PostgresStore:
         schema: str,
         statement_timeout: timedelta | None,
         mode: str = "rwc",
+        allow_unfinished_copy: bool = False,
     ) -> None:
         """Set up without connecting; see `PostgresPersistenceProvider` for the options."""
         if not _SCHEMA_NAME.fullmatch(schema):
@@ -73,6 +83,7 @@ class PostgresStore:
         self._scripts = Scripts(_SCRIPTS, queries)
         self._schema = schema
         self._mode = mode
+        self._allow_unfinished_copy = allow_unfinished_copy
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
 
     def __str__(self) -> str:
@@ -137,6 +148,7 @@ class PostgresStore:
                 not works or self._scripts.missing(parts) or self._queries.tuned.intersection(self._scripts.names)
             )
             if not works and self._mode != "rwc":
+                await self._check(parts, run)
                 raise self._refusal(parts)
         except psycopg.Error as error:
             raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
@@ -196,7 +208,8 @@ class PostgresStore:
 
     async def _is_complete(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> bool:
         """Tell whether a store lacks at most indexes, which make queries faster."""
-        return not self._lacking(parts) and await run("get_store_version") == VERSION
+        versions = (VERSION, UNFINISHED_COPY) if self._allow_unfinished_copy else (VERSION,)
+        return not self._lacking(parts) and await run("get_store_version") in versions
 
     def _lacking(self, parts: Parts) -> list[str]:
         return sorted(part for lacks in self._scripts.missing(parts).values() for part in lacks if "." in part)
@@ -230,8 +243,8 @@ class PostgresStore:
         self._scripts.check_tables(self, parts, instead="schema")
         if "wfe_sql_store.version" in parts:
             version = await run("get_store_version")
-            if version is not None and version > VERSION:
-                raise later_version(self, version)
+            if version is not None:
+                check_version(self, version, allow_unfinished_copy=self._allow_unfinished_copy)
 
     async def _parts(self, run: Callable[..., Awaitable[Any]]) -> Parts:
         return read_parts(await run("list_parts"))

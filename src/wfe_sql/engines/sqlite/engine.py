@@ -20,7 +20,7 @@ from typing import Any
 from wfe_sql.damaged import UNPARSED
 from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.engines.sqlite.backup import copy_database
+from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
 from wfe_sql.engines.sqlite.lanes import Job, Lane, WorkerConnection
@@ -173,10 +173,7 @@ class SqliteEngine:
     async def backup(self, path: Path) -> None:
         """Copy the whole database, as it is at one moment, into a new file."""
         async with self._connection_aside() as connection:
-            try:
-                await connection.run(partial(copy_database, path=path))
-            except DRIVER_ERRORS as error:
-                raise self._store.error(error) from error
+            await Backup(self._store, self._queries).backup(connection, path)
 
     @property
     def log_size(self) -> int | None:

@@ -19,7 +19,7 @@ from wfe_sql.queries import Query, QuerySet
 from wfe_sql.urls import SqliteTarget
 
 _INDEX = re.compile(r"USING .*?(INTEGER PRIMARY KEY|(?<=INDEX )\w+)")
-_SCAN = re.compile(r"SCAN (?:TABLE )?(?P<table>\S+)|SEARCH (?:TABLE )?\S+$")
+_SCAN = re.compile(r"SCAN (?:TABLE |SUBQUERY )?(?P<table>\S+)|SEARCH (?:TABLE )?\S+$")
 _READS_NO_TABLE = re.compile(r"VIRTUAL TABLE|CONSTANT ROW")
 _SORT = re.compile(r"USE TEMP B-TREE FOR .*ORDER BY")
 _MADE_BY_THE_PLAN = re.compile(r"(?:MATERIALIZE|CO-ROUTINE) (\S+)")

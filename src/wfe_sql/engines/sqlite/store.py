@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from wfe_sql.engines.sqlite.driver import split_script
 from wfe_sql.engines.sqlite.files import StoreFile, may
-from wfe_sql.engines.stores import VERSION, Parts, Scripts, later_version, of_table, parts_made_by, read_parts
+from wfe_sql.engines.sqlite.library import check_library
+from wfe_sql.engines.stores import VERSION, Parts, Scripts, check_version, of_table, parts_made_by, read_parts
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -62,7 +63,13 @@ class SqliteStore:
     """Opens connections to one SQLite database; its methods are called on the threads of these connections."""
 
     def __init__(
-        self, target: SqliteTarget, queries: QuerySet, durability: Durability, busy_timeout: timedelta
+        self,
+        target: SqliteTarget,
+        queries: QuerySet,
+        durability: Durability,
+        busy_timeout: timedelta,
+        *,
+        allow_unfinished_copy: bool = False,
     ) -> None:
         """Set up without connecting; see `SqlitePersistenceProvider` for the options."""
         if durability not in ("full", "normal"):
@@ -76,6 +83,7 @@ class SqliteStore:
         self.scripts = Scripts(_SCRIPTS, queries)
         self._durability = durability
         self.busy_timeout = busy_timeout.total_seconds()
+        self._allow_unfinished_copy = allow_unfinished_copy
 
     def open_writer(self) -> sqlite3.Connection:
         """Open a connection that writes, and make the store where it does not exist.
@@ -198,6 +206,7 @@ class SqliteStore:
         self, mode: str, *, busy_timeout: float, any_thread: bool = False, sealed: bool = False
     ) -> sqlite3.Connection:
         """Connect to the file, which is the same each time; what is sealed is read without locks and without a log."""
+        check_library(self.target)
         file = self.file
         if sealed and file is not None:
             file.opened_sealed()
@@ -274,8 +283,7 @@ class SqliteStore:
         """Refuse tables that are not those of a store, and a store of a later version."""
         if "wfe_sql_store.version" in parts:
             version = self._queries.run(connection, "get_store_version", {})
-            if version is None or version > VERSION:
-                raise later_version(self.target, version)
+            check_version(self.target, version, allow_unfinished_copy=self._allow_unfinished_copy)
         self.scripts.check_tables(self.target, parts, instead="file")
 
     def _run_scripts(self, connection: sqlite3.Connection) -> Parts:
