@@ -1,10 +1,11 @@
 import asyncio
+import math
 import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -239,6 +240,7 @@ class Relay:
     Attributes:
         round_trips: How often a client said something after the server did.
         swallows_answers: Whether what the server says is lost; the line is cut then.
+        answers: How much of what the server says is passed on, on each line; what comes later is lost without a word.
     """
 
     def __init__(self, server_url: str) -> None:
@@ -249,6 +251,7 @@ class Relay:
         self._serving: set[asyncio.Task[None]] = set()
         self.round_trips = 0
         self.swallows_answers = False
+        self.answers = math.inf
 
     @property
     def url(self) -> str:
@@ -292,9 +295,13 @@ class Relay:
 
         async def pass_on_answers() -> None:
             nonlocal server_spoke_last
+            answers = 0
             while said := await from_server.read(2**16):
                 if self.swallows_answers:
                     return
+                answers += 1
+                if answers > self.answers:
+                    continue
                 server_spoke_last = True
                 to_client.write(said)
 
@@ -316,8 +323,19 @@ class Relay:
 
 
 @pytest.fixture
-async def relay(postgres_url: str) -> AsyncIterator[Relay]:
-    started = Relay(postgres_url)
-    await started.start()
-    yield started
-    await started.stop()
+async def make_relay() -> AsyncIterator[Callable[[str], Awaitable[Relay]]]:
+    """A function that starts a relay to a server."""
+    async with AsyncExitStack() as started:
+
+        async def make_relay(url: str) -> Relay:
+            relay = Relay(url)
+            await relay.start()
+            started.push_async_callback(relay.stop)
+            return relay
+
+        yield make_relay
+
+
+@pytest.fixture
+async def relay(postgres_url: str, make_relay: Callable[[str], Awaitable[Relay]]) -> Relay:
+    return await make_relay(postgres_url)

@@ -1,43 +1,57 @@
 -- What a connection is set to, and how a unit of several statements begins and ends.
 -- sqlfluff:ignore:parsing
 
--- name: set_up_connection(schema, statement_timeout, read_only)^
--- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never). A null
+-- name: set_up_connection(schema, statement_timeout, read_only, is_local)!
+-- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never): for the
+-- connection, or with :is_local for the transaction, which is all that a pooler may lend a connection for. A null
 -- :read_only leaves it to the role whether it may write. The queries lock what must not change meanwhile, and go on with
 -- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
 -- table was small would go on scanning when it has grown, and every query here has an index. A plan serves all values, so
--- it is the one that explain_query shows, and tests look at. wfe_sql.schema is what create_schema and hold_making_lock go
--- by.
+-- it is the one that explain_query shows, and tests look at; the server makes such a plan also for what is not prepared.
+-- Values stay out of the server's log when a statement fails. wfe_sql.schema is what create_schema and hold_making_lock go
+-- by. transaction_read_only is for the transaction that begins with this.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
--- used by: open_connection
+-- used by: open_connection, begin, execute
 -- index: none
 -- keep: read committed; the queries that lock must go on with what others have committed by then
 -- keep: the schema, the time zone and wfe_sql.schema; names, times and scripts go by them
 -- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
 SELECT
-    set_config('search_path', quote_ident(:schema), FALSE) AS search_path,
-    set_config('wfe_sql.schema', :schema, FALSE) AS schema_name,
-    set_config('default_transaction_isolation', 'read committed', FALSE) AS isolation,
-    set_config('TimeZone', 'UTC', FALSE) AS time_zone,
-    set_config('statement_timeout', :statement_timeout, FALSE) AS statement_timeout,
+    set_config('search_path', quote_ident(:schema), :is_local) AS search_path,
+    set_config('wfe_sql.schema', :schema, :is_local) AS schema_name,
+    set_config('default_transaction_isolation', 'read committed', :is_local) AS isolation,
+    set_config('TimeZone', 'UTC', :is_local) AS time_zone,
+    set_config('statement_timeout', :statement_timeout, :is_local) AS statement_timeout,
     set_config(
         'default_transaction_read_only',
         coalesce(:read_only, current_setting('default_transaction_read_only')),
-        FALSE
+        :is_local
     ) AS read_only,
-    set_config('enable_seqscan', 'off', FALSE) AS seqscan,
-    set_config('enable_bitmapscan', 'off', FALSE) AS bitmapscan,
-    set_config('enable_incremental_sort', 'off', FALSE) AS incremental_sort,
-    set_config('enable_hashjoin', 'off', FALSE) AS hashjoin,
-    set_config('enable_mergejoin', 'off', FALSE) AS mergejoin,
-    set_config('plan_cache_mode', 'force_generic_plan', FALSE) AS plan_cache_mode,
-    set_config('jit', 'off', FALSE) AS jit;
+    set_config(
+        'transaction_read_only',
+        coalesce(:read_only, current_setting('transaction_read_only')),
+        TRUE
+    ) AS is_read_only,
+    set_config('log_parameter_max_length_on_error', '0', :is_local) AS logged,
+    set_config('enable_seqscan', 'off', :is_local) AS seqscan,
+    set_config('enable_bitmapscan', 'off', :is_local) AS bitmapscan,
+    set_config('enable_incremental_sort', 'off', :is_local) AS incremental_sort,
+    set_config('enable_hashjoin', 'off', :is_local) AS hashjoin,
+    set_config('enable_mergejoin', 'off', :is_local) AS mergejoin,
+    set_config('plan_cache_mode', 'force_generic_plan', :is_local) AS plan_cache_mode,
+    set_config('jit', 'off', :is_local) AS jit;
+
+-- name: get_server_process()$
+-- The process that serves the connection, which a pooler in between does not tell.
+-- used by: open_connection
+-- index: none
+SELECT pg_backend_pid();
 
 -- name: begin_write()!
--- Begins a unit of several statements.
--- used by: run_alone, ensure_store_exists
+-- Begins a unit of several statements, or of one where a pooler lends a connection for one transaction at a time.
+-- used by: run_alone, ensure_store_exists, execute, settled
 -- index: none
-BEGIN;
+BEGIN ISOLATION LEVEL READ COMMITTED;
 
 -- name: begin_read()!
 -- One snapshot for all that is read until commit.
@@ -48,15 +62,27 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: commit()!
 -- Makes all since begin_write durable.
--- used by: run_alone, ensure_store_exists
+-- used by: run_alone, ensure_store_exists, execute
 -- index: none
 COMMIT;
 
 -- name: rollback()!
 -- Undoes everything since begin_write.
--- used by: run_alone, ensure_store_exists
+-- used by: run_alone, ensure_store_exists, execute, settled
 -- index: none
 ROLLBACK;
+
+-- name: prepare_query(query)!
+-- Keeps a query under a name, for explain_query; :query stands for the name, AS and the query, which cannot be bound.
+-- used by: explain
+-- index: none
+PREPARE :query;
+
+-- name: forget_query(query)!
+-- Forgets what prepare_query kept under the name that comes in place of :query.
+-- used by: explain
+-- index: none
+DEALLOCATE :query;
 
 -- name: explain_query(query)!
 -- The plan of a query, the one that serves all values, without costs, which change with each row. GENERIC_PLAN would say

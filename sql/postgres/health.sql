@@ -288,6 +288,80 @@ WHERE pg_namespace.nspname = current_schema() AND NOT pg_index.indisvalid
 ORDER BY pg_class.relname
 LIMIT :row_limit;
 
+-- name: find_old_snapshots(older_than, transactions, row_limit)
+-- Who keeps what was deleted and changed since from being cleared away, so that polls step over all of it: sessions and
+-- prepared transactions that began at :older_than or before, and replication slots that are so many :transactions behind;
+-- and since when. A role that may not look at other sessions (pg_read_all_stats) sees its own.
+-- https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY
+-- used by: check
+-- scan: the server's own views, a few rows
+SELECT holder, to_json(since) #>> '{}' AS since
+FROM (
+    SELECT
+        'session ' || pid || ' of ' || coalesce(usename, 'nobody') || ' (' || application_name || ')' AS holder,
+        xact_start AS since
+    FROM pg_stat_activity
+    WHERE
+        datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+        AND coalesce(backend_xmin, backend_xid) IS NOT NULL AND xact_start <= cast(:older_than AS TIMESTAMPTZ)
+    UNION ALL
+    SELECT
+        'prepared transaction ' || gid || ' of ' || owner AS holder,
+        prepared AS since
+    FROM pg_prepared_xacts
+    WHERE database = current_database() AND prepared <= cast(:older_than AS TIMESTAMPTZ)
+    UNION ALL
+    SELECT
+        'replication slot ' || slot_name AS holder,
+        cast(NULL AS TIMESTAMPTZ) AS since
+    FROM pg_replication_slots
+    WHERE age(xmin) > cast(:transactions AS INTEGER)
+) AS holders
+ORDER BY since, holder
+LIMIT cast(:row_limit AS BIGINT);
+
+-- name: find_query_statistics()$
+-- Whether there is a view pg_stat_statements that the role may read. If so, its schema is searched too until the
+-- transaction ends.
+-- https://www.postgresql.org/docs/current/pgstatstatements.html
+-- used by: query_stats
+-- scan: the catalog, a few rows
+SELECT
+    set_config('search_path', current_setting('search_path') || ', ' || quote_ident(pg_namespace.nspname), TRUE)
+    IS NOT NULL AS is_there
+FROM pg_class
+INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+WHERE
+    pg_class.relname = 'pg_stat_statements' AND pg_class.relkind = 'v'
+    AND has_table_privilege(pg_class.oid, 'SELECT') AND has_schema_privilege(pg_namespace.oid, 'USAGE')
+ORDER BY pg_namespace.nspname
+LIMIT 1;
+
+-- name: list_query_statistics()
+-- What the server counted for each query of this library in this database, the dearest first: its name, which the
+-- statement begins with, calls, the mean time of one in ms, rows, and buffers that were read, from memory or not. It is in
+-- parentheses so that it is not among the queries with a plan: most servers have no such view.
+-- used by: query_stats
+-- scan: the server's own view, some thousand rows
+(
+    SELECT
+        substring(query FROM '^/[*] ([a-z0-9_]+) [*]/') AS query_name,
+        cast(sum(calls) AS BIGINT) AS calls,
+        cast(sum(total_exec_time) / greatest(sum(calls), 1) AS DOUBLE PRECISION) AS mean_ms,
+        cast(sum(rows) AS BIGINT) AS row_count,
+        cast(sum(shared_blks_hit + shared_blks_read) AS BIGINT) AS buffers
+    FROM pg_stat_statements
+    WHERE
+        query ~ '^/[*] [a-z0-9_]+ [*]/'
+        AND dbid = (
+            SELECT oid
+            FROM pg_database
+            WHERE datname = current_database()
+        )
+    GROUP BY query_name
+    ORDER BY sum(total_exec_time) DESC, query_name
+);
+
 -- name: check_foreign_keys(row_limit)
 -- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to. There are
 -- some only where somebody wrote with the check off (session_replication_role).

@@ -39,6 +39,7 @@ class StoreOptions(TypedDict, total=False):
     sql_dir: str | os.PathLike[str] | None
     allow_unfinished_copy: bool
     schema: str
+    application_name: str
     connect_timeout: timedelta
     statement_timeout: timedelta | None
     wait_for_server: timedelta
@@ -63,9 +64,9 @@ def _check_options(
         elif name == "allow_unfinished_copy":
             if not isinstance(value, bool):
                 raise StoreError(f"{name} must be a bool, not {type(value).__name__}")
-        elif name in ("max_connections", "schema"):
+        elif name in ("max_connections", "schema", "application_name"):
             try:
-                (TEXT if name == "schema" else INTEGER).encode(value)
+                (INTEGER if name == "max_connections" else TEXT).encode(value)
             except ValueError as error:
                 raise StoreError(f"{name} {error}") from error
         elif name.endswith("_timeout") or name == "wait_for_server":
@@ -166,8 +167,8 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
 class PostgresPersistenceProvider(SqlPersistenceProvider):
     """A `PersistenceProvider` on one schema of a PostgreSQL database (14 or newer); needs `wfe-sql[postgres]`.
 
-    Its connections keep settings and prepared statements, so a pooler between them and the server must be in session
-    mode.
+    A pooler may stand between it and the server, in session or transaction mode; which of them is found out when it is
+    opened. In transaction mode every call is a transaction that begins with its settings, and nothing is prepared.
 
     Args:
         url: `postgresql://user:password@host:port/database?options`, as libpq reads it, and two more options:
@@ -178,8 +179,11 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
         on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
-        connect_timeout: How long connecting may take, and how long a call waits for a free connection.
+        application_name: What the server's views and log call the connections, unless the URL says so.
+        connect_timeout: How long connecting may take, for each host of the URL, and how long a call waits for a free
+            connection.
         statement_timeout: How long the server may take over one statement, waiting for locks included; None is no end.
+            A connection whose server says nothing for 5 seconds longer is cut.
         wait_for_server: How long calls go on trying while the server cannot be reached; zero has them fail at once. A
             write whose connection was lost when it may have been committing fails in any case.
 
@@ -197,6 +201,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         clock: Callable[[], datetime] = utc_now,
         sql_dir: str | os.PathLike[str] | None = None,
         on_conflict: OnConflict = "raise",
+        application_name: str = "wfe-sql",
         connect_timeout: timedelta = timedelta(seconds=10),
         statement_timeout: timedelta | None = timedelta(seconds=30),
         wait_for_server: timedelta = timedelta(0),
@@ -212,6 +217,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             allow_unfinished_copy=allow_unfinished_copy,
             schema=schema,
             max_connections=max_connections,
+            application_name=application_name,
             connect_timeout=connect_timeout,
             statement_timeout=statement_timeout,
             wait_for_server=wait_for_server,
@@ -223,7 +229,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
 
         location = parse_postgres_url(url)
         store = PostgresStore(
-            PostgresTarget(location.url, connect_timeout),
+            PostgresTarget(location.url, connect_timeout, application_name),
             queries,
             schema=schema if location.schema is None else location.schema,
             statement_timeout=statement_timeout,

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 
 HOST = Path(__file__).with_name("host.py")
 LEASE = 1.0
-WORKFLOWS, EVENTS, COMMANDS = 5_000, 2_000, 2_000
 
 Ask = Callable[[str], list[Any]]
 
@@ -82,18 +81,28 @@ LEFT = """
 """
 
 
+@pytest.mark.parametrize(
+    ("backend", "workflows", "events", "commands"),
+    [("sqlite", 5_000, 2_000, 2_000), ("postgres", 5_000, 2_000, 2_000), ("pooler", 1_000, 400, 400)],
+)
 async def test_nothing_is_lost_and_nothing_done_twice(
-    url: str, tmp_path: Path, ask: Ask, assert_sound: Callable[[], Awaitable[None]]
+    url: str,
+    tmp_path: Path,
+    ask: Ask,
+    assert_sound: Callable[[], Awaitable[None]],
+    workflows: int,
+    events: int,
+    commands: int,
 ) -> None:
     now = datetime.now(UTC)
     async with connect(url) as provider:
         await asyncio.gather(
-            *(provider.create_new_workflow(sample_instance(id=f"w{number}")) for number in range(WORKFLOWS)),
+            *(provider.create_new_workflow(sample_instance(id=f"w{number}")) for number in range(workflows)),
             *(
                 provider.create_event(Event(id=f"e{n}", event_name="e", event_key="", event_data=None, event_time=now))
-                for n in range(EVENTS)
+                for n in range(events)
             ),
-            *(provider.schedule_command(ScheduledCommand.process_workflow(f"w{n}", n)) for n in range(COMMANDS)),
+            *(provider.schedule_command(ScheduledCommand.process_workflow(f"w{n}", n)) for n in range(commands)),
         )
     hosts, began, killed, stopped = Hosts("work", url, tmp_path / "log"), time.monotonic(), 0, 0
     hosts.start(4)
@@ -118,13 +127,13 @@ async def test_nothing_is_lost_and_nothing_done_twice(
     effects = Counter(key for (key,) in ask("SELECT event_key FROM event_subscriptions"))
     handled = Counter(line["command"] for line in said if "began" in line)
     print(
-        f"\n{WORKFLOWS} workflows, {EVENTS} events, {COMMANDS} commands in {took:.1f} s by 4 processes x 8 tasks; "
+        f"\n{workflows} workflows, {events} events, {commands} commands in {took:.1f} s by 4 processes x 8 tasks; "
         f"{killed} killed, {stopped} stopped; {lost} late writes fenced off, {busy} times busy, "
-        f"{sum(handled.values()) - COMMANDS} commands handled again"
+        f"{sum(handled.values()) - commands} commands handled again"
     )
     assert killed >= 1
-    assert effects == Counter(f"w{number}" for number in range(WORKFLOWS))
-    assert set(handled) == {f"w{number}" for number in range(COMMANDS)}
+    assert effects == Counter(f"w{number}" for number in range(workflows))
+    assert set(handled) == {f"w{number}" for number in range(commands)}
     assert overlaps(said) == []
     await assert_sound()
 

@@ -15,8 +15,9 @@ from psycopg.pq import TransactionStatus
 from dialects.case import Params, row_line
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.plans import PostgresPlanner
-from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.plans import Plan
 from wfe_sql.queries import Query, QuerySet
@@ -43,6 +44,7 @@ class PostgresTestStore:
         )
         self._connection: Connection = self._runner.run(store.open_connection())
         self._planner = PostgresPlanner(store, queries, self._connection, self._runner)
+        self.help("make_query_statistics")
 
     def close(self) -> None:
         self._runner.run(self._connection.close())
@@ -115,9 +117,12 @@ class PostgresCase:
     )
     indexes_of_keys: frozenset[str] = frozenset()
     own_part: Mapping[str, Params] = {
-        "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None},
+        "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None, "is_local": "False"},
     }
-    session: Sequence[str] = ("set_up_connection", "begin_write", "rollback", "begin_read", "commit")
+    session: Sequence[str] = (
+        *("set_up_connection", "get_server_process", "begin_write", "rollback", "begin_read", "commit"),
+        "list_query_statistics",
+    )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_schema": ("", ()),
         "create_workflows_revision_trigger": ("", ("create_schema", "create_workflows_table")),

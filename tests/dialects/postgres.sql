@@ -117,6 +117,15 @@ CREATE TABLE workflows (
 INSERT INTO workflows (id, definition_id, version, status, create_time)
 VALUES ('w', 'order', 1, 'Runnable', '2026-05-28 20:00:00+00');
 
+-- name: make_query_statistics()!
+-- A view in place of that of pg_stat_statements, which few servers have.
+CREATE OR REPLACE TEMPORARY VIEW pg_stat_statements AS
+SELECT
+    pg_database.oid AS dbid, '/* get_event */ SELECT 1' AS query, cast(4 AS BIGINT) AS calls,
+    cast(2 AS DOUBLE PRECISION) AS total_exec_time, cast(3 AS BIGINT) AS rows, cast(5 AS BIGINT) AS shared_blks_hit,
+    cast(1 AS BIGINT) AS shared_blks_read
+FROM pg_database;
+
 -- name: insert_a_row_of_each()#
 -- A row in each table, for a script that deletes them.
 INSERT INTO workflows (id, name, definition_id, version, status, create_time)

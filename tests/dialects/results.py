@@ -42,6 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
     "name": "order-full",
     "now": NOW,
     "row_limit": 2,
+    "transactions": 100_000,
     "token": "token",
     "version": 2,
     "worker_id": "worker",
@@ -52,7 +53,7 @@ DEFAULTS: Mapping[str, Any] = {
 DEFAULTS_OF_FILE: Mapping[str, Mapping[str, Any]] = {
     "events": {"id": "event-2", "as_at": BOUND},
     "event_subscriptions": {"id": "subscription-1"},
-    "health": {"as_of": 2000, "free_since": None, "row_limit": 5},
+    "health": {"as_of": 2000, "free_since": None, "older_than": BOUND, "row_limit": 5},
     "listing": {
         **dict.fromkeys(("status", "definition_id", "since", "is_processed", "after_time", "after_id")),
     },
@@ -123,7 +124,9 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
 }
 
-FIND_NOTHING = {"check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id"}
+FIND_NOTHING = {
+    *("check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id", "find_old_snapshots"),
+}
 """Queries that return what is wrong with a store, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {

@@ -18,6 +18,7 @@ from wfe_sql import (
     ExecutionPointer,
     FindingKind,
     PostgresPersistenceProvider,
+    QueryStats,
     ScheduledCommand,
     SerializationError,
     StoreError,
@@ -25,10 +26,13 @@ from wfe_sql import (
     StoreUnavailableError,
     WorkflowNotFoundError,
     WorkflowStatus,
+    utc_now,
 )
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines import Statement
 from wfe_sql.engines.postgres.engine import PostgresEngine
+from wfe_sql.engines.postgres.pool import PostgresTarget
+from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -346,3 +350,68 @@ async def test_ids_of_the_reference_s_tables_get_the_order_of_their_bytes(
     by_hand(f"DROP SCHEMA {schema} CASCADE")
     async with PostgresPersistenceProvider(postgres_url, schema=schema):
         assert by_hand(columns.format(f"'{schema}'")) == upgraded
+
+
+# what the server counts, and what makes it slow
+
+
+async def test_what_queries_cost(provider: PostgresPersistenceProvider, by_hand: ByHand, schema: str) -> None:
+    """A view stands in for the extension's, with statements as the server shows them."""
+    with pytest.raises(StoreError, match="CREATE EXTENSION pg_stat_statements"):
+        await provider.query_stats()
+    by_hand(
+        "CREATE VIEW pg_stat_statements AS SELECT oid AS dbid, query, calls, total_exec_time, rows, shared_blks_hit, "
+        "shared_blks_read FROM pg_database, (VALUES ('/* get_event */ SELECT $1', 3::bigint, 6::float8, 2::bigint, "
+        "5::bigint, 1::bigint), ('/* get_event */ SELECT $1, $2', 1, 2, 1, 0, 0), "
+        "('/* persist */ UPDATE', 1, 50, 1, 0, 0), "
+        "('SELECT 1', 1, 1, 1, 1, 1)) AS v (query, calls, total_exec_time, rows, shared_blks_hit, shared_blks_read)"
+    )
+    assert await provider.query_stats() == [
+        QueryStats(name="persist", calls=1, mean_ms=50.0, rows=1, buffers=0),
+        QueryStats(name="get_event", calls=4, mean_ms=2.0, rows=3, buffers=6),
+    ]
+
+
+async def test_the_server_sees_who_calls_and_what(postgres_url: str, schema: str, by_hand: ByHand) -> None:
+    seen = "SELECT application_name, split_part(query, ' ', 2) FROM pg_stat_activity WHERE application_name LIKE %s"
+    for host, name in (
+        (PostgresPersistenceProvider(postgres_url, schema=schema), "wfe-sql"),
+        (PostgresPersistenceProvider(postgres_url, schema=schema, application_name="a host"), "a host"),
+        (
+            PostgresPersistenceProvider(
+                make_conninfo(postgres_url, application_name="of the URL"), schema=schema, application_name="other"
+            ),
+            "of the URL",
+        ),
+    ):
+        async with host:
+            await host.next_definition_sequence("order")
+            with psycopg.connect(postgres_url) as administrator:
+                assert (name, "next_definition_sequence_group") in administrator.execute(seen, [name]).fetchall()
+
+
+async def test_values_stay_out_of_the_servers_log(postgres_url: str, schema: str) -> None:
+    """Even where the server is told to log them with errors."""
+    url = make_conninfo(postgres_url, options="-c log_parameter_max_length_on_error=-1")
+    store = PostgresStore(
+        PostgresTarget(url, timedelta(seconds=10)), load_postgres_queries(), schema=schema, statement_timeout=None
+    )
+    connection = await store.open_connection()
+    cursor = await connection.execute("SHOW log_parameter_max_length_on_error")
+    assert await cursor.fetchone() == ("0",)
+    await connection.close()
+
+
+async def test_who_keeps_an_old_snapshot(postgres_url: str, schema: str) -> None:
+    """A person's transaction that has been open since before what the check calls overdue."""
+    with psycopg.connect(make_conninfo(postgres_url, application_name="psql")) as left_open:
+        left_open.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        left_open.execute("SELECT 1")
+        for ahead, found in ((timedelta(), []), (timedelta(hours=1), [FindingKind.OldSnapshot])):
+            clock = ManualClock(utc_now() + ahead)
+            async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=clock) as provider:
+                findings = await provider.check()
+                assert [finding.kind for finding in findings] == found
+                assert all(
+                    f"session {left_open.info.backend_pid} of postgres (psql) keeps" in f.message for f in findings
+                )

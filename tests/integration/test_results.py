@@ -58,11 +58,14 @@ def test_what_a_script_makes(tmp_path: Path, case: Case, script: Query, snapshot
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_works_on_a_connection(tmp_path: Path, case: Case, snapshot: SnapshotAssertion) -> None:
     ran = case.run_session(tmp_path)
-    assert "\n".join(f"{name}: {result!r}, in a transaction: {within}" for name, result, within in ran) == snapshot
+    shown = [
+        (name, "a number" if name == "get_server_process" else repr(result), within) for name, result, within in ran
+    ]
+    assert "\n".join(f"{name}: {result}, in a transaction: {within}" for name, result, within in shown) == snapshot
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_query_is_run(case: Case) -> None:
     run = {param.values[1].name for param in (*PLANNED, *SCRIPTS) if param.values[0] is case}  # type: ignore[union-attr]
-    filled_in = {"explain_query", "stand_in_for_columns"}
+    filled_in = {"explain_query", "prepare_query", "forget_query", "stand_in_for_columns"}
     assert set(case.queries) - run - filled_in == set(case.session), "run it in the session of tests/dialects"

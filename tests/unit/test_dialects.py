@@ -36,6 +36,12 @@ ONLY_IN_SQLITE = {
 ONLY_IN_POSTGRES = {
     **{f"{lead}_group": f"runs any number of {lead} as one statement" for lead in GROUPS},
     "set_up_connection": "connections are told the schema, and settings",
+    "find_old_snapshots": "SQLite keeps them for readers that are at work on the machine",
+    "find_query_statistics": "SQLite does not count what queries cost",
+    "list_query_statistics": "as find_query_statistics",
+    "get_server_process": "SQLite has no server",
+    "prepare_query": "SQLite plans a query with its parameters unbound",
+    "forget_query": "as prepare_query",
     "lock_workflows": "in SQLite nobody else writes between two statements of a transaction",
     "create_schema": "SQLite has no schemas",
     "hold_making_lock": "SQLite's write lock does this",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.plans import PostgresPlanner
 from wfe_sql.engines.postgres.store import PostgresStore
@@ -19,7 +20,7 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
 SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, Backup, SqlitePlanner)
-POSTGRES_USERS = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner)
+POSTGRES_USERS = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner, Connection)
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),
     *(pytest.param(query, POSTGRES_USERS, id=f"postgres-{name}") for name, query in load_postgres_queries().items()),

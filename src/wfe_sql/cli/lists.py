@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from wfe_sql.cli.output import (
 )
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import After, AsJson, Limit, SqlDir, Url, find_workflow, opened, parse_time, run, shown
-from wfe_sql.maintenance.models import CommandSummary, Page, StoreStats, WorkflowSummary
+from wfe_sql.maintenance.models import CommandSummary, Page, QueryStats, StoreStats, WorkflowSummary
 from wfe_sql.models import WorkflowStatus, utc_now
 
 _WATCH_EVERY = 2.0
@@ -36,33 +37,40 @@ _WATCH_EVERY = 2.0
 def stats(
     url: Url,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, every two seconds, until Ctrl-C.")] = False,
+    queries: Annotated[
+        bool, typer.Option("--queries", help="Instead, what the server counted for each query (pg_stat_statements).")
+    ] = False,
     as_json: AsJson = False,
     sql_dir: SqlDir = None,
 ) -> None:
     """Count what is in a store, by definition and status, and what is due.
 
-    It reads the whole store, in one snapshot that holds up nobody.
+    It reads the whole store, in one snapshot that holds up nobody. With --queries it reads only what the server counted
+    since its statistics were reset, for all stores in the database.
 
     Example: wfe-sql stats wfe.db --watch
     """
     try:
-        run(_stats(url, sql_dir, watch=watch, as_json=as_json))
+        run(_stats(url, sql_dir, queries=queries, watch=watch, as_json=as_json))
     except KeyboardInterrupt:
         raise typer.Exit from None
 
 
-async def _stats(url: str, sql_dir: Path | None, *, watch: bool, as_json: bool) -> None:
+async def _stats(url: str, sql_dir: Path | None, *, queries: bool, watch: bool, as_json: bool) -> None:
     output = Output()
     async with opened(url, sql_dir, mode="ro") as provider:
         while True:
             began = asyncio.get_running_loop().time()
-            found = await provider.stats()
+            found = await (provider.query_stats() if queries else provider.stats())
             if as_json:
                 print_json(found)
             else:
                 if watch and not output.is_plain:
                     output.console.clear()
-                _print_stats(output, url, found)
+                if isinstance(found, StoreStats):
+                    _print_stats(output, url, found)
+                else:
+                    _print_query_stats(output, found)
             if not watch:
                 return
             took = asyncio.get_running_loop().time() - began
@@ -104,6 +112,20 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     output.line()
     stored: list[list[Cell]] = [[table, f"{count:,}"] for table, count in sorted(found.rows.items())]
     output.table([("table", "left"), ("rows", "right")], stored)
+
+
+def _print_query_stats(output: Output, found: Sequence[QueryStats]) -> None:
+    columns: list[Column] = [("query", "left")]
+    columns += [(what, "right") for what in ("calls", "mean ms", "rows", "buffers", "buffers a call")]
+    rows: list[list[Cell]] = [
+        [
+            each.name,
+            *(f"{each.calls:,}", f"{each.mean_ms:.3f}", f"{each.rows:,}", f"{each.buffers:,}"),
+            f"{each.buffers / max(each.calls, 1):,.1f}",
+        ]
+        for each in found
+    ]
+    output.table(columns, rows)
 
 
 @app.command()

@@ -10,15 +10,18 @@ from wfe_sql.codecs import EPOCH, TIME
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Read, Statement
 from wfe_sql.engines.stores import NOT_FINISHED, UNFINISHED_COPY
-from wfe_sql.errors import StoreCorruptError
+from wfe_sql.errors import StoreCorruptError, StoreError
 from wfe_sql.escaping import visible
-from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, StoreStats, WorkflowCount
+from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, QueryStats, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
 from wfe_sql.plans import fits
 from wfe_sql.tables import Table
 
 _FINDINGS = 100
 """How many findings of one kind are listed."""
+
+_TRANSACTIONS_BEHIND = 100_000
+"""How far a replication slot may be behind."""
 
 _LONG_LOG = 32 * 2**20
 """Bytes beyond which a write-ahead log is a finding: eight times what SQLite's usually has."""
@@ -63,6 +66,19 @@ class Health(Paging):
             due_commands=due_commands,
         )
 
+    async def query_stats(self) -> list[QueryStats]:
+        if "list_query_statistics" not in self._engine.queries:
+            raise StoreError("this database does not count what queries cost; PostgreSQL does, with pg_stat_statements")
+        async with self._engine.snapshot() as read:
+            (is_there,) = await read([Statement("find_query_statistics", {})])
+            if not is_there:
+                raise StoreError(
+                    "the database does not count what queries cost, or this role may not read it; as an administrator, "
+                    "set shared_preload_libraries = 'pg_stat_statements', and run: CREATE EXTENSION pg_stat_statements"
+                )
+            (rows,) = await read([Statement("list_query_statistics", {})])
+        return [QueryStats(*row) for row in rows]
+
     async def check(self, *, overdue_after: timedelta = timedelta(minutes=5)) -> list[Finding]:
         longest_ago = time_before(self._clock(), "overdue_after", overdue_after)
         findings = await self._check_log()
@@ -75,6 +91,7 @@ class Health(Paging):
                 lambda read: _check_overdue(read, longest_ago),
                 self._check_indexes,
                 _check_statistics,
+                lambda read: self._check_snapshots(read, longest_ago),
             ):
                 try:
                     findings += await look(read)
@@ -113,6 +130,25 @@ class Health(Paging):
                 FindingKind.MissingIndex, f"index {name} is missing; opening the store for writing once makes it again"
             )
             for name in sorted(wanted - {row[0] for row in rows})
+        ]
+
+    async def _check_snapshots(self, read: Read, longest_ago: datetime) -> list[Finding]:
+        """Return who keeps what polls step over from being cleared away, where the database has such."""
+        if "find_old_snapshots" not in self._engine.queries:
+            return []
+        params = {
+            "older_than": encode_argument("now", TIME, longest_ago),
+            "transactions": _TRANSACTIONS_BEHIND,
+            "row_limit": _FINDINGS,
+        }
+        (rows,) = await read([Statement("find_old_snapshots", params)])
+        return [
+            Finding(
+                FindingKind.OldSnapshot,
+                f"{visible(holder)} keeps an old snapshot{'' if since is None else f' since {since}'}, so polls step "
+                "over all that was changed meanwhile; end it",
+            )
+            for holder, since in rows
         ]
 
     async def _check_rows(self, read: Read) -> list[Finding]:

@@ -74,6 +74,7 @@ class FindingKind(StrEnum):
     ExpiredClaim = "expired claim"
     MissingIndex = "missing index"
     Statistics = "statistics"
+    OldSnapshot = "old snapshot"
     LongLog = "long log"
     UnfinishedCopy = "unfinished copy"
 
@@ -136,6 +137,25 @@ class StoreStats:
     due_workflows: Backlog
     due_events: Backlog
     due_commands: Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class QueryStats:
+    """What the database counted for one named query.
+
+    Attributes:
+        name: The query's name in the `.sql` files.
+        calls: How often it ran.
+        mean_ms: Milliseconds that one run took on average.
+        rows: How many rows all runs returned or changed.
+        buffers: How many pages all runs looked at, in memory or on disk.
+    """
+
+    name: str
+    calls: int
+    mean_ms: float
+    rows: int
+    buffers: int
 
 
 @dataclass(frozen=True, slots=True)

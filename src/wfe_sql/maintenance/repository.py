@@ -9,6 +9,7 @@ from wfe_sql.maintenance.models import (
     CommandSummary,
     Finding,
     Page,
+    QueryStats,
     StoreStats,
     SubscriptionSummary,
     WorkflowSummary,
@@ -171,6 +172,14 @@ class MaintenanceRepository(Protocol):
         """Return what is in the store, counted at one moment. It reads all of it, which takes a while on a large one.
 
         What cannot be read is None in it: `check` says what that is.
+        """
+        ...
+
+    async def query_stats(self) -> list[QueryStats]:
+        """Return what the database counted for each named query, for all stores in it, the dearest in all first.
+
+        Raises:
+            StoreError: It does not count; the message says whether it could. PostgreSQL does with pg_stat_statements.
         """
         ...
 

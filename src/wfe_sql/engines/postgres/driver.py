@@ -23,9 +23,9 @@ class PostgresAdapter:
         self._order: dict[str, list[str]] = {}
 
     def process_sql(self, query_name: str, op_type: SQLOperationType, sql: str) -> str:
-        """Turn `:name` into `$1`."""
+        """Turn `:name` into `$1`, and put the query's name before it, for the server's views and logs to show."""
         numbered, self._order[query_name] = number_parameters(sql, "$")
-        return numbered
+        return f"/* {query_name} */ {numbered}"
 
     async def select(
         self, conn: Any, query_name: str, sql: str, parameters: Mapping[str, Any], record_class: Any = None

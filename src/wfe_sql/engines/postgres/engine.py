@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,18 @@ from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
-from wfe_sql.engines.postgres.errors import RETRIED, is_about_values, is_lost, is_missing_right, text_of, unit_error
+from wfe_sql.engines.postgres.connection import Attempt, Connection
+from wfe_sql.engines.postgres.errors import (
+    RETRIED,
+    is_about_values,
+    is_lost,
+    is_missing_right,
+    is_of_replica,
+    text_of,
+    unit_error,
+)
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
-from wfe_sql.engines.postgres.pool import Connection, ConnectionPool
+from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.queues import Outcome
@@ -43,15 +51,10 @@ _TRIES = 10
 _PAUSE = 0.05
 """Seconds between two attempts to reach a server that is not there."""
 
+_LONGEST_CLOSE = 35.0
+"""Seconds that closing waits for calls that may take for ever; for others, it waits as long as a statement may take."""
+
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What is known of work that may be cut off: whether it had a connection by then, and had begun to commit."""
-
-    has_begun: bool = False
-    may_have_committed: bool = False
 
 
 Work = Callable[[Connection, Attempt], Awaitable[_T]]
@@ -91,6 +94,7 @@ class PostgresEngine:
         self._alone_at_once = asyncio.Semaphore(max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2))
         self._home: Home | None = None
         self._is_connected = False
+        self._gives_up = False
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -178,11 +182,14 @@ class PostgresEngine:
             except psycopg.Error as error:
                 # After an error the transaction takes no more statements; whoever goes on sees a later moment.
                 await self._queries.run(connection, "rollback", {})
-                await self._queries.run(connection, "begin_read", {})
+                await self._store.begin(connection, "begin_read")
                 raise unit_error(self._store, error, unit) from error
 
+        async def begin(connection: Connection, _: Attempt) -> None:
+            await self._store.begin(connection, "begin_read")
+
         try:
-            await read([Statement("begin_read", {})])
+            await self._try(begin, connection, Attempt())
             yield read
         finally:
             await connection.close()
@@ -197,7 +204,7 @@ class PostgresEngine:
         )
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
-        """Run a unit. Where the caller is cancelled it goes on, unless it has no connection yet."""
+        """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
         self._check_open()
         group = group_of(unit)
         if group is not None:
@@ -207,8 +214,7 @@ class PostgresEngine:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not attempt.has_begun:
-                task.cancel()
+            attempt.give_up()
             raise
 
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
@@ -217,25 +223,28 @@ class PostgresEngine:
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def run_group(self, group: Group, units: Sequence[Unit], *, locks_first: bool = False) -> list[Outcome]:
+    async def run_group(
+        self, group: Group, units: Sequence[Unit], attempt: Attempt, *, locks_first: bool = False
+    ) -> list[Outcome]:
         """Run units as one statement. Where it fails, its halves are tried, so that a bad unit fails alone."""
         statements = [Statement(group.query, {"units": encode_units(units)})]
         if locks_first:
             ids = encode_ids(param_of(unit, "id") for unit in units)
             statements.insert(0, Statement("lock_workflows", {"ids": ids}))
         try:
-            rows = (await self._run_statements(statements, Attempt(), writes=group.writes))[-1]
+            rows = (await self._run_statements(statements, attempt, writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
                 return [unit_error(self._store, error, unit) for unit in units]
             half = len(units) // 2
             halves = [
-                await self.run_group(group, some, locks_first=locks_first) for some in (units[:half], units[half:])
+                await self.run_group(group, some, attempt, locks_first=locks_first)
+                for some in (units[:half], units[half:])
             ]
             return [outcome for some in halves for outcome in some]
         results = [group.results(found) for found in rows_by_unit(len(units), rows)]
         again = [unit for unit, result in zip(units, results, strict=True) if result is None]
-        later = iter(await self.run_group(group, again, locks_first=True) if again else ())
+        later = iter(await self.run_group(group, again, attempt, locks_first=True) if again else ())
         return [
             next(later) if result is None else _outcome(unit, result)
             for unit, result in zip(units, results, strict=True)
@@ -257,18 +266,21 @@ class PostgresEngine:
         """Run statements together or not at all: in a transaction, where they are several."""
 
         async def work(connection: Connection, attempt: Attempt) -> Results:
-            if len(unit) == 1 and not isinstance(unit[0].params, Sequence):
+            if len(unit) == 1 and self._is_one_statement(unit[0]):
                 attempt.may_have_committed = writes
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
         return await self._with_connection(work, attempt)
 
+    def _is_one_statement(self, statement: Statement) -> bool:
+        return not isinstance(statement.params, Sequence) and self._queries[statement.query].operation != "#"
+
     async def _run_in_transaction(
         self, unit: Unit, connection: Connection, attempt: Attempt, *, writes: bool
     ) -> Results:
         run = partial(self._queries.run, connection, params={})
-        await run("begin_write" if writes else "begin_read")
+        await self._store.begin(connection, "begin_write" if writes else "begin_read")
         try:
             results = [await self._run_statement(statement, connection) for statement in unit]
             attempt.may_have_committed = writes
@@ -298,13 +310,12 @@ class PostgresEngine:
         deadline = time() + self._wait_for_server
         tries = _TRIES
         while True:
-            attempt.has_begun = attempt.may_have_committed = False
+            attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
-                    attempt.has_begun = True
                     return await self._try(work, connection, attempt)
             except StoreUnavailableError:
-                if attempt.may_have_committed or time() > deadline:
+                if attempt.may_have_committed or time() > deadline or self._gives_up or attempt.is_given_up:
                     raise
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
@@ -313,17 +324,25 @@ class PostgresEngine:
                     raise
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
+        if attempt.is_given_up:
+            raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
+        attempt.connection = connection
         try:
             return await work(connection, attempt)
         except psycopg.Error as error:
             if is_missing_right(error):
                 raise self._store.missing_right(error, connection) from error
+            if is_of_replica(error):
+                self._pool.replace_all()  # after a failover, new connections lead to the server that takes writes
             if not is_lost(error, connection):
                 raise
             known = "whether it was stored is not known" if attempt.may_have_committed else "nothing was written"
             raise StoreUnavailableError(
-                f"{self._store} cannot be reached: the connection was lost, and {known}: {text_of(error)}"
+                f"{self._store} cannot be reached: the connection was lost, and {known}: "
+                f"{connection.cut_because or text_of(error)}"
             ) from error
+        finally:
+            attempt.connection = None
 
     async def _make_store(self) -> None:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
@@ -332,11 +351,20 @@ class PostgresEngine:
         check_usable(self._store, self._home, is_open=self.is_open)
 
     async def _close(self) -> None:
+        """Wait for what is pending, for as long as calls may take, and then give it up, for the server is silent."""
+        giving_up = asyncio.get_running_loop().call_later(
+            (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
+        )
         for queue in self._groups.values():
             await queue.finish()
         while self._alone:
             await asyncio.wait(self._alone)
+        giving_up.cancel()
         self._pool.close()
+
+    def _give_up(self) -> None:
+        self._gives_up = True
+        self._pool.cut()
 
 
 def _outcome(unit: Unit, results: Results) -> Outcome:

@@ -29,10 +29,11 @@ deletion can meet, while somebody else changes its pointers."""
 _UNIQUE_VIOLATION = "23505"
 _NOT_NULL_VIOLATION = "23502"
 _INSUFFICIENT_PRIVILEGE = "42501"
+_READ_ONLY = "25006"
 _NOT_FOUND = {"3F000", "42P01"}
 
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
-    "25006": (StoreReadOnlyError, "may not be written"),
+    _READ_ONLY: (StoreReadOnlyError, "may not be written"),
     "40001": (StoreBusyError, "is busy: others changed the same rows each time"),
     "40P01": (StoreBusyError, "is busy: others held the same rows each time"),
     "53100": (StoreFullError, "has no room left"),
@@ -83,6 +84,16 @@ def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> b
     """Tell whether the connection is gone, with whatever was under way on it."""
     code = error.sqlstate or ""
     return connection.closed or code[:2] == "08" or code in _SERVER_STOPS
+
+
+def has_no_transactions(error: psycopg.Error) -> bool:
+    """Tell whether PgBouncer refuses to begin a transaction, as in statement mode; its code has many meanings."""
+    return "statement pooling mode" in str(error)
+
+
+def is_of_replica(error: psycopg.Error) -> bool:
+    """Tell whether the server, or the role, takes no writes."""
+    return error.sqlstate == _READ_ONLY
 
 
 def is_about_values(error: psycopg.Error) -> bool:

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Any
 
 import psycopg
 
+from wfe_sql.engines.parameters import number_parameters
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import is_lost, store_error, text_of
-from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
-from wfe_sql.engines.postgres.tuning import describe
 from wfe_sql.errors import StoreError
 from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet
@@ -54,18 +56,21 @@ class PostgresPlanner:
 
     async def _explain(self, query: Query) -> Plan:
         name = f"wfe_sql_explained_{next(self._numbers)}"
+        sql, order = number_parameters(query.sql, "$")
+        values = ", ".join(["null"] * len(order))
         try:
-            described = await describe(query, self._connection, name=name)
-            nulls = ", ".join(["null"] * described.parameters)
-            executed = f"{name}({nulls})" if nulls else name
-            cursor = await self._connection.execute(
-                self._queries["explain_query"].filled_in("query", executed).encode(), prepare=False
-            )
+            async with self._store.settled(self._connection):
+                await self._fill_in("prepare_query", f"{name} AS {sql.rstrip().rstrip(';')}")
+                cursor = await self._fill_in("explain_query", f"{name}({values})" if order else name)
+                await self._fill_in("forget_query", name)
             return _read_plan([line for (line,) in await cursor.fetchall()])
         except psycopg.Error as error:
             if is_lost(error, self._connection):
                 raise store_error(self._store, error) from error
             raise StoreError(text_of(error)) from error
+
+    async def _fill_in(self, name: str, text: str) -> Any:
+        return await self._connection.execute(self._queries[name].filled_in("query", text).encode(), prepare=False)
 
     def survey(self) -> Contents:
         """Look what the store has; every row is counted."""

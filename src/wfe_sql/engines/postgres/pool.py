@@ -1,6 +1,7 @@
 """Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
+import random
 import re
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,10 +14,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
-
-Connection = psycopg.AsyncConnection[Any]
 
 _NO_URL = (
     "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with percent-encoding "
@@ -24,12 +24,22 @@ _NO_URL = (
 )
 _PORTS = re.compile(r"[0-9,]*")
 
+APPLICATION_NAME = "wfe-sql"
+
+_ENCODING = {"client_encoding": "UTF8"}
+"""What the environment, the role and the database say of it does not count: texts here are any that Python has."""
+
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""Seconds after which a network that lost the server is noticed, while a statement waits for its answer."""
+
 _MAX_IDLE = 10 * 60.0
 """Seconds after which a connection that nobody used is closed."""
 
 _MAX_AGE = 60 * 60.0
 """Seconds after which a connection is replaced when it comes back: what the server keeps for it grows, and a host name
 may mean another server by now."""
+
+_LONG_AGO = float("-inf")
 
 _REFUSED_FOR = 1.0
 """Seconds for which callers wait for the connections that exist after the server gave no more."""
@@ -40,20 +50,22 @@ class PostgresTarget:
 
     Args:
         url: `postgresql://user:password@host:port/database?options`, as libpq reads it.
-        connect_timeout: How long connecting may take.
+        connect_timeout: How long connecting to each host may take.
+        application_name: What the server calls the connections, unless the URL says so.
     """
 
-    def __init__(self, url: str, connect_timeout: timedelta) -> None:
+    def __init__(self, url: str, connect_timeout: timedelta, application_name: str = APPLICATION_NAME) -> None:
         # The driver's message quotes the URL, and with it the password; so does ours, where a password that is not
         # encoded was taken for something else.
         try:
-            self._parameters: dict[str, Any] = dict(conninfo_to_dict(url))
+            found: dict[str, Any] = dict(conninfo_to_dict(url))
         except psycopg.Error:
             raise StoreError(_NO_URL) from None
-        if _is_torn(url) or not _PORTS.fullmatch(str(self._parameters.get("port") or "")):
+        if _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
             raise StoreError(_NO_URL)
-        self._connect_timeout = connect_timeout
-        found = self._parameters
+        self.connect_timeout = connect_timeout
+        silence = {"tcp_user_timeout": max(1, connect_timeout // timedelta(milliseconds=1))}
+        self._parameters = {"application_name": application_name, **_KEEPALIVES, **silence, **found} | _ENCODING
         place = ":".join(str(found[key]) for key in ("host", "port") if found.get(key))
         self._name = f"postgresql://{place}/{found.get('dbname') or ''}"
 
@@ -64,25 +76,63 @@ class PostgresTarget:
         return f"PostgresTarget({self._name!r})"
 
     async def connect(self) -> Connection:
-        """Return a new connection, each of whose statements is a transaction unless one is begun.
+        """Return a new connection, each of whose statements is a transaction unless one is begun; none is prepared.
 
         Raises:
             StoreUnavailableError: There is none to be had; the message says why.
         """
+        failures: list[tuple[str, StoreError]] = []
+        for attempt in self._attempts():
+            try:
+                return await self._connect(attempt)
+            except StoreError as error:
+                failures.append((f"{attempt.get('hostaddr') or attempt.get('host')}", error))
+        if len(failures) == 1:
+            raise failures[0][1]
+        reasons = "; ".join(f"{host}: {error.args[0].removeprefix(f'{self} ')}" for host, error in failures)
+        last = failures[-1][1]
+        raise type(last)(f"{self} cannot be reached: {reasons}") from last.__cause__
+
+    def _attempts(self) -> list[dict[str, Any]]:
+        """Return what to connect to, one after the other, as libpq does it.
+
+        https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS
+        """
+        given = self._parameters
+        lists = {key: str(given[key]).split(",") for key in ("host", "hostaddr", "port") if given.get(key)}
+        hosts = max((len(values) for key, values in lists.items() if key != "port"), default=1)
+        if hosts == 1:
+            return [given]
+        attempts = [
+            given | {key: values[number if len(values) > 1 else 0] for key, values in lists.items()}
+            for number in range(hosts)
+        ]
+        if given.get("load_balance_hosts") == "random":
+            random.shuffle(attempts)
+        if given.get("target_session_attrs") == "prefer-standby":
+            attempts = [
+                attempt | {"target_session_attrs": wanted} for wanted in ("standby", "any") for attempt in attempts
+            ]
+        return attempts
+
+    async def _connect(self, parameters: dict[str, Any]) -> Connection:
+        seconds = self.connect_timeout.total_seconds()
         try:
-            async with asyncio.timeout(self._connect_timeout.total_seconds()):
-                return await psycopg.AsyncConnection.connect(
-                    autocommit=True, prepare_threshold=0, cursor_factory=psycopg.AsyncRawCursor, **self._parameters
+            async with asyncio.timeout(seconds):
+                connection: Connection = await Connection.connect(
+                    autocommit=True, prepare_threshold=None, cursor_factory=psycopg.AsyncRawCursor, **parameters
                 )
         except TimeoutError as error:
             raise StoreUnavailableError(
-                f"{self} cannot be reached: no connection within {self._connect_timeout}"
+                f"{self} cannot be reached: no connection within {self.connect_timeout}"
             ) from error
         except psycopg.Error as error:
             mapped = store_error(self, error)
             if self._shows_password(str(error)):
                 raise type(mapped)(f"{self} cannot be reached") from None
             raise mapped from error
+        connection.patience = seconds
+        return connection
 
     def server(self, connection: Connection) -> str:
         """Return what a server is told by, of one of its connections: the same whichever of several hosts answered."""
@@ -105,7 +155,7 @@ class ConnectionPool:
         target: What it connects to, for people.
         open_connection: Makes one that is ready for use.
         size: How many there are at most.
-        timeout: How long a caller waits for one.
+        timeout: How long a caller waits until one is free; how long making one may take is its maker's business.
     """
 
     def __init__(
@@ -122,11 +172,12 @@ class ConnectionPool:
         self._made: dict[Connection, float] = {}
         self._idle: dict[Connection, float] = {}
         self._closing_unused: asyncio.TimerHandle | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; one that comes back broken, or inside a transaction, is not lent again.
+        """Lend a connection; one that comes back broken, inside a transaction, or given up, is not lent again.
 
         Raises:
             StoreBusyError: None was free for too long.
@@ -135,6 +186,9 @@ class ConnectionPool:
         connection = await self._take()
         try:
             yield connection
+        except asyncio.CancelledError:
+            connection.is_given_up = True
+            raise
         finally:
             self._give_back(connection)
 
@@ -143,35 +197,76 @@ class ConnectionPool:
         self._is_closed = True
         if self._closing_unused is not None:
             self._closing_unused.cancel()
+        self.replace_all()
+
+    def cut(self) -> None:
+        """Close the connections, also those that are lent: what is under way on them fails, and what waits for one."""
+        self.close()
+        for connection in self._made:
+            connection.cut("no answer before it was closed")
+
+    def replace_all(self) -> None:
+        """Lend no connection again that there is: those that are lent now are closed as they come back."""
+        self._made = dict.fromkeys(self._made, _LONG_AGO)
         while self._idle:
             self._discard(self._idle.popitem()[0])
 
     async def _take(self) -> Connection:
+        until = _now() + self._timeout.total_seconds()
+        while True:
+            if self._withheld and _now() - self._refused_at > _REFUSED_FOR:
+                self._lend_all_places()
+            await self._wait_for_place(until)
+            try:
+                return self._take_idle() or await self._connect()
+            except StoreError as error:
+                if not self._made:
+                    self._lend_all_places()
+                    self._places.release()
+                    raise
+                self._refusal, self._refused_at = error, _now()
+                self._withheld += 1
+            except BaseException:
+                self._places.release()
+                raise
+
+    async def _wait_for_place(self, until: float) -> None:
         try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
-                while True:
-                    if self._withheld and _now() - self._refused_at > _REFUSED_FOR:
-                        self._lend_all_places()
-                    await self._places.acquire()
-                    try:
-                        return self._take_idle() or await self._connect()
-                    except StoreError as error:
-                        if not self._made:
-                            self._lend_all_places()
-                            self._places.release()
-                            raise
-                        self._refusal, self._refused_at = error, _now()
-                        self._withheld += 1
-                    except BaseException:
-                        self._places.release()
-                        raise
+            async with asyncio.timeout_at(until):
+                await self._places.acquire()
         except TimeoutError as error:
             if len(self._made) == self._size:
+                await self._check_server()
                 raise StoreBusyError(
                     f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
                 ) from error
             refusal = self._refusal or f"{self._target} cannot be reached: no connection within {self._timeout}"
             raise StoreUnavailableError(str(refusal)) from self._refusal or error
+        if self._is_closed:
+            self._places.release()
+            raise StoreUnavailableError(f"{self._target} was closed before the server answered; nothing was written")
+
+    async def _check_server(self) -> None:
+        """Look, once for all who want to know, whether the server takes connections, if only to refuse them.
+
+        Raises:
+            StoreUnavailableError: It does not, so those in use wait for a server that is not there.
+        """
+        if self._checking is None:
+            self._checking = asyncio.create_task(self._open_another())
+        try:
+            await asyncio.shield(self._checking)
+        except StoreUnavailableError:
+            raise
+        except StoreError:
+            pass
+        finally:
+            if self._checking is not None and self._checking.done():
+                self._checking = None
+
+    async def _open_another(self) -> None:
+        connection = await self._open_connection()
+        connection.pgconn.finish()
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -196,7 +291,7 @@ class ConnectionPool:
 
     def _give_back(self, connection: Connection) -> None:
         now = _now()
-        is_sound = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        is_sound = connection.pgconn.transaction_status == TransactionStatus.IDLE and not connection.is_given_up
         if is_sound and not self._is_closed and now - self._made[connection] < _MAX_AGE:
             self._idle[connection] = now
             if self._closing_unused is None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from wfe_sql.engines import Results, Unit
+from wfe_sql.engines.postgres.connection import Attempt
 from wfe_sql.engines.postgres.grouping import Group, param_of
 from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
 
@@ -67,7 +68,7 @@ class GroupQueue:
     def __init__(
         self,
         group: Group,
-        run: Callable[[Sequence[Unit]], Awaitable[Sequence[Outcome]]],
+        run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome]]],
         at_once: int,
         turns: Turns,
     ) -> None:
@@ -110,7 +111,7 @@ class GroupQueue:
             while self._waiting:
                 async with self._turns.turn():
                     batch = self._take()
-                    outcomes = await self._run([unit for unit, _ in batch]) if batch else []
+                    outcomes = await self._run(batch) if batch else []
                 answer(batch, outcomes)
                 if not batch:
                     break
@@ -119,8 +120,18 @@ class GroupQueue:
                 future.cancel()
             self._under_way -= 1
 
-    async def _run(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+    async def _run(self, batch: Sequence[Waiting]) -> Sequence[Outcome]:
+        """Run units; once all their callers have gone, they are given up."""
+        units = [unit for unit, _ in batch]
+        attempt = Attempt()
         is_held_up = False
+
+        def give_up_unwanted(_: object) -> None:
+            if not attempt.is_given_up and all(future.done() for _, future in batch):
+                attempt.give_up()
+
+        for _, future in batch:
+            future.add_done_callback(give_up_unwanted)
 
         def hold_up() -> None:
             nonlocal is_held_up
@@ -130,7 +141,7 @@ class GroupQueue:
 
         holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
         try:
-            return await self._run_units(units)
+            return await self._run_units(units, attempt)
         except Exception as error:  # whatever it is, those who wait must hear of it
             return [error for _ in units]
         finally:

@@ -1,15 +1,17 @@
 """A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
-from wfe_sql.engines.postgres.errors import hides, is_about_statement, store_error, text_of
-from wfe_sql.engines.postgres.pool import Connection, PostgresTarget
+from wfe_sql.engines.postgres.connection import Connection
+from wfe_sql.engines.postgres.errors import has_no_transactions, hides, is_about_statement, store_error, text_of
+from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
 from wfe_sql.engines.stores import (
     UNFINISHED_COPY,
@@ -28,6 +30,12 @@ from wfe_sql.urls import DEFAULT_SCHEMA
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 """Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
+
+_PROBES = 5
+"""How many connections are asked whether they share the server's with another: some may be another pooler's."""
+
+_LATE = 5.0
+"""Seconds after the statement timeout at which a connection whose server says nothing is cut."""
 
 _SCRIPTS = (
     "create_schema",
@@ -85,6 +93,9 @@ class PostgresStore:
         self._mode = mode
         self._allow_unfinished_copy = allow_unfinished_copy
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
+        self.patience = None if statement_timeout is None else statement_timeout.total_seconds() + _LATE
+        """Seconds that a statement may take until its connection is cut; None where there is no statement timeout."""
+        self._is_shared: bool | None = None
 
     def __str__(self) -> str:
         return f"{self.target} (schema {self._schema})"
@@ -95,15 +106,22 @@ class PostgresStore:
         return self._schema
 
     async def open_connection(self) -> Connection:
-        """Open a connection on which names mean this store's tables."""
+        """Open a connection on which names mean this store's tables.
+
+        Raises:
+            StoreUnavailableError: There is none to be had.
+            StoreError: A pooler in front of the server has no transactions.
+        """
         connection = await self.target.connect()
         try:
-            await self._runner(connection)(
-                "set_up_connection",
-                schema=self._schema,
-                statement_timeout=self._statement_timeout,
-                read_only="on" if self._mode == "ro" else None,
-            )
+            if self._is_shared is None:
+                self._is_shared = await self._is_lent_for_transactions(connection)
+            if self._is_shared:
+                connection.run_shared = self._runner(connection, is_local=True)
+            else:
+                connection.prepare_threshold = 0
+                await self._runner(connection)("set_up_connection")
+            connection.patience = self.patience
         except BaseException as error:
             await connection.close()
             if isinstance(error, psycopg.Error):
@@ -111,6 +129,62 @@ class PostgresStore:
             raise
         self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
+
+    async def begin(self, connection: Connection, query: str) -> None:
+        """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""
+        if connection.run_shared is None:
+            await self._runner(connection)(query)
+            return
+        async with connection.pipeline():
+            await connection.run_shared(query)
+            await connection.run_shared("set_up_connection")
+
+    @asynccontextmanager
+    async def settled(self, connection: Connection) -> AsyncIterator[None]:
+        """Have names mean the store's tables for the block, in a transaction where a pooler lends only for that."""
+        if connection.run_shared is None:
+            yield
+            return
+        await self.begin(connection, "begin_write")
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                await connection.run_shared("rollback")
+
+    async def _is_lent_for_transactions(self, connection: Connection) -> bool:
+        """Tell whether a pooler lends the server's connection for one transaction at a time.
+
+        A pooler tells its client of another process than the server's. The process of a client that does nothing serves
+        others meanwhile, or changes. Nothing is left behind on the server's connections. Where that cannot be
+        found out, it is taken to be so, since what then runs is right with any pooler.
+        """
+        run = self._runner(connection)
+        process = await run("get_server_process")
+        if process == connection.info.backend_pid:
+            return False
+        for _ in range(_PROBES):
+            try:
+                other = await self.target.connect()
+            except StoreError:
+                return True
+            try:
+                beside = self._runner(other)
+                await beside("begin_write")
+                is_lent = await beside("get_server_process") == process or await run("get_server_process") != process
+                await beside("rollback")
+                if is_lent:
+                    return True
+            except psycopg.Error as error:
+                if has_no_transactions(error):
+                    raise StoreError(
+                        f"{self} is behind a pooler that has no transactions; set its pool_mode to transaction, or to "
+                        "session, for this database"
+                    ) from error
+                return True
+            finally:
+                other.pgconn.finish()
+        return False
 
     async def check(self, connection: Connection) -> None:
         """Check that there is a store, up to date, and that it takes tuned queries, for those who would not make one.
@@ -128,7 +202,7 @@ class PostgresStore:
             await self._check(parts, run)
             if not await self._is_complete(parts, run):
                 raise out_of_date(self)
-            await check_tuned_postgres(self._queries, connection)
+            await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
             raise store_error(self, error) from error
 
@@ -155,7 +229,7 @@ class PostgresStore:
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
-            await check_tuned_postgres(self._queries, connection)
+            await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
             if hides(error):
                 if works:
@@ -165,7 +239,7 @@ class PostgresStore:
 
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
-        await run("begin_write")
+        await self.begin(connection, "begin_write")
         try:
             await run("hold_making_lock")
             await self._bring_up_to_date(run)
@@ -193,10 +267,20 @@ class PostgresStore:
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
         )
 
-    def _runner(self, connection: Connection) -> Callable[..., Awaitable[Any]]:
-        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place."""
+    def _runner(self, connection: Connection, *, is_local: bool = False) -> Callable[..., Awaitable[Any]]:
+        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place.
+
+        What it sets up holds for the connection, or with `is_local` for the transaction.
+        """
+        settings = {
+            "schema": self._schema,
+            "statement_timeout": self._statement_timeout,
+            "read_only": "on" if self._mode == "ro" else None,
+            "is_local": str(is_local),
+        }
 
         async def run(query: str, **params: Any) -> Any:
+            params = settings if query == "set_up_connection" else params
             try:
                 return await self._queries.run(connection, query, params)
             except psycopg.Error as error:
@@ -254,7 +338,12 @@ def schema_script(queries: QuerySet) -> str:
     """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
     settings, version = queries["set_up_connection"], queries["record_store_version"]
     filled = settings
-    for param, value in {"schema": f"'{DEFAULT_SCHEMA}'", "statement_timeout": "'0'", "read_only": "NULL"}.items():
+    for param, value in {
+        "schema": f"'{DEFAULT_SCHEMA}'",
+        "statement_timeout": "'0'",
+        "read_only": "NULL",
+        "is_local": "'False'",
+    }.items():
         filled = replace(filled, sql=filled.filled_in(param, value))
     return "\n".join(
         [

@@ -5,6 +5,8 @@ each tuned query and its original are prepared when a store is opened. Scripts c
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import psycopg
@@ -12,8 +14,8 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
 from wfe_sql.engines.parameters import number_parameters
+from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import is_about_statement
-from wfe_sql.engines.postgres.pool import Connection
 from wfe_sql.errors import QueryFileError
 from wfe_sql.queries import Query, QuerySet, check_columns
 
@@ -26,8 +28,8 @@ class Description:
     columns: tuple[str, ...]
 
 
-async def describe(query: Query, connection: Connection, *, name: str = "") -> Description:
-    """Prepare a query, under a name if it is to be used by it, and return what the server says of it.
+async def describe(query: Query, connection: Connection) -> Description:
+    """Prepare a query, without a name, and return what the server says of it.
 
     Raises:
         psycopg.Error: The server does not take it.
@@ -36,7 +38,7 @@ async def describe(query: Query, connection: Connection, *, name: str = "") -> D
     server = connection.pgconn
 
     def ask() -> Description:
-        for result in (server.prepare(name.encode(), sql.encode()), server.describe_prepared(name.encode())):
+        for result in (server.prepare(b"", sql.encode()), server.describe_prepared(b"")):
             if result.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(result)
         columns = ((result.fname(number) or b"").decode() for number in range(result.nfields))
@@ -45,16 +47,25 @@ async def describe(query: Query, connection: Connection, *, name: str = "") -> D
     return await asyncio.to_thread(ask)
 
 
-async def check_tuned_postgres(queries: QuerySet, connection: Connection) -> None:
+async def check_tuned_postgres(
+    queries: QuerySet, connection: Connection, settled: Callable[[Connection], AbstractAsyncContextManager[None]]
+) -> None:
     """Check that PostgreSQL takes each tuned query, and that each returns the columns of its original.
+
+    In the block of `settled`, names mean the store's tables.
 
     Raises:
         QueryFileError: One does not; the message names file, line and query.
         psycopg.Error: The server is lost.
     """
+
+    async def described(query: Query) -> Description:
+        async with settled(connection):
+            return await describe(query, connection)
+
     for name, original in queries.replaced.items():
         if original.operation != "#":
-            await _check_query(queries[name], original, connection)
+            await _check_query(queries[name], original, described)
 
 
 def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
@@ -63,23 +74,25 @@ def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
     return QueryFileError(f"{tuned.place}: PostgreSQL refuses it: {reason}")
 
 
-async def _check_query(tuned: Query, original: Query, connection: Connection) -> None:
+async def _check_query(tuned: Query, original: Query, described: Callable[[Query], Awaitable[Description]]) -> None:
     try:
-        found = await describe(tuned, connection)
+        found = await described(tuned)
     except psycopg.Error as error:
         if not is_about_statement(error):
             raise
-        if await _is_refused_too(original, error, connection):
+        if await _is_refused_too(original, error, described):
             return
         raise refusal(tuned, error) from error
-    expected = await describe(original, connection)
+    expected = await described(original)
     check_columns(tuned, expected=expected.columns, found=found.columns)
 
 
-async def _is_refused_too(original: Query, error: psycopg.Error, connection: Connection) -> bool:
+async def _is_refused_too(
+    original: Query, error: psycopg.Error, described: Callable[[Query], Awaitable[Description]]
+) -> bool:
     """Tell whether the server says the same of the original, which is then no query until it is filled in."""
     try:
-        await describe(original, connection)
+        await described(original)
     except psycopg.Error as known:
         return known.sqlstate == error.sqlstate and known.diag.message_primary == error.diag.message_primary
     return False
