@@ -156,8 +156,7 @@ class WorkflowInstance(_Remembers):
     """One run of a workflow definition, with its execution pointers in order.
 
     `name` is unique among all workflows; "" means "the id" when the workflow is created and "as stored" when it is
-    persisted. `next_execution` is epoch milliseconds, None for never; round it up where it comes from a time with
-    microseconds, for polls cut downwards.
+    persisted. `next_execution` is epoch milliseconds, None for never; `epoch_ms` makes it of a time.
 
     An instance that was loaded or stored remembers which state of the workflow it is, and so do its copies, those of
     `copy`, `pickle` and `dataclasses.replace` alike: persisting it raises `WorkflowConflictError` when somebody else

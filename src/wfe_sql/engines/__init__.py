@@ -31,7 +31,7 @@ class Statement:
     params: Params
     otherwise: Exception | None = None
     conflicts: Mapping[str, Exception] = field(default_factory=dict)
-    ended: "Callable[[Results | Exception | None], None] | None" = None
+    ended: "Ended | None" = None
 
 
 Unit = Sequence[Statement]
@@ -39,6 +39,9 @@ Unit = Sequence[Statement]
 
 Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
+
+Ended = Callable[[Results | Exception | None], None]
+"""Is told how a unit ended."""
 
 
 Read = Callable[[Unit], Awaitable[Results]]

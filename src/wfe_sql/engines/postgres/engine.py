@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
@@ -36,7 +37,6 @@ from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
-from wfe_sql.rows import encode_ids
 
 _STATEMENTS_AT_ONCE = 3
 """Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
