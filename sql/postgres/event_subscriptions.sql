@@ -94,6 +94,20 @@ SELECT units.unit
 FROM created
 INNER JOIN units ON created.id = units.id;
 
+-- name: get_subscriptions(event_name, event_key, as_of, row_limit)
+-- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
+-- used by: get_subscriptions
+-- index: idx_subscriptions_live
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+SELECT document
+FROM event_subscription_documents
+WHERE
+    event_name = :event_name AND event_key = :event_key
+    AND subscribe_as_of <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
+    AND NOT terminated
+ORDER BY subscribe_as_of, id COLLATE "C"
+LIMIT cast(:row_limit AS BIGINT);
+
 -- name: get_subscriptions_group(units)
 -- The live subscriptions of a name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions

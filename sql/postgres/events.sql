@@ -48,6 +48,13 @@ SELECT
     ) AS TEXT) AS document
 FROM events;
 
+-- name: create_event(id, event_name, event_key, event_data, event_time, is_processed)!
+-- Inserts an event.
+-- used by: create_event
+-- index: none
+INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed)
+VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
+
 -- name: create_event_group(units)
 -- Inserts events.
 -- used by: create_event
@@ -74,6 +81,14 @@ created AS (
 SELECT units.unit
 FROM created
 INNER JOIN units ON created.id = units.id;
+
+-- name: get_event(id)^
+-- One event by id.
+-- used by: get_event
+-- index: events_pkey
+SELECT document
+FROM event_documents
+WHERE id = :id;
 
 -- name: get_event_group(units)
 -- Events by id.

@@ -294,7 +294,7 @@ LIMIT :row_limit;
 -- and since when. A role that may not look at other sessions (pg_read_all_stats) sees its own.
 -- https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY
 -- used by: check
--- scan: the server's own views, a few rows
+-- scan: the catalog, and the server's own views, a few rows
 SELECT holder, to_json(since) #>> '{}' AS since
 FROM (
     SELECT

@@ -7,6 +7,8 @@
 -- the parameters of the unit's other queries, in lists. It returns a row, or rows, for each unit that found its row.
 -- One that changes rows waits for none of them: a row that somebody else holds is passed over, and its unit comes back
 -- with null in place of a result. It runs again by itself, after the statement that waits for that row (lock_workflows).
+-- Some kinds of units have a plain query for one that waits alone, because a set of one costs more: of the name in SQLite,
+-- or with _alone where SQLite has several.
 
 -- name: create_workflows_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and three more indexes. The
@@ -561,6 +563,24 @@ SELECT
 FROM units
 INNER JOIN workflows AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+
+-- name: get_workflow_instance_alone(id)^
+-- One workflow by id, with its pointers in list order.
+-- used by: get_workflow_instance
+-- index: workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+SELECT
+    workflow.document,
+    workflow.revision,
+    to_json(workflow.create_time) #>> '{}' AS create_time,
+    array(
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = workflow.id
+        ORDER BY pointer.position
+    ) AS pointers
+FROM workflow_documents AS workflow
+WHERE workflow.id = :id;
 
 -- name: get_workflow_instance_group(units)
 -- Workflows by id, each with its pointers in list order.

@@ -78,6 +78,18 @@ WHERE is_processed = 0 AND event_time <= :as_at
 ORDER BY event_time, id
 LIMIT coalesce(:row_limit, -1);
 
+-- name: find_free_runnable_event(as_at, now)$
+-- One of the events that claim_runnable_events would take, if there is any: whoever claims takes the lock of all writers,
+-- also to find nothing.
+-- used by: claim_runnable_events
+-- index: idx_events_unprocessed
+-- keep: the conditions that say what is due and free; a host would pass over work, or take the lock for nothing
+SELECT id
+FROM events
+WHERE is_processed = 0 AND event_time <= :as_at AND (claim_token IS NULL OR claim_expires_at <= :now)
+ORDER BY event_time, id
+LIMIT 1;
+
 -- name: claim_runnable_events(as_at, now, token, worker_id, expires_at, row_limit)
 -- Takes free unprocessed events up to :as_at, the oldest first; returned in no order.
 -- used by: claim_runnable_events

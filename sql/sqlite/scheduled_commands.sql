@@ -43,6 +43,21 @@ ON CONFLICT (command_name, data) DO UPDATE SET
         ELSE min(coalesce(rescheduled_time, excluded.execute_time), excluded.execute_time)
     END;
 
+-- name: find_free_command(as_of, now, after_time, after_id)$
+-- One of the commands that claim_commands would take, if there is any: whoever claims takes the lock of all writers, also
+-- to find nothing.
+-- used by: process_commands
+-- index: idx_scheduled_commands_execute_time
+-- keep: the conditions that say what is due and free; a host would pass over work, or take the lock for nothing
+-- keep: the comparison with (:after_time, :after_id); those that failed in this call would be found again
+SELECT id
+FROM scheduled_commands
+WHERE
+    execute_time <= :as_of AND (execute_time, id) > (:after_time, :after_id)
+    AND (claim_token IS NULL OR claim_expires_at <= :now)
+ORDER BY execute_time, id
+LIMIT 1;
+
 -- name: claim_commands
 -- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
 -- used by: process_commands

@@ -198,6 +198,20 @@ WHERE status = 'Runnable' AND next_execution <= :as_at
 ORDER BY next_execution, id
 LIMIT coalesce(:row_limit, -1);
 
+-- name: find_free_runnable_instance(as_at, now)$
+-- One of the workflows that claim_runnable_instances would take, if there is any: whoever claims takes the lock of all
+-- writers, also to find nothing.
+-- used by: claim_runnable_instances
+-- index: idx_workflows_runnable
+-- keep: the conditions that say what is due and free; a host would pass over work, or take the lock for nothing
+SELECT id
+FROM workflows
+WHERE
+    status = 'Runnable' AND next_execution <= :as_at
+    AND (claim_token IS NULL OR claim_expires_at <= :now)
+ORDER BY next_execution, id
+LIMIT 1;
+
 -- name: claim_runnable_instances(as_at, now, token, worker_id, expires_at, row_limit)
 -- Takes free workflows that are due at :as_at (epoch ms), the longest due first; returned in no order.
 -- used by: claim_runnable_instances

@@ -1,5 +1,6 @@
 """The state of a WFE workflow engine, stored in SQL that a DBA can open, read and tune."""
 
+from wfe_sql.arguments import epoch_ms
 from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreOptions, connect
 from wfe_sql.errors import (
     ClaimLostError,
@@ -116,5 +117,6 @@ __all__ = [
     "WorkflowStatus",
     "WorkflowSummary",
     "connect",
+    "epoch_ms",
     "utc_now",
 ]

@@ -1,22 +1,27 @@
-"""The providers that a host makes, and `connect`, which picks one by the URL's scheme."""
+"""The backends: the providers that a host makes, what else each is made of, and which one a URL means."""
 
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Never, TypedDict, Unpack
 
+from wfe_sql.codecs import INTEGER, TEXT
 from wfe_sql.durations import check_duration
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.engines.sqlite.engine import SqliteEngine
-from wfe_sql.engines.sqlite.store import Durability, SqliteStore
+from wfe_sql.engines.sqlite.plans import open_sqlite_planner
+from wfe_sql.engines.sqlite.store import Durability, SqliteStore, new_store_scripts
 from wfe_sql.engines.sqlite.tuning import check_tuned_sqlite
+from wfe_sql.engines.stores import VERSION
 from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
+from wfe_sql.plans import Planner
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
 from wfe_sql.queries import QuerySet, load
-from wfe_sql.rows import INTEGER, TEXT
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
 _LONGEST_TIMEOUT = timedelta(milliseconds=2**31 - 1)
@@ -241,6 +246,91 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         super().__init__(engine, clock=clock, on_conflict=on_conflict)
 
 
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One kind of database.
+
+    Attributes:
+        name: The name of its folder in `sql/`.
+        schemes: The schemes of its URLs.
+        provider: Makes a provider for a URL; takes options.
+        load: Returns its queries, with those in a folder in place of their namesakes. Raises `QueryFileError`.
+        open_planner: Opens the store of a URL for reading only, to explain queries on it. Raises `StoreError`.
+        schema: Returns the DDL of a new store, as a script for the database's own command line.
+        patient: Options with which no statement is ended for taking long.
+    """
+
+    name: str
+    schemes: tuple[str, ...]
+    provider: Callable[..., SqlPersistenceProvider]
+    load: Callable[[str | os.PathLike[str] | None], QuerySet]
+    open_planner: Callable[[str, QuerySet], AbstractContextManager[Planner]]
+    schema: Callable[[QuerySet], str]
+    patient: StoreOptions
+
+
+def _sqlite_schema(queries: QuerySet) -> str:
+    version = queries["record_store_version"]
+    recorded = version.text.replace(version.sql, version.filled_in("version", str(VERSION)))
+    return "\n".join([*(queries[name].text for name in new_store_scripts()), recorded])
+
+
+def _postgres_schema(queries: QuerySet) -> str:
+    from wfe_sql.engines.postgres.store import schema_script
+
+    return schema_script(queries)
+
+
+def _open_postgres_planner(url: str, queries: QuerySet) -> AbstractContextManager[Planner]:
+    from wfe_sql.engines.postgres.plans import open_postgres_planner
+    from wfe_sql.engines.postgres.pool import PostgresTarget
+
+    location = parse_postgres_url(url)
+    target = PostgresTarget(location.url, timedelta(seconds=10))
+    return open_postgres_planner(target, queries, schema=location.schema or DEFAULT_SCHEMA)
+
+
+_ALL = (
+    Backend(
+        name="sqlite",
+        schemes=("sqlite",),
+        provider=SqlitePersistenceProvider,
+        load=load_sqlite_queries,
+        open_planner=lambda url, queries: open_sqlite_planner(parse_sqlite_url(url), queries),
+        schema=_sqlite_schema,
+        patient={},
+    ),
+    Backend(
+        name="postgres",
+        schemes=("postgresql", "postgres"),
+        provider=PostgresPersistenceProvider,
+        load=load_postgres_queries,
+        open_planner=_open_postgres_planner,
+        schema=_postgres_schema,
+        patient={"statement_timeout": None},
+    ),
+)
+
+BACKENDS = {backend.name: backend for backend in _ALL}
+
+_BY_SCHEME = {scheme: backend for backend in _ALL for scheme in backend.schemes}
+
+
+def backend_of(url: str | os.PathLike[str]) -> Backend:
+    """Return the backend of a store's URL; a path is SQLite's.
+
+    Raises:
+        StoreError: No backend has the URL's scheme.
+    """
+    scheme = scheme_of(url)
+    if scheme not in _BY_SCHEME:
+        raise StoreError(
+            f"{scheme}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory:, "
+            "a path (pathlib.Path for a file name with a colon), or postgresql://user:password@host/database"
+        )
+    return _BY_SCHEME[scheme]
+
+
 def connect(url: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> SqlPersistenceProvider:
     """Return the provider for a URL, not opened yet: use it with `async with`, or `await` its `open()`.
 
@@ -251,10 +341,4 @@ def connect(url: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> Sql
     Raises:
         StoreError: No backend has the URL's scheme, the URL or an option is wrong, or the provider has no such option.
     """
-    return _PROVIDERS[scheme_of(url)](url, **options)
-
-
-_PROVIDERS: dict[str, Callable[..., SqlPersistenceProvider]] = {
-    "sqlite": SqlitePersistenceProvider,
-    "postgresql": PostgresPersistenceProvider,
-}
+    return backend_of(url).provider(url, **options)

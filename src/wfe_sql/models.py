@@ -130,12 +130,15 @@ class Stored(NamedTuple):
         create_time: The column, as the store has it: together they tell the workflow from another with the same id.
         revision: The workflow's revision.
         pointers: A fingerprint of each of its pointers by id, in their order; None where a pointer has none.
+        has_documents: Whether these are the documents that were read instead: whoever only reads needs no fingerprints,
+            so they are made when the instance is persisted.
     """
 
     id: str
     create_time: str
     revision: int
-    pointers: Mapping[str, bytes | None]
+    pointers: Mapping[str, Any]
+    has_documents: bool = False
 
 
 class _Remembers:
@@ -153,8 +156,7 @@ class WorkflowInstance(_Remembers):
     """One run of a workflow definition, with its execution pointers in order.
 
     `name` is unique among all workflows; "" means "the id" when the workflow is created and "as stored" when it is
-    persisted. `next_execution` is epoch milliseconds, None for never; round it up where it comes from a time with
-    microseconds, for polls cut downwards.
+    persisted. `next_execution` is epoch milliseconds, None for never; `epoch_ms` makes it of a time.
 
     An instance that was loaded or stored remembers which state of the workflow it is, and so do its copies, those of
     `copy`, `pickle` and `dataclasses.replace` alike: persisting it raises `WorkflowConflictError` when somebody else

@@ -36,10 +36,10 @@ class SqliteTarget:
 
 
 def scheme_of(url: str | os.PathLike[str]) -> str:
-    """Return the scheme of a store's URL; a plain path is "sqlite", and "postgres" is "postgresql".
+    """Return the scheme of a store's URL; that of a path is "sqlite".
 
     Raises:
-        StoreError: No backend has this scheme, or it is no URL but key=value pairs of PostgreSQL.
+        StoreError: It is no URL but key=value pairs of PostgreSQL.
     """
     if isinstance(url, str) and (pair := _KEY_AND_VALUE.match(url)):
         raise StoreError(
@@ -47,14 +47,7 @@ def scheme_of(url: str | os.PathLike[str]) -> str:
             ", or pathlib.Path for a SQLite file of that name"
         )
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
-    if scheme is None or scheme[1] == "sqlite":
-        return "sqlite"
-    if scheme[1] in ("postgresql", "postgres"):
-        return "postgresql"
-    raise StoreError(
-        f"{scheme[1]}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory:, "
-        "a path (pathlib.Path for a file name with a colon), or postgresql://user:password@host/database"
-    )
+    return "sqlite" if scheme is None else scheme[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def test_demo_refuses_a_file_that_exists(tmp_path: Path) -> None:
     file.write_text("mine")
     result = run_command("demo", str(file))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"wfe-sql demo: {file} exists already; name a file that does not\n"
+    assert result.stderr == f"wfe-sql: {file} already exists; name a file that does not\n"
     assert file.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [file]
 

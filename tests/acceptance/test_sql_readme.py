@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.dialects import DIALECTS
+from wfe_sql.backends import BACKENDS, load_sqlite_queries
 
 README = Path(__file__).parents[2] / "sql" / "README.md"
 QUERIES = load_sqlite_queries()
@@ -21,7 +20,7 @@ def test_every_query_that_needs_a_switch_is_there() -> None:
     words = re.findall(r"`([a-z_.]+)`", table)
     switches = {"jit", "plan_cache_mode", "force_generic_plan", *(word for word in words if word.startswith("enable_"))}
     patterns = {word.replace("...", r"\w+") for word in words} - switches
-    queries = DIALECTS["postgres"].load(None)
+    queries = BACKENDS["postgres"].load(None)
     assert "lock_workflows" in patterns
     assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in queries)] == []
 
@@ -29,15 +28,15 @@ def test_every_query_that_needs_a_switch_is_there() -> None:
 def test_every_index_is_explained() -> None:
     made = {
         (index, name)
-        for name, dialect in DIALECTS.items()
+        for name, dialect in BACKENDS.items()
         for query in dialect.load(None).values()
         for index in re.findall(r"INDEX IF NOT EXISTS (\w+)", query.sql)
     }
     rows = re.findall(r"^\| `(idx_\w+)` \| (.*) \| (.*) \| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
     measured = {
-        (index, name) for index, _, *sizes in rows for name, size in zip(DIALECTS, sizes, strict=True) if size != "-"
+        (index, name) for index, _, *sizes in rows for name, size in zip(BACKENDS, sizes, strict=True) if size != "-"
     }
-    used = {index for dialect in DIALECTS.values() for query in dialect.load(None).values() for index in query.index}
+    used = {index for dialect in BACKENDS.values() for query in dialect.load(None).values() for index in query.index}
     assert measured == made
     assert {index for index, what, *_ in rows if not what.startswith("none of our queries")} == used & {
         i for i, _ in made

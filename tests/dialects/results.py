@@ -10,11 +10,12 @@ from typing import Any
 from dialects.case import Case, Params, Row, Store, read_row_line
 from dialects.filling import START
 from wfe_sql import ExecutionError
+from wfe_sql.arguments import encode_bound
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.engines import Statement
 from wfe_sql.engines.postgres.grouping import encode_units
 from wfe_sql.queries import Query
-from wfe_sql.rows import EVENT_SUBSCRIPTIONS, EVENTS, EXECUTION_ERRORS, EXECUTION_POINTERS, WORKFLOWS, encode_bound
+from wfe_sql.tables import EVENT_SUBSCRIPTIONS, EVENTS, EXECUTION_ERRORS, EXECUTION_POINTERS, WORKFLOWS
 from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription
 
 NOW = (START + timedelta(hours=1)).isoformat()

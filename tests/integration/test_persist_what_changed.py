@@ -1,6 +1,7 @@
 """Persisting writes what changed, and is right however much changed and whoever wrote in between."""
 
 import asyncio
+import pickle
 import random
 from collections.abc import AsyncIterator, Callable
 from copy import deepcopy
@@ -40,14 +41,26 @@ async def test_one_changed_pointer_of_a_thousand_is_a_small_write(tmp_path: Path
     async with SqlitePersistenceProvider(file) as provider:
         await provider.create_new_workflow(instance)
         log = Path(f"{file}-wal")
-        for loads in (False, False, True):
-            if loads:
-                instance = await provider.get_workflow_instance(instance.id)
+        for copied in (None, None, deepcopy, lambda loaded: pickle.loads(pickle.dumps(loaded))):
+            if copied is not None:
+                instance = copied(await provider.get_workflow_instance(instance.id))
             instance.execution_pointers[500].persistence_data["cursor"]["list"][1][1]["deep"].append("changed")
             before = log.stat().st_size
             await provider.persist_workflow(instance)
             assert 0 < log.stat().st_size - before < 32 * KIB
             assert await provider.get_workflow_instance(instance.id) == instance
+
+
+async def test_fingerprints_are_made_when_an_instance_is_persisted(provider: SqlPersistenceProvider) -> None:
+    instance = full_instance()
+    await provider.create_new_workflow(instance)
+    loaded = await provider.get_workflow_instance(instance.id)
+    (read,) = loaded._stored.values()
+    assert [type(pointer) for pointer in read.pointers.values()] == [str] * 3
+    loaded.execution_pointers[0].retry_count += 1
+    await provider.persist_workflow(loaded)
+    (written,) = loaded._stored.values()
+    assert [type(pointer) for pointer in written.pointers.values()] == [bytes] * 3
 
 
 async def test_what_did_not_change_is_not_written(

@@ -57,6 +57,16 @@ async def test_what_came_back_unreadable_may_have_been_written(
     assert await cursor.fetchall() == [("host-0",), ("host-1",)]  # once, and not again in halves
 
 
+async def test_a_unit_that_waits_alone_is_a_plain_statement(postgres_url: str, schema: str, tmp_path: Path) -> None:
+    """Its query is tuned to begin at 100, that of the group is not."""
+    own = load_postgres_queries()["next_definition_sequence"]
+    (tmp_path / "numbers.sql").write_text(own.text.replace("(:definition_id, 1)", "(:definition_id, 100)"))
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=tmp_path) as tuned:
+        assert await tuned.next_definition_sequence("alone") == 100
+        together = await asyncio.gather(*(tuned.next_definition_sequence("together") for _ in range(3)))
+        assert sorted(together) == [1, 2, 3]
+
+
 async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:
     """Return as soon as a statement waits for what the transaction holds."""
     waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"

@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from wfe_sql import (
+    EventNotFoundError,
     PostgresPersistenceProvider,
     ScheduledCommand,
     StoreBusyError,
@@ -96,16 +97,34 @@ async def test_a_connection_that_is_ended_while_its_statement_runs(
 ) -> None:
     """A write may have been stored, so it is not run again even by those who wait for the server."""
     host = await open_(named_url, wait_for_server=wait_for_server)
+    await by_hand.execute(
+        "INSERT INTO events (id, event_name, event_key, event_data, event_time) VALUES ('e1', 'n', 'k', '1', now())"
+    )
+    creating = asyncio.create_task(host.create_event(full_event(id="e1")))
+    await _waits(admin, host_name)
+    assert admin("end_connections", application=host_name)
+    with pytest.raises(StoreUnavailableError, match="whether it was stored is not known: terminating connection"):
+        await creating
+    await by_hand.rollback()
+    with pytest.raises(EventNotFoundError):
+        await host.get_event("e1")
+    await host.create_event(full_event(id="e1"))
+
+
+async def test_a_connection_that_is_ended_while_it_waits_for_a_row(
+    open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection
+) -> None:
+    """Nothing was written by then, so those who wait for the server have it run again."""
+    host = await open_(named_url, wait_for_server=timedelta(minutes=1))
     await host.create_event(full_event(id="e1", is_processed=False))
     await hold_event(by_hand, "e1")
     marking = asyncio.create_task(host.mark_event_processed("e1"))
     await _waits(admin, host_name)
     assert admin("end_connections", application=host_name)
-    with pytest.raises(StoreUnavailableError, match="whether it was stored is not known: terminating connection"):
-        await marking
+    await _waits(admin, host_name)
     await by_hand.rollback()
-    assert (await host.get_event("e1")).is_processed is False
-    await host.mark_event_processed("e1")
+    await marking
+    assert (await host.get_event("e1")).is_processed
 
 
 # tries
@@ -330,17 +349,17 @@ async def test_a_statement_whose_callers_have_all_given_up(
 ) -> None:
     """Also one that serves several: the server stops, once nobody wants it any more."""
     host = await open_(named_url, max_connections=1)
-    for id_ in ("e1", "e2"):
-        await host.create_event(full_event(id=id_, is_processed=False))
-    await hold_event(by_hand, "e1")
-    one, other = [asyncio.create_task(host.mark_event_processed(id_)) for id_ in ("e1", "e2")]
+    assert await host.next_definition_sequence("order") == 1
+    await by_hand.execute("UPDATE definition_sequences SET next_num = 10")
+    one, other = [asyncio.create_task(host.next_definition_sequence("order")) for _ in range(2)]
     await _waits(admin, host_name)
     one.cancel()
     await asyncio.gather(one, return_exceptions=True)
     await host_does_not_change(admin, host_name)
     other.cancel()
     await _waits(admin, host_name, count=0)
-    assert (await host.get_event("e2")).is_processed is False
+    await by_hand.rollback()
+    assert await host.next_definition_sequence("order") == 2
 
 
 async def host_does_not_change(admin: Admin, host: str) -> None:

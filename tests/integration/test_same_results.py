@@ -99,6 +99,20 @@ def test_a_unit_of_a_group_returns_what_its_queries_return_in_sqlite(stores: Sto
     assert found[0], f"give {lead} parameters with which it finds or changes something"
 
 
+@pytest.mark.parametrize("lead", sorted(lead for lead, group in GROUPS.items() if group.alone == f"{lead}_alone"))
+def test_a_unit_alone_returns_what_the_group_does(stores: Stores, lead: str) -> None:
+    group, postgres = GROUPS[lead], stores["postgres"]
+    assert group.alone is not None
+    for otherwise in ({}, {"id": "nobody", "definition_id": "nobody"}):
+        unit = unit_of(lead, POSTGRES, **otherwise)
+        ((_, units),) = encode_units([unit])
+        with postgres.undone():
+            (rows,) = rows_by_unit(1, postgres.run(group.query, {"units": units}))
+        with postgres.undone():
+            found = group.results_alone(postgres.run(group.alone, unit[0].params))
+        assert _plain(found) == _plain(group.results(rows))
+
+
 @pytest.mark.parametrize("name", sorted(OTHERWISE))
 def test_what_is_said_to_differ_does(stores: Stores, name: str) -> None:
     one, other = (_returned(stores[case.name], name, case) for case in CASES)

@@ -213,25 +213,15 @@ CREATE INDEX IF NOT EXISTS idx_labels_label ON labels (label);
 }
 """What somebody adds to `sql/<dialect>/workflows.sql`. In its view and its trigger comes the column too."""
 
-_sqlite_scripts, _postgres_scripts = sqlite_store._scripts, postgres_store._scripts
-
 
 def _additions() -> list[str]:
     return ["add_execution_pointers_note", "create_workflows_priority_index", "create_labels_table"]
 
 
-def _grow(scripts: tuple[str, ...], addition: str) -> tuple[str, ...]:
+def _grow(scripts: tuple[str, ...]) -> tuple[str, ...]:
     """Return a list of scripts with the new ones in it: the column before the trigger and the view that name it."""
     at = scripts.index("create_workflows_revision_trigger")
-    return (*scripts[:at], addition, *scripts[at:], *_additions())
-
-
-def _grown_sqlite_scripts() -> tuple[str, ...]:
-    return _grow(_sqlite_scripts(), "add_workflows_priority")
-
-
-def _grown_postgres_scripts() -> tuple[str, ...]:
-    return _grow(_postgres_scripts(), "add_workflows_priority")
+    return (*scripts[:at], "add_workflows_priority", *scripts[at:], *_additions())
 
 
 @pytest.fixture
@@ -251,8 +241,8 @@ def grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
 
     def grow() -> None:
         monkeypatch.setattr(wfe_sql.queries, "find_sql", lambda: folder)
-        monkeypatch.setattr(sqlite_store, "_scripts", _grown_sqlite_scripts)
-        monkeypatch.setattr(postgres_store, "_scripts", _grown_postgres_scripts)
+        for store in (sqlite_store, postgres_store):
+            monkeypatch.setattr(store, "_SCRIPTS", _grow(store._SCRIPTS))
 
     return grow
 
@@ -382,5 +372,5 @@ async def test_what_the_scripts_of_postgresql_make(schema: str, postgres_url: st
     with psycopg.connect(postgres_url) as connection:
         connection.execute(f"SET wfe_sql.schema TO {schema}")
         found = read_parts(connection.execute(queries["list_parts"].sql.encode()).fetchall()).keys()
-    made = set().union(*(parts_made_by(queries[name].sql) for name in postgres_store._scripts()))
+    made = set().union(*(parts_made_by(queries[name].sql) for name in postgres_store._SCRIPTS))
     assert made == {part for part in found if not part.endswith(("_pkey", "workflows_name_key", "_data_key"))}

@@ -22,10 +22,10 @@ from wfe_sql.testing import ManualClock
 PROJECT = Path(__file__).parents[2]
 AT_MOST = 20_000
 
-SQL, PROVIDER = "sql/sqlite", "src/wfe_sql/provider.py"
+SQL, COMMANDS = "sql/sqlite", "src/wfe_sql/operations/commands.py"
 FREE = "\n            AND (claim_token IS NULL OR claim_expires_at <= :now)"
 FAULTS: dict[str, tuple[str, str, str]] = {
-    "none": (PROVIDER, "", ""),
+    "none": (COMMANDS, "", ""),
     "a claim takes what is under a live lease": (f"{SQL}/workflows.sql", FREE, "\n            AND :now IS NOT NULL"),
     "a release does not look at the token": (
         f"{SQL}/workflows.sql",
@@ -66,7 +66,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
         "AND id = :ids",
     ),
     "a command scheduled while it is handled is lost": (
-        PROVIDER,
+        COMMANDS,
         '[Statement("reschedule_command", claim), Statement("complete_command", claim)]',
         '[Statement("complete_command", claim)]',
     ),

@@ -15,14 +15,20 @@ SETTINGS = (
     *("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys"),
     *("use_rollback_journal", "wait_for_no_lock"),
 )
+LOOKS = ("find_free_runnable_instance", "find_free_runnable_event", "find_free_command")
 SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
 ADDITIONS = (
     *("add_workflows_claim_and_revision", "add_events_claim", "add_scheduled_commands_claim_and_rescheduled_time"),
 )
 
 ONLY_IN_SQLITE = {
-    **{lead: f"PostgreSQL runs it as {lead}_group, even for one unit" for lead in GROUPS},
+    **{
+        lead: f"PostgreSQL runs it as {lead}_group, even for one unit"
+        for lead, group in GROUPS.items()
+        if group.alone != lead
+    },
     **dict.fromkeys(PARTS, "a part of a group in PostgreSQL"),
+    **dict.fromkeys(LOOKS, "in PostgreSQL a claim that finds nothing takes no lock that others wait for"),
     **dict.fromkeys(SETTINGS, "a setting of SQLite's"),
     **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
     **dict.fromkeys(ADDITIONS, "PostgreSQL adds these columns in the query that makes the table"),
@@ -35,6 +41,7 @@ ONLY_IN_SQLITE = {
 }
 ONLY_IN_POSTGRES = {
     **{f"{lead}_group": f"runs any number of {lead} as one statement" for lead in GROUPS},
+    "get_workflow_instance_alone": "runs the two queries of a get as one statement",
     "set_up_connection": "connections are told the schema, and settings",
     "find_old_snapshots": "SQLite keeps them for readers that are at work on the machine",
     "find_query_statistics": "SQLite does not count what queries cost",

@@ -23,8 +23,6 @@ from wfe_sql import (
 )
 
 METHODS = [name for name in dir(PersistenceProvider) if not name.startswith("_")]
-
-
 MAINTENANCE = [name for name in dir(MaintenanceRepository) if not name.startswith("_")]
 
 
@@ -39,20 +37,6 @@ def test_the_provider_keeps_the_signatures_of_the_protocols(protocol: type, name
     else:
         assert inspect.signature(kept) == inspect.signature(promised)
         assert promised.__doc__
-
-
-def test_every_method_of_the_contract_is_there() -> None:
-    assert set(METHODS) == {
-        *("create_new_workflow", "persist_workflow", "persist_workflow_with_subscriptions", "get_runnable_instances"),
-        *("get_workflow_instance", "get_workflow_instance_by_name", "get_workflow_instances"),
-        *("next_definition_sequence", "create_event_subscription", "get_subscriptions", "terminate_subscription"),
-        *("get_subscription", "get_first_open_subscription", "set_subscription_token", "clear_subscription_token"),
-        *("create_event", "get_event", "get_runnable_events", "get_events"),
-        *("mark_event_processed", "mark_event_unprocessed"),
-        *("supports_scheduled_commands", "schedule_command", "process_commands"),
-        *("claim_runnable_instances", "claim_runnable_events", "renew_claim", "release_claim"),
-        *("persist_errors", "get_execution_errors", "ensure_store_exists"),
-    }
 
 
 def test_every_public_name_is_exported_once() -> None:

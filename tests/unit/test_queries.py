@@ -12,8 +12,7 @@ import pytest
 
 import wfe_sql
 from wfe_sql import QueryFileError
-from wfe_sql.backends import load_sqlite_queries
-from wfe_sql.dialects import DIALECTS
+from wfe_sql.backends import BACKENDS, load_sqlite_queries
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query, QuerySet, find_sql, load
@@ -484,7 +483,7 @@ _NO_CHECK_SEES = {
 
 @pytest.mark.parametrize("part", _NO_CHECK_SEES)
 def test_a_header_says_what_no_check_would_see(part: str) -> None:
-    queries = [query for dialect in DIALECTS.values() for query in dialect.load(None).values()]
+    queries = [query for dialect in BACKENDS.values() for query in dialect.load(None).values()]
     having = [query for query in queries if re.search(part, query.sql)]
     assert having
     assert [query.place for query in having if _NO_CHECK_SEES[part] not in " ".join(query.keep)] == []

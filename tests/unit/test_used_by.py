@@ -42,22 +42,25 @@ def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> li
 
 def _leads(query: str) -> set[str]:
     """Return the queries that a unit has where this one runs: itself, or those whose group it is, or locks for."""
-    return {query.removesuffix("_group"), *(lead for lead, group in GROUPS.items() if group.lock == query)}
+    lead = query.removesuffix("_group").removesuffix("_alone")
+    return {lead, *(group.lead for group in GROUPS.values() if group.lock == query)}
 
 
 def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
-    """Return every string in the code of a method and of the private methods and functions that it calls."""
+    """Return every string in the code of a method and of what it uses: private methods, functions, constants."""
     found: set[str] = set()
-    seen: set[str] = set()
+    seen: set[Any] = set()
     pending: list[Any] = [method]
     while pending:
         function = unwrap(pending.pop())
         names, strings = _names_and_strings(function.__code__)
         found |= strings
-        for name in (name for name in names - seen if name.startswith("_")):
-            seen.add(name)
-            helpers = [getattr(owner, name, None) for owner in users] + [function.__globals__.get(name)]
-            pending.extend(helper for helper in helpers if hasattr(helper, "__code__"))
+        helpers = [function.__globals__.get(name) for name in names]
+        found.update(*(helper for helper in helpers if isinstance(helper, tuple)))
+        helpers += [getattr(owner, name, None) for owner in users for name in names if name.startswith("_")]
+        called = {helper for helper in helpers if hasattr(helper, "__code__")}
+        pending.extend(called - seen)
+        seen |= called
     return found
 
 

@@ -1,7 +1,8 @@
 """The commands of `wfe-sql`: each module adds its own to `app`, in the order in which `--help` lists them."""
 
-from wfe_sql.cli.root import app
+from importlib import import_module
 
-from wfe_sql.cli import demo, upkeep, lists, show, operator, queries, plans  # isort: skip
+from wfe_sql.cli.root import app as app
 
-__all__ = ["app", "demo", "lists", "operator", "plans", "queries", "show", "upkeep"]
+for _module in ("demo", "upkeep", "lists", "show", "operator", "queries", "plans"):
+    import_module(f"wfe_sql.cli.{_module}")

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from wfe_sql.arguments import encode_ms_bound
 from wfe_sql.cli.output import print_json, say
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, find_workflow, opened, run
 from wfe_sql.errors import WfeError, WorkflowConflictError
 from wfe_sql.models import Event, WorkflowInstance, WorkflowStatus, utc_now
-from wfe_sql.rows import epoch_ms
 
 _TRIES = 20
 """How often a change is made anew when somebody else changed the workflow in between."""
@@ -48,7 +48,7 @@ def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, 
     def change(instance: WorkflowInstance) -> None:
         instance.status = WorkflowStatus.Runnable
         if instance.next_execution is None:
-            instance.next_execution = epoch_ms("now", utc_now())
+            instance.next_execution = encode_ms_bound("now", utc_now())
 
     run(_change(url, sql_dir, workflow, change, {WorkflowStatus.Suspended}, "resume", yes=yes, as_json=as_json))
 

@@ -5,18 +5,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from wfe_sql.backends import BACKENDS
 from wfe_sql.cli.output import warn
-from wfe_sql.dialects import DIALECTS
 from wfe_sql.queries import Query, QuerySet
 
 
 def _known_dialect(name: str) -> str:
-    if name not in DIALECTS:
-        raise typer.BadParameter(f"{name} is none of {', '.join(DIALECTS)}")
+    if name not in BACKENDS:
+        raise typer.BadParameter(f"{name} is none of {', '.join(BACKENDS)}")
     return name
 
 
-DialectName = Annotated[str, typer.Option("--dialect", callback=_known_dialect, help=f"One of {', '.join(DIALECTS)}.")]
+DialectName = Annotated[str, typer.Option("--dialect", callback=_known_dialect, help=f"One of {', '.join(BACKENDS)}.")]
 
 
 def find_query(queries: QuerySet, name: str) -> Query:

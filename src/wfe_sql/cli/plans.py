@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from wfe_sql.backends import BACKENDS, backend_of
 from wfe_sql.cli.options import DialectName, find_query
 from wfe_sql.cli.output import Output, print_json
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir
-from wfe_sql.dialects import DIALECTS, dialect_of
 from wfe_sql.errors import StoreError
 from wfe_sql.escaping import visible
 from wfe_sql.plans import Contents, Planner, judge
@@ -35,10 +35,10 @@ def explain(
 
     Example: wfe-sql explain sqlite:///var/lib/app/wfe.db get_runnable_instances
     """
-    dialect = dialect_of(url)
-    queries = dialect.load(sql_dir)
+    backend = backend_of(url)
+    queries = backend.load(sql_dir)
     wanted = [query for query in queries.values() if query.has_plan] if name is None else [find_query(queries, name)]
-    with dialect.open_planner(url, queries) as planner:
+    with backend.open_planner(url, queries) as planner:
         survey = cache(planner.survey)
         plans = [_plan(query, planner, survey, is_tuned=query.name in queries.tuned) for query in wanted]
     if as_json:
@@ -57,7 +57,7 @@ def schema(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJ
 
     Example: wfe-sql schema | sqlite3 new.db
     """
-    script = DIALECTS[dialect].schema(DIALECTS[dialect].load(sql_dir))
+    script = BACKENDS[dialect].schema(BACKENDS[dialect].load(sql_dir))
     if as_json:
         print_json({"dialect": dialect, "sql": script})
     else:

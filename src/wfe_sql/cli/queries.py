@@ -11,11 +11,11 @@ import typer
 from rich.syntax import Syntax
 from rich.table import Table
 
+from wfe_sql.backends import BACKENDS
 from wfe_sql.cli.options import DialectName, fail, find_query
 from wfe_sql.cli.output import Output, print_json
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir
-from wfe_sql.dialects import DIALECTS
 from wfe_sql.errors import QueryFileError
 from wfe_sql.queries import Query, QuerySet, find_sql
 
@@ -39,7 +39,7 @@ def list_(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJs
 
     Example: wfe-sql queries list --json | jq -r '.[] | select(.index == []) | .name'
     """
-    loaded = DIALECTS[dialect].load(sql_dir)
+    loaded = BACKENDS[dialect].load(sql_dir)
     if as_json:
         print_json([_as_json(query, loaded) for query in loaded.values()])
         return
@@ -69,7 +69,7 @@ def show(
 
     Example: wfe-sql queries show get_runnable_instances
     """
-    loaded = DIALECTS[dialect].load(sql_dir)
+    loaded = BACKENDS[dialect].load(sql_dir)
     query = find_query(loaded, name)
     if as_json:
         print_json(_as_json(query, loaded))
@@ -121,9 +121,9 @@ def diff(
 
     Example: wfe-sql queries diff tuned
     """
-    own = DIALECTS[dialect].load(None)
+    own = BACKENDS[dialect].load(None)
     try:
-        tuned = DIALECTS[dialect].load(folder)
+        tuned = BACKENDS[dialect].load(folder)
     except QueryFileError as error:
         fail(str(error))
     changed = {name: list(_unified_diff(own[name], tuned[name])) for name in own if name in tuned.tuned}
@@ -183,7 +183,7 @@ def _all_files(dialect: str) -> dict[str, str]:
 
 
 def _files_of(names: Iterable[str], dialect: str) -> dict[str, str]:
-    loaded = DIALECTS[dialect].load(None)
+    loaded = BACKENDS[dialect].load(None)
     texts: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         query = find_query(loaded, name)

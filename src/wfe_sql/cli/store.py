@@ -11,12 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from wfe_sql.backends import connect
+from wfe_sql.backends import StoreOptions, backend_of, connect
 from wfe_sql.errors import SerializationError, WorkflowNotFoundError
 from wfe_sql.escaping import visible
 from wfe_sql.models import WorkflowInstance, utc_now
 from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.urls import parse_sqlite_url, scheme_of
 
 Url = Annotated[str, typer.Argument(help="The store, such as wfe.db or postgresql://wfe@db/wfe?schema=wfc.")]
 SqlDir = Annotated[
@@ -48,17 +47,13 @@ async def opened(
 ) -> AsyncIterator[SqlPersistenceProvider]:
     """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to make it where it does not.
 
-    A mode that the URL gives wins. On PostgreSQL no statement is ended for taking long: whole tables are read here, and
-    indexes made.
+    A mode that the URL gives wins. No statement is ended for taking long: whole tables are read here, and indexes made.
     """
-    options: dict[str, Any] = {"allow_unfinished_copy": allow_unfinished_copy}
-    if scheme_of(url) == "postgresql":
-        options["statement_timeout"] = None
-        if not re.search(r"[?&]mode=", url):
-            url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
-    elif "?" not in url and parse_sqlite_url(url).path is not None:
-        url = f"{url}?mode={mode}"
-    async with connect(url, sql_dir=sql_dir, **options) as provider:
+    options: StoreOptions = {"sql_dir": sql_dir, "allow_unfinished_copy": allow_unfinished_copy}
+    options |= backend_of(url).patient
+    if not url.endswith(":memory:") and not re.search(r"[?&]mode=", url):
+        url = f"{url}{'&' if '?' in url else '?'}mode={mode}"
+    async with connect(url, **options) as provider:
         yield provider
 
 

@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
+from wfe_sql.backends import backend_of
 from wfe_sql.cli.output import Cell, Output, print_json, say, size
 from wfe_sql.cli.root import app
 from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, opened, parse_age, parse_time, run, shown
 from wfe_sql.models import WorkflowStatus
-from wfe_sql.urls import SqliteTarget, parse_sqlite_url, scheme_of
+from wfe_sql.urls import SqliteTarget, parse_sqlite_url
 
 
 @app.command()
@@ -221,9 +222,10 @@ def copy(
 
     async def command() -> None:
         output = Output()
-        same = scheme_of(source) == scheme_of(dest)
+        backend = backend_of(source)
+        same = backend_of(dest) is backend
         async with opened(source, sql_dir, mode="ro") as one, AsyncExitStack() as stack:
-            if same and scheme_of(source) == "sqlite":
+            if same and backend.name == "sqlite":
                 _make_for_the_same_people(parse_sqlite_url(dest), parse_sqlite_url(source))
             tuned = sql_dir if same else None
             other = await stack.enter_async_context(opened(dest, tuned, mode="rwc", allow_unfinished_copy=True))

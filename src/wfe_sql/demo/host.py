@@ -39,13 +39,13 @@ from wfe_sql import (
     WorkflowConflictError,
     WorkflowInstance,
     WorkflowStatus,
+    epoch_ms,
     utc_now,
 )
 from wfe_sql.demo.steps import (
     Definition,
     Result,
     Sleep,
-    epoch_ms,
     is_due,
     publish,
     rest,

@@ -79,7 +79,7 @@ async def run_demo(file: Path, say: Callable[[str], None]) -> DemoReport:
     report = DemoReport(file=file, journal=file.with_name(f"{file.name}.effects.jsonl"))
     for path in (report.file, report.journal):
         if path.exists():
-            raise FileExistsError(f"{path} exists already; name a file that does not")
+            raise FileExistsError(f"{path} already exists; name a file that does not")
     async with connect(file) as store:
         demo = _Demo(store, report, say)
         try:

@@ -7,13 +7,12 @@ the host calls `rest` when it is sure that what is waited for will find it waiti
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from wfe_sql.models import EventSubscription, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus
+from wfe_sql import EventSubscription, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus, epoch_ms
 
 _FINISHED = (PointerStatus.Complete, PointerStatus.Failed)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +189,6 @@ def settle(instance: WorkflowInstance, now: datetime) -> None:
     times = [p.sleep_until for p in instance.execution_pointers if p.active]
     runnable = instance.status is WorkflowStatus.Runnable
     instance.next_execution = min((_due_ms(time) for time in times), default=None) if runnable else None
-
-
-def epoch_ms(time: datetime) -> int:
-    """Return a time in epoch milliseconds, cut upwards: a poll at that millisecond must not come too early."""
-    return -((_EPOCH - time) // timedelta(milliseconds=1))
 
 
 def _subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: WaitFor) -> EventSubscription:

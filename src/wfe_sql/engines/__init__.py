@@ -31,7 +31,7 @@ class Statement:
     params: Params
     otherwise: Exception | None = None
     conflicts: Mapping[str, Exception] = field(default_factory=dict)
-    ended: "Callable[[Results | Exception | None], None] | None" = None
+    ended: "Ended | None" = None
 
 
 Unit = Sequence[Statement]
@@ -39,6 +39,9 @@ Unit = Sequence[Statement]
 
 Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
+
+Ended = Callable[[Results | Exception | None], None]
+"""Is told how a unit ended."""
 
 
 Read = Callable[[Unit], Awaitable[Results]]
@@ -161,6 +164,13 @@ class Engine(Protocol):
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
+        ...
+
+    async def may_find(self, look: Statement) -> bool:
+        """Tell whether a write is worth it, which finds what the query `look` finds.
+
+        Where a write that finds nothing costs nothing, it is, and nobody looks.
+        """
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[Read]:

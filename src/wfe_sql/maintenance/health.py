@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from wfe_sql.arguments import encode_argument, encode_bound, encode_ms_bound
+from wfe_sql.codecs import EPOCH, TIME
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Read, Statement
 from wfe_sql.engines.stores import NOT_FINISHED, UNFINISHED_COPY
@@ -12,9 +14,8 @@ from wfe_sql.errors import StoreCorruptError, StoreError
 from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, QueryStats, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
-from wfe_sql.maintenance.stored import StoredTable, read_time
 from wfe_sql.plans import fits
-from wfe_sql.rows import EPOCH, TIME, encode_argument, encode_bound, epoch_ms
+from wfe_sql.tables import Table
 
 _FINDINGS = 100
 """How many findings of one kind are listed."""
@@ -185,17 +186,16 @@ class Health(Paging):
                     findings.append(finding)
         return findings
 
-    def _check_row(self, table: StoredTable, row: Sequence[Any]) -> Iterator[Finding]:
+    def _check_row(self, table: Table, row: Sequence[Any]) -> Iterator[Finding]:
         _, problems = table.read(row)
-        for column, problem in problems.items():
-            message = f"{table.name}.{column} of id {table.id_of(row)!r} cannot be read: {problem}"
-            yield Finding(FindingKind.Unreadable, message)
+        for problem in problems.values():
+            yield Finding(FindingKind.Unreadable, problem)
         if self._engine.has_times_as_text:
             for column, value in table.odd_times(row):
                 if column not in problems:
                     message = (
                         f"{table.name}.{column} of id {table.id_of(row)!r} is {value!r}, which is compared as text, so "
-                        f"that polls may take it at the wrong moment; store {read_time(value)!r}"
+                        f"that polls may take it at the wrong moment; store {TIME.read(value)!r}"
                     )
                     yield Finding(FindingKind.Unsorted, message)
 
@@ -227,9 +227,9 @@ async def _count_due(read: Read, now: datetime, *, free_since: datetime | None =
     free = {"free_since": None if free_since is None else encode_argument("now", TIME, free_since)}
     return await read(
         [
-            Statement("count_due_workflows", {"as_at": epoch_ms("now", now), **free}),
+            Statement("count_due_workflows", {"as_at": encode_ms_bound("now", now), **free}),
             Statement("count_due_events", {"as_at": encode_bound("now", now), **free}),
-            Statement("count_due_commands", {"as_of": epoch_ms("now", now), **free}),
+            Statement("count_due_commands", {"as_of": encode_ms_bound("now", now), **free}),
         ]
     )
 
@@ -278,7 +278,7 @@ def _time_or_none(stored: Any) -> datetime | None:
     try:
         if isinstance(stored, int | float):
             return EPOCH + timedelta(milliseconds=stored)
-        return datetime.fromisoformat(read_time(stored))
+        return datetime.fromisoformat(TIME.read(stored))
     except (ValueError, OverflowError):
         return None
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+from wfe_sql import tables
 from wfe_sql.engines import Read, Statement
-from wfe_sql.maintenance import stored
-from wfe_sql.maintenance.stored import StoredTable
+from wfe_sql.tables import Table
 
 Rows = Sequence[Sequence[Any]]
 
@@ -24,7 +24,7 @@ _Next = Callable[[Sequence[Any]], dict[str, Any]]
 class Paging:
     """Reads whole tables."""
 
-    async def _pages(self, read: Read) -> AsyncGenerator[tuple[StoredTable, Rows], None]:
+    async def _pages(self, read: Read) -> AsyncGenerator[tuple[Table, Rows], None]:
         """Yield every row of every table in a stable order: by id, or as stored where rows have none."""
         for table, query, start, next_ in _tables():
             params: dict[str, Any] | None = start
@@ -35,22 +35,22 @@ class Paging:
                 params = next_(rows[-1]) if len(rows) == _PAGE else None
 
 
-def _tables() -> list[tuple[StoredTable, str, _Start, _Next]]:
+def _tables() -> list[tuple[Table, str, _Start, _Next]]:
     """Return the tables and how their pages follow each other, in an order in which no row comes before its parent."""
     by_place: tuple[_Start, _Next] = {"after_place": BEFORE_ALL}, lambda row: {"after_place": row[-1]}
     return [
-        (stored.DEFINITION_SEQUENCES, "export_definition_sequences", *_by("definition_id")),
-        (stored.WORKFLOWS, "export_workflows", *_by("id")),
+        (tables.DEFINITION_SEQUENCES, "export_definition_sequences", *_by("definition_id")),
+        (tables.WORKFLOWS, "export_workflows", *_by("id")),
         (
-            stored.EXECUTION_POINTERS,
+            tables.EXECUTION_POINTERS,
             "export_execution_pointers",
             {"after_workflow_id": "", "after_place": BEFORE_ALL},
             lambda row: {"after_workflow_id": row[0], "after_place": row[-1]},
         ),
-        (stored.EVENTS, "export_events", *_by("id")),
-        (stored.EVENT_SUBSCRIPTIONS, "export_event_subscriptions", *_by("id")),
-        (stored.SCHEDULED_COMMANDS, "export_scheduled_commands", *by_place),
-        (stored.EXECUTION_ERRORS, "export_execution_errors", *by_place),
+        (tables.EVENTS, "export_events", *_by("id")),
+        (tables.EVENT_SUBSCRIPTIONS, "export_event_subscriptions", *_by("id")),
+        (tables.SCHEDULED_COMMANDS, "export_scheduled_commands", *by_place),
+        (tables.EXECUTION_ERRORS, "export_execution_errors", *by_place),
     ]
 
 

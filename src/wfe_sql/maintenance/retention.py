@@ -4,12 +4,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from wfe_sql.arguments import encode_argument, encode_count, encode_ids, encode_key
+from wfe_sql.codecs import TIME
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Statement, Unit
 from wfe_sql.errors import SerializationError, StoreError, WorkflowNotFoundError
 from wfe_sql.maintenance.pages import BEFORE_ALL, Rows
 from wfe_sql.models import WorkflowStatus
-from wfe_sql.rows import INTEGER, TEXT, TIME, encode_argument, encode_ids
 
 _FINISHED = (WorkflowStatus.Complete, WorkflowStatus.Terminated)
 
@@ -25,7 +26,7 @@ class Retention:
     _clock: Callable[[], datetime]
 
     async def delete_workflow(self, id: str) -> None:
-        params = {"id": encode_argument("id", TEXT, id)}
+        params = {"id": encode_key("id", id)}
         gone = WorkflowNotFoundError(f"no workflow has id {id!r}")
         await self._engine.write([Statement("delete_workflow", params, otherwise=gone), *_delete_what_hung_on([id])])
 
@@ -41,7 +42,7 @@ class Retention:
         if status not in _FINISHED:
             raise SerializationError(f"only Complete or Terminated workflows can be purged, not {status!r}")
         age = {"status": str(status), "older_than": self._bound(older_than)}
-        batch = {**age, "row_limit": checked_batch_size(batch_size)}
+        batch = {**age, "row_limit": encode_count("batch_size", batch_size)}
         if dry_run:
             (count,) = await self._engine.read([Statement("count_finished_workflows", age)])
             return int(count)
@@ -64,7 +65,7 @@ class Retention:
         on_batch: Callable[[int], None] | None = None,
     ) -> int:
         age = {"older_than": self._bound(older_than)}
-        batch: dict[str, Any] = {**age, "row_limit": checked_batch_size(batch_size), "after_time": None}
+        batch: dict[str, Any] = {**age, "row_limit": encode_count("batch_size", batch_size), "after_time": None}
         if dry_run:
             (count,) = await self._engine.read([Statement("count_processed_events", age)])
             return int(count)
@@ -89,7 +90,7 @@ class Retention:
         on_batch: Callable[[int], None] | None = None,
     ) -> int:
         age = {"older_than": self._bound(older_than)}
-        batch: dict[str, Any] = {**age, "row_limit": checked_batch_size(batch_size), "from_id": BEFORE_ALL}
+        batch: dict[str, Any] = {**age, "row_limit": encode_count("batch_size", batch_size), "from_id": BEFORE_ALL}
         if dry_run:
             (count,) = await self._engine.read([Statement("count_orphaned_errors", age)])
             return int(count)
@@ -144,14 +145,3 @@ def _delete_what_hung_on(workflow_ids: list[str]) -> Unit:
         Statement("delete_execution_errors_of_deleted", params),
         Statement("delete_scheduled_commands_of_deleted_workflows", params),
     ]
-
-
-def checked_batch_size(batch_size: int) -> Any:
-    """Return a batch size as a parameter.
-
-    Raises:
-        SerializationError: It is below 1.
-    """
-    if encode_argument("batch_size", INTEGER, batch_size) < 1:
-        raise SerializationError(f"batch_size must be at least 1, not {batch_size}")
-    return batch_size

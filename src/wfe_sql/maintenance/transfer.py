@@ -15,7 +15,7 @@ from wfe_sql.engines.stores import UNFINISHED_COPY, VERSION
 from wfe_sql.errors import CorruptRowError, StoreError, StoreNotEmptyError, WfeError
 from wfe_sql.maintenance.models import CopyReport
 from wfe_sql.maintenance.pages import Paging, Rows
-from wfe_sql.maintenance.stored import StoredTable
+from wfe_sql.tables import Table
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -119,12 +119,12 @@ async def _check_ids(read: Read) -> None:
         raise CorruptRowError(f"a row of {table} cannot be read: its {column} is empty")
 
 
-def _lines(table: StoredTable, rows: Rows) -> list[str]:
+def _lines(table: Table, rows: Rows) -> list[str]:
     """Return the text of rows, equal for rows that mean the same."""
-    return [_encoder.encode({"table": table.name, "row": table.document(row)}).decode() for row in rows]
+    return [_encoder.encode({"table": table.name, "row": table.plain(row)}).decode() for row in rows]
 
 
-def _import_rows(table: StoredTable, rows: Rows) -> Statement:
+def _import_rows(table: Table, rows: Rows) -> Statement:
     queries = {
         "definition_sequences": "import_definition_sequences",
         "workflows": "import_workflows",
@@ -134,4 +134,4 @@ def _import_rows(table: StoredTable, rows: Rows) -> Statement:
         "scheduled_commands": "import_scheduled_commands",
         "execution_errors": "import_execution_errors",
     }
-    return Statement(queries[table.name], [table.parameters(row) for row in rows])
+    return Statement(queries[table.name], [table.portable(row) for row in rows])

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
@@ -36,7 +37,6 @@ from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
-from wfe_sql.rows import encode_ids
 
 _STATEMENTS_AT_ONCE = 3
 """Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
@@ -175,6 +175,11 @@ class PostgresEngine:
         """Run a unit that changes nothing, on one snapshot."""
         return await self._run(unit, writes=False)
 
+    async def may_find(self, look: Statement) -> bool:
+        """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
+        self._check_open()
+        return True
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
         """Have all units that are read within see one moment, on a connection of its own, which holds up nobody."""
@@ -235,6 +240,8 @@ class PostgresEngine:
         self, group: Group, units: Sequence[Unit], attempt: Attempt, *locks: Statement
     ) -> list[Outcome | None]:
         """Run units as one statement, or as few as their size allows; None for those whose row somebody else holds."""
+        if group.alone is not None and len(units) == 1 and not locks:
+            return await self._run_together(group, units, [Statement(group.alone, units[0][0].params)], attempt)
         outcomes: list[Outcome | None] = []
         for count, encoded in encode_units(units):
             some = units[len(outcomes) : len(outcomes) + count]
@@ -265,10 +272,12 @@ class PostgresEngine:
             if len(units) == 1 or not is_about_values(error):
                 return [unit_error(self._store, error, unit) for unit in units]
             return [outcome for unit in units for outcome in await self.run_group(group, [unit], attempt)]
-        return [
-            None if group.lock and found and found[0][0] is None else _outcome(unit, group.results(found))
-            for unit, found in zip(units, rows_by_unit(len(units), rows), strict=True)
-        ]
+        results = (
+            [group.results_alone(rows)]
+            if statements[-1].query == group.alone
+            else [group.results_of(found) for found in rows_by_unit(len(units), rows)]
+        )
+        return [None if result is None else _outcome(unit, result) for unit, result in zip(units, results, strict=True)]
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run a unit as it is.

@@ -59,6 +59,8 @@ class Group:
         shares: Whether one statement serves all units of a key; else it can change a row only once.
         alike: A parameter that all units of one statement have in common.
         writes: Whether it changes anything.
+        alone: The query that runs one unit, with the parameters of its lead: a set of one costs 0.1 ms more.
+            Not for what has a lock: a plain query that passes over a held row costs as much as a set.
     """
 
     lead: str
@@ -69,11 +71,20 @@ class Group:
     shares: bool = False
     alike: str | None = None
     writes: bool = True
+    alone: str | None = None
 
     @property
     def query(self) -> str:
         """The name of the query that runs them."""
         return f"{self.lead}_group"
+
+    def results_of(self, rows: Rows) -> Results | None:
+        """Turn a unit's rows into what its queries return; None where somebody else holds the row it is to change."""
+        return None if self.lock and rows and rows[0][0] is None else self.results(rows)
+
+    def results_alone(self, result: Any) -> Results | None:
+        """Turn what `alone` returned into what the unit's queries return, as `results_of`."""
+        return [result] if self.alone == self.lead else self.results_of([] if result is None else [result])
 
 
 _POINTER_WRITES = frozenset(
@@ -91,7 +102,13 @@ GROUPS = {
     for group in (
         Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
         Group("persist_workflow", _row, parts=_POINTER_WRITES, key="id", lock="lock_workflows"),
-        Group("get_workflow_instance", _instance, parts=frozenset({"get_execution_pointers"}), writes=False),
+        Group(
+            "get_workflow_instance",
+            _instance,
+            parts=frozenset({"get_execution_pointers"}),
+            writes=False,
+            alone="get_workflow_instance_alone",
+        ),
         Group(
             "get_workflow_instance_by_name",
             _instance,
@@ -102,15 +119,15 @@ GROUPS = {
         Group("renew_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("release_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),
-        Group("create_event", _changed),
-        Group("get_event", _row, writes=False),
+        Group("create_event", _changed, alone="create_event"),
+        Group("get_event", _row, writes=False, alone="get_event"),
         Group("mark_event_processed", _changed, key="id", lock="lock_events"),
         Group("mark_event_unprocessed", _changed, key="id", lock="lock_events"),
         Group("claim_runnable_events", _rows, alike="as_at"),
         Group("renew_event_claim", _changed, key="id", lock="lock_events"),
         Group("release_event_claim", _changed, key="id", lock="lock_events"),
         Group("create_event_subscription", _changed),
-        Group("get_subscriptions", _rows, writes=False),
+        Group("get_subscriptions", _rows, writes=False, alone="get_subscriptions"),
         Group("terminate_subscription", _changed, key="id", lock="lock_event_subscriptions"),
     )
 }

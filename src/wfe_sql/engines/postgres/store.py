@@ -55,6 +55,28 @@ _LATEST = 10
 
 _INDEX = re.compile(r"\bCREATE INDEX (?=IF NOT EXISTS (\w+))")
 
+_SCRIPTS = (
+    "create_schema",
+    "collate_ids_bytewise",
+    "create_wfe_sql_store_table",
+    "create_workflows_table",
+    "name_workflows_without_name",
+    "create_workflows_revision_trigger",
+    "create_workflow_documents_view",
+    "create_execution_pointers_table",
+    "create_execution_pointer_documents_view",
+    "create_definition_sequences_table",
+    "create_events_table",
+    "create_event_documents_view",
+    "create_event_subscriptions_table",
+    "create_event_subscription_documents_view",
+    "create_scheduled_commands_table",
+    "create_execution_errors_table",
+    "create_execution_error_documents_view",
+    "grant_documents",
+)
+"""What makes a store, and brings an old one up to date, in their order."""
+
 _log = logging.getLogger("wfe_sql")
 
 
@@ -98,7 +120,7 @@ class PostgresStore:
         self.target = target
         self.id = ""
         self._queries = queries
-        self._scripts = Scripts(_scripts(), queries)
+        self._scripts = Scripts(_SCRIPTS, queries)
         self._schema = schema
         self._mode = mode
         self._allow_unfinished_copy = allow_unfinished_copy
@@ -278,7 +300,7 @@ class PostgresStore:
         """Return the statements of the scripts that build indexes, by the index."""
         return {
             found[1]: statement
-            for script in _scripts()
+            for script in _SCRIPTS
             for statement in split_script(self._queries[script].sql)
             if (found := _INDEX.search(statement))
         }
@@ -381,7 +403,7 @@ class PostgresStore:
         parts = await self._parts(run)
         await self._check(parts, run)
         missing = self._scripts.missing(parts)
-        for script in _scripts():
+        for script in _SCRIPTS:
             # One that lacks nothing may be a later version's, and have what this one would take away.
             if script in missing or not script.endswith(("_view", "_trigger")):
                 await run(script)
@@ -421,34 +443,10 @@ def schema_script(queries: QuerySet) -> str:
     return "\n".join(
         [
             settings.text.replace(settings.sql, filled.sql),
-            *(queries[name].text for name in ("begin_write", "hold_making_lock", *_scripts())),
+            *(queries[name].text for name in ("begin_write", "hold_making_lock", *_SCRIPTS)),
             version.text.replace(version.sql, version.filled_in("version", str(VERSION))),
             queries["commit"].text,
         ]
-    )
-
-
-def _scripts() -> tuple[str, ...]:
-    """Return what makes a store, and brings an old one up to date, in their order."""
-    return (
-        "create_schema",
-        "collate_ids_bytewise",
-        "create_wfe_sql_store_table",
-        "create_workflows_table",
-        "name_workflows_without_name",
-        "create_workflows_revision_trigger",
-        "create_workflow_documents_view",
-        "create_execution_pointers_table",
-        "create_execution_pointer_documents_view",
-        "create_definition_sequences_table",
-        "create_events_table",
-        "create_event_documents_view",
-        "create_event_subscriptions_table",
-        "create_event_subscription_documents_view",
-        "create_scheduled_commands_table",
-        "create_execution_errors_table",
-        "create_execution_error_documents_view",
-        "grant_documents",
     )
 
 

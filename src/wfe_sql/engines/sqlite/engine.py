@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from wfe_sql.damaged import UNPARSED
 from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite.backup import Backup
@@ -27,7 +28,6 @@ from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pa
 from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
-from wfe_sql.rows import UNPARSED
 
 _WITH_A_BRIEF_READER = 3
 """So many connections, and one of them reads on the event loop: one must be there to write, and one for long reads."""
@@ -155,6 +155,12 @@ class SqliteEngine:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    async def may_find(self, look: Statement) -> bool:
+        """Look on a reader, because a write that finds nothing takes the one lock of all writers to do so."""
+        self._open_lane(self._writers)
+        (found,) = await self.read([look])
+        return bool(found)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:

@@ -35,6 +35,29 @@ DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 _CREATE = re.compile(r"\bCREATE (?=TABLE|VIEW)", re.IGNORECASE)
 
+_SCRIPTS = (
+    "create_wfe_sql_store_table",
+    "create_workflows_table",
+    "name_workflows_without_name",
+    "add_workflows_claim_and_revision",
+    "create_workflows_indexes",
+    "create_workflows_revision_trigger",
+    "create_workflow_documents_view",
+    "create_execution_pointers_table",
+    "create_execution_pointer_documents_view",
+    "create_definition_sequences_table",
+    "create_events_table",
+    "add_events_claim",
+    "create_event_documents_view",
+    "create_event_subscriptions_table",
+    "create_event_subscription_documents_view",
+    "create_scheduled_commands_table",
+    "add_scheduled_commands_claim_and_rescheduled_time",
+    "create_execution_errors_table",
+    "create_execution_error_documents_view",
+)
+"""What makes a store, in this order; each is run where the store lacks something that it makes."""
+
 
 class SqliteStore:
     """Opens connections to one SQLite database; its methods are called on the threads of these connections."""
@@ -57,7 +80,7 @@ class SqliteStore:
         self.target = replace(target, path=path)
         self.file = None if path is None else StoreFile(path)
         self._queries = queries
-        self.scripts = Scripts(_scripts(), queries)
+        self.scripts = Scripts(_SCRIPTS, queries)
         self._durability = durability
         self.busy_timeout = busy_timeout.total_seconds()
         self._allow_unfinished_copy = allow_unfinished_copy
@@ -266,7 +289,7 @@ class SqliteStore:
     def _run_scripts(self, connection: sqlite3.Connection) -> Parts:
         """Run the scripts that make what is missing, and return what is there then."""
         parts = self._parts(connection)
-        for script in _scripts():
+        for script in _SCRIPTS:
             if not self.scripts.made[script] <= parts.keys():
                 self._queries.run(connection, script, {})
                 parts = self._parts(connection)
@@ -313,34 +336,9 @@ class SqliteStore:
             return self._run_scripts(scratch)
 
 
-def _scripts() -> tuple[str, ...]:
-    """Return what makes a store, in this order; each is run where the store lacks something that it makes."""
-    return (
-        "create_wfe_sql_store_table",
-        "create_workflows_table",
-        "name_workflows_without_name",
-        "add_workflows_claim_and_revision",
-        "create_workflows_indexes",
-        "create_workflows_revision_trigger",
-        "create_workflow_documents_view",
-        "create_execution_pointers_table",
-        "create_execution_pointer_documents_view",
-        "create_definition_sequences_table",
-        "create_events_table",
-        "add_events_claim",
-        "create_event_documents_view",
-        "create_event_subscriptions_table",
-        "create_event_subscription_documents_view",
-        "create_scheduled_commands_table",
-        "add_scheduled_commands_claim_and_rescheduled_time",
-        "create_execution_errors_table",
-        "create_execution_error_documents_view",
-    )
-
-
 def new_store_scripts() -> list[str]:
     """Return what makes a new store; the other scripts change rows of old ones."""
-    return [name for name in _scripts() if name.startswith(("create_", "add_"))]
+    return [name for name in _SCRIPTS if name.startswith(("create_", "add_"))]
 
 
 def is_busy(error: BaseException | None) -> bool:

@@ -1,0 +1,44 @@
+"""What is wrong with a document that cannot be read: which column it is, for an error that names it."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from wfe_sql.codecs import check_json, utc_of
+
+Document = str | bytes
+"""A row as a JSON object with the names of the fields; bytes where the engine knows that a column cannot be read."""
+
+UNPARSED = "\0unparsed JSON: "
+"""What a string in a document begins with when it is the text of a JSON column that cannot be parsed."""
+
+
+def find_damage(document: Document, types: Mapping[str, Any], row_id: Any) -> tuple[str, str] | None:
+    """Return the first field of a document that cannot be read, and of which id, and why; None if all can be.
+
+    Args:
+        document: It.
+        types: The type of each field.
+        row_id: The id of its row; None where the document has it.
+    """
+    text = document if isinstance(document, str) else document.decode(errors="surrogateescape")
+    values = json.loads(text)
+    for field, kind in types.items():
+        try:
+            _check_value(values[field], kind)
+        except (ValueError, RecursionError) as error:
+            id_ = values["id"] if row_id is None else row_id
+            return field, f"of id {id_!r} cannot be read: {error}"
+    return None
+
+
+def _check_value(value: Any, kind: Any) -> None:
+    if isinstance(value, str) and value.startswith(UNPARSED):
+        value = msgspec.json.decode(value.removeprefix(UNPARSED))
+    check_json(value)
+    found = msgspec.convert(value, kind)
+    if isinstance(found, datetime):
+        utc_of(found)

@@ -1,0 +1,142 @@
+"""Claims: taken, renewed, given back, and shown for a write."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from wfe_sql.arguments import Row, encode_argument, encode_limit, wrong_type
+from wfe_sql.codecs import ID, TIME
+from wfe_sql.durations import time_after
+from wfe_sql.engines import Engine, Statement
+from wfe_sql.errors import ClaimLostError, SerializationError, WfeError
+from wfe_sql.models import Claim, ClaimKind, new_id
+
+_log = logging.getLogger("wfe_sql")
+
+_T = TypeVar("_T")
+
+
+class NothingChangedError(Exception):
+    """A guarded write found no row that it may change."""
+
+
+class Claims:
+    """What takes claims, and what workflows and events have in common that are claimed."""
+
+    _engine: Engine
+    _clock: Callable[[], datetime]
+
+    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
+        expires_at = self._expiry(lease)
+        query = "renew_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "renew_event_claim"
+        params = {**_id_and_token(claim), "expires_at": TIME.encode(expires_at)}
+        await self._engine.write([Statement(query, params, otherwise=claim_lost(claim))])
+        return replace(claim, expires_at=expires_at)
+
+    async def release_claim(self, claim: Claim) -> None:
+        query = "release_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "release_event_claim"
+        await self._engine.write([Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))])
+
+    async def _claim(self, query: str, look: str, params: Row, release: str) -> Sequence[Any]:
+        """Run a query that claims and return its rows; a caller that is cancelled meanwhile gives back what it took.
+
+        A poll that finds nothing takes no lock: see `Engine.may_find`.
+        """
+        if not await self._engine.may_find(Statement(look, params)):
+            return []
+        claiming = self._engine.submit([Statement(query, params)])
+        try:
+            (rows,) = await settled(claiming)
+        except asyncio.CancelledError:
+            if not claiming.cancelled() and claiming.exception() is None:
+                (rows,) = claiming.result()
+                await self._give_back(release, [row[0] for row in rows], params["token"])
+            raise
+        return list(rows)
+
+    async def _give_back(self, release: str, ids: Sequence[Any], token: str) -> None:
+        """End claims where the token still holds them; what cannot be given back runs out."""
+        try:
+            releasing = [self._engine.submit([Statement(release, {"id": id_, "token": token})]) for id_ in ids]
+            await settled(asyncio.gather(*releasing))
+        except WfeError as error:
+            _log.warning("what was claimed is not given back, it is free when its lease is over: %s", error)
+
+    def _now(self) -> str:
+        return str(TIME.encode(self._clock()))
+
+    def _expiry(self, lease: timedelta) -> datetime:
+        return time_after(self._clock(), "lease", lease)
+
+    def _new_claim(self, worker_id: str, lease: timedelta, limit: int) -> Row:
+        """Return the parameters that every query has that takes claims: one fresh token for all that it takes."""
+        return {
+            "now": self._now(),
+            "token": new_id(),
+            "worker_id": encode_argument("worker_id", ID, worker_id),
+            "expires_at": TIME.encode(self._expiry(lease)),
+            "row_limit": encode_limit(limit),
+        }
+
+
+def claims_of(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:
+    """Return the claims on rows of (id, place in the poll's order)."""
+    held = {"token": params["token"], "worker_id": params["worker_id"], "expires_at": expiry_of(params)}
+    return [Claim(kind=kind, id=row[0], **held) for row in sorted(rows, key=lambda row: (row[1], row[0]))]
+
+
+def claim_lost(claim: Claim) -> ClaimLostError:
+    """Return the error of a write that finds its claim held no more."""
+    return ClaimLostError(
+        f"worker {claim.worker_id!r} does not hold {claim.kind.lower()} {claim.id!r} any more: its claim was released, "
+        "or expired and was taken by another; nothing was written"
+    )
+
+
+def token_of(claim: Claim | None, kind: ClaimKind, id_: str) -> str | None:
+    """Return the token that a write shows, None without a claim.
+
+    Raises:
+        SerializationError: The claim is on something else than what is written.
+    """
+    if claim is None:
+        return None
+    if (_kind(claim), claim.id) != (kind, id_):
+        raise SerializationError(
+            f"the claim is on {claim.kind.lower()} {claim.id!r}, which is not what is written, {kind.lower()} {id_!r}"
+        )
+    return str(_id_and_token(claim)["token"])
+
+
+def _kind(claim: Claim) -> ClaimKind:
+    """Return what a claim is on, which is text where the claim came back from JSON."""
+    try:
+        return ClaimKind(claim.kind)
+    except AttributeError as error:
+        raise wrong_type(Claim, claim) from error
+    except ValueError as error:
+        raise SerializationError(f"Claim.kind must be one of {', '.join(ClaimKind)}, not {claim.kind!r}") from error
+
+
+def _id_and_token(claim: Claim) -> Row:
+    return {
+        "id": encode_argument("Claim.id", ID, claim.id),
+        "token": encode_argument("Claim.token", ID, claim.token),
+    }
+
+
+def expiry_of(params: Row) -> datetime:
+    """Return until when the claims hold that a query takes with these parameters."""
+    return datetime.fromisoformat(params["expires_at"])
+
+
+async def settled(future: "asyncio.Future[_T]") -> _T:
+    """Wait for what is under way; a caller that is cancelled does not stop it, and hears of that when it is done."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise

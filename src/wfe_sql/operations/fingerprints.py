@@ -1,0 +1,58 @@
+"""Fingerprints of pointers: what tells in no time which of them are not as they are stored."""
+
+import marshal
+from collections.abc import Sequence
+from operator import attrgetter
+
+import msgspec
+
+from wfe_sql.arguments import Row
+from wfe_sql.codecs import TIME
+from wfe_sql.models import ExecutionPointer, PointerStatus
+from wfe_sql.tables import EXECUTION_POINTERS
+
+_OTHER_FIELDS = [
+    "status",
+    *(field for field, column in EXECUTION_POINTERS.fields.items() if column.codec is TIME),
+]
+_EXACT_FIELDS = [field for field in EXECUTION_POINTERS.fields if field not in _OTHER_FIELDS]
+_STATUS_TYPES = {PointerStatus, str}
+_status = attrgetter("status")
+_exact_values = attrgetter(*_EXACT_FIELDS)
+_other_values = attrgetter(*_OTHER_FIELDS)
+_encode_others = msgspec.msgpack.Encoder().encode
+_decode_others = msgspec.msgpack.Decoder().decode
+_MARSHAL_VERSION = 2
+"""The last one that writes the same value the same way whoever else refers to it."""
+_NO_FINGERPRINT = (ValueError, TypeError, OverflowError, RecursionError)
+
+
+def fingerprints(pointers: Sequence[ExecutionPointer]) -> list[bytes | None]:
+    """Return bytes for each pointer that differ when its row would, ten times faster than its row; None for none.
+
+    They keep apart what JSON does not, such as NaN and null, or 1 and 1.0, and types that look alike: marshal writes a
+    set and a list differently and refuses a subclass. Statuses and times, which it does not take, are MessagePack.
+    """
+    try:
+        if _STATUS_TYPES.issuperset(map(type, map(_status, pointers))):
+            return [
+                marshal.dumps((_exact_values(pointer), _encode_others(_other_values(pointer))), _MARSHAL_VERSION)
+                for pointer in pointers
+            ]
+    except _NO_FINGERPRINT:
+        pass
+    if len(pointers) == 1:
+        return [None]
+    return [mark for pointer in pointers for mark in fingerprints([pointer])]
+
+
+def is_exact(fingerprint: bytes, pointer: ExecutionPointer) -> bool:
+    """Tell whether a fingerprint has the values of its pointer: marshal writes NumPy's numbers and texts as bytes."""
+    return bool(marshal.loads(fingerprint)[0] == _exact_values(pointer))  # noqa: S302  # made above
+
+
+def encode_fingerprint(fingerprint: bytes) -> Row:
+    """Return the row of the pointer that has an exact fingerprint."""
+    exact, others = marshal.loads(fingerprint)  # noqa: S302  # made above
+    values = dict(zip(_EXACT_FIELDS + _OTHER_FIELDS, (*exact, *_decode_others(others)), strict=True))
+    return EXECUTION_POINTERS.encode_values([values[field] for field in EXECUTION_POINTERS.fields])

@@ -1,0 +1,188 @@
+"""What storing an instance needs: the instance as it was at the call, the statements that store it, and turns."""
+
+import asyncio
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from types import TracebackType
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+from wfe_sql.arguments import Row, encode_ids
+from wfe_sql.engines import Ended, Statement
+from wfe_sql.errors import SerializationError, WorkflowAlreadyExistsError
+from wfe_sql.models import Stored, WorkflowInstance
+from wfe_sql.operations.claims import NothingChangedError
+from wfe_sql.operations.fingerprints import encode_fingerprint, fingerprints, is_exact
+from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
+
+_NO_REVISION = -1
+"""No workflow is ever at it."""
+
+
+class Snapshot:
+    """An instance as it is now, encoded: what changes the instance later does not change this.
+
+    Attributes:
+        workflow: The row of the workflow.
+        fingerprints: A fingerprint of each pointer by its id, in their order; None where a pointer has none.
+    """
+
+    def __init__(self, instance: WorkflowInstance, stored: Stored | None) -> None:
+        """Encode the instance, and those of its pointers that are not as they are known to be stored.
+
+        Raises:
+            SerializationError: A value cannot be stored, or two pointers have one id.
+        """
+        self.workflow = WORKFLOWS.encode(instance)
+        pointers = instance.execution_pointers
+        if not isinstance(pointers, list):
+            kind = type(pointers).__name__
+            raise SerializationError(
+                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}"
+            )
+        try:
+            self.fingerprints = dict(zip([pointer.id for pointer in pointers], fingerprints(pointers), strict=True))
+        except (AttributeError, TypeError):
+            for pointer in pointers:
+                EXECUTION_POINTERS.encode(pointer)  # its error says which field is wrong
+            raise
+        if len(self.fingerprints) < len(pointers):
+            ids = [pointer.id for pointer in pointers]
+            at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
+            raise SerializationError(
+                f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
+            )
+        self._stored: Stored | None = None
+        self._changed: Collection[str] = self.fingerprints
+        self._rows: dict[str, Row] = {}
+        changed = self.changed_since(stored)
+        for pointer in pointers if len(changed) == len(pointers) else [p for p in pointers if p.id in changed]:
+            self._rows[pointer.id] = EXECUTION_POINTERS.encode(pointer)
+            mark = self.fingerprints[pointer.id]
+            if mark is not None and not is_exact(mark, pointer):
+                self.fingerprints[pointer.id] = None
+
+    def changed_since(self, stored: Stored | None) -> Collection[str]:
+        """Return the ids of the pointers that are not known to be stored as they are here."""
+        if stored is not self._stored:
+            known = {} if stored is None else _fingerprints(stored, self.fingerprints)
+            self._stored = stored
+            self._changed = {id_ for id_, mark in self.fingerprints.items() if mark is None or mark != known.get(id_)}
+        return self._changed
+
+    def pointer_rows(self, ids: Iterable[str]) -> list[Row]:
+        """Return the rows of some of the pointers."""
+        return [{**self._pointer_row(id_), "workflow_id": self.workflow["id"]} for id_ in ids]
+
+    def _pointer_row(self, id_: str) -> Row:
+        mark = self.fingerprints[id_]
+        if id_ in self._rows or mark is None:
+            return self._rows[id_]
+        return encode_fingerprint(mark)
+
+
+def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | None]:
+    """Return the fingerprints of stored pointers, where documents were read of those that have one of the ids."""
+    if not stored.has_documents:
+        return stored.pointers
+    documents = {id_: document for id_, document in stored.pointers.items() if id_ in ids}
+    pointers = EXECUTION_POINTERS.decode_all(list(documents.values()))
+    return dict(zip(documents, fingerprints(pointers), strict=True))
+
+
+def creation(snapshot: Snapshot, ended: Ended) -> list[Statement]:
+    """Return what stores a new workflow; `ended` is told how that ended."""
+    workflow = snapshot.workflow
+    conflicts = {
+        "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already"),
+        "workflows.name": _name_in_use(workflow),
+    }
+    create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
+    return [create, *_insert_pointers(snapshot, snapshot.fingerprints)]
+
+
+def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended) -> list[Statement]:
+    """Return what makes a workflow that is still in the stored state that of the snapshot; any workflow, if it is None.
+
+    It fails with `NothingChangedError` where the workflow is not in that state. `ended` is told how it ended, first of
+    all (revision, create_time).
+    """
+    workflow = {**snapshot.workflow, "expected_revision": None, "expected_create_time": None}
+    if stored is not None:
+        is_known = stored.id == workflow["id"]
+        workflow["expected_revision"] = stored.revision if is_known else _NO_REVISION
+        workflow["expected_create_time"] = stored.create_time
+        stored = stored if is_known else None
+    conflicts = {"workflows.name": _name_in_use(workflow)}
+    nothing_changed = NothingChangedError()
+    persist = Statement("persist_workflow", workflow, otherwise=nothing_changed, conflicts=conflicts, ended=ended)
+    return [persist, *_change_pointers(snapshot, stored)]
+
+
+def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
+    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
+
+
+def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statement]:
+    """Return what turns the pointers that are known to be stored into those of the snapshot.
+
+    Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
+    new after it. Otherwise all of them are written anew.
+    """
+    ids, known = list(snapshot.fingerprints), {} if stored is None else stored.pointers
+    kept = [id_ for id_ in known if id_ in snapshot.fingerprints]
+    workflow_id = snapshot.workflow["id"]
+    if not kept or kept != ids[: len(kept)]:
+        delete = Statement("delete_execution_pointers", {"workflow_id": workflow_id})
+        return [delete, *_insert_pointers(snapshot, ids)]
+    statements = []
+    if gone := [id_ for id_ in known if id_ not in snapshot.fingerprints]:
+        params = {"ids": encode_ids(gone), "workflow_id": workflow_id}
+        statements.append(Statement("delete_gone_execution_pointers", params))
+    if changed := known.keys() & snapshot.changed_since(stored):
+        rows = snapshot.pointer_rows(id_ for id_ in kept if id_ in changed)
+        statements.append(Statement("upsert_execution_pointers", rows))
+    return statements + _insert_pointers(snapshot, ids[len(kept) :])
+
+
+def _insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement]:
+    """Return what inserts some of the pointers, in their order."""
+    return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
+
+
+class Turn:
+    """Has persists of one instance that are under way at the same time follow each other.
+
+    A write that has begun goes on when its caller is cancelled, and the next one must know what became of it, so the
+    turn of such a caller ends with its write.
+    """
+
+    _locks: ClassVar[WeakValueDictionary[Hashable, asyncio.Lock]] = WeakValueDictionary()
+    """The lock of each instance that has a turn; providers of one store share it."""
+
+    def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
+        """Get ready; the turn itself is what is within `async with`."""
+        self._instance = instance  # so that no other gets its id()
+        key = (id(instance), store_id, asyncio.get_running_loop())
+        self._lock = self._locks.setdefault(key, asyncio.Lock())
+        self._is_writing = self._has_left = False
+
+    async def __aenter__(self) -> "Turn":
+        await self._lock.acquire()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._has_left = True
+        if not (self._is_writing and isinstance(error, asyncio.CancelledError)):
+            self._lock.release()
+
+    def begin_write(self) -> None:
+        """Say that a write begins, of which `end_write` will be called also when this caller is cancelled."""
+        self._is_writing = True
+
+    def end_write(self) -> None:
+        """Say that the write has ended."""
+        self._is_writing = False
+        if self._has_left:
+            self._lock.release()

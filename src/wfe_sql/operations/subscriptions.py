@@ -1,0 +1,78 @@
+"""The operations on event subscriptions."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from wfe_sql.arguments import encode_argument, encode_key, encode_limit, encode_name_key_bound
+from wfe_sql.codecs import ID, TIME, TOKEN
+from wfe_sql.engines import Statement
+from wfe_sql.errors import StoreError, SubscriptionNotFoundError, SubscriptionTokenError
+from wfe_sql.models import EventSubscription
+from wfe_sql.operations.claims import Claims
+from wfe_sql.tables import EVENT_SUBSCRIPTIONS
+
+
+class Subscriptions(Claims):
+    """A `SubscriptionRepository`."""
+
+    async def create_event_subscription(self, subscription: EventSubscription) -> str:
+        await self._engine.write([create_subscription(subscription)])
+        return subscription.id
+
+    async def get_subscriptions(
+        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
+    ) -> list[EventSubscription]:
+        params = {**encode_name_key_bound(event_name, event_key, as_of), "row_limit": encode_limit(limit)}
+        (rows,) = await self._engine.read([Statement("get_subscriptions", params)])
+        return EVENT_SUBSCRIPTIONS.decode_all([row[0] for row in rows])
+
+    async def terminate_subscription(self, id: str) -> None:
+        params = {"id": encode_key("id", id)}
+        await self._engine.write([Statement("terminate_subscription", params, otherwise=_no_subscription(id))])
+
+    async def get_subscription(self, id: str) -> EventSubscription:
+        params = {"id": encode_key("id", id)}
+        (row,) = await self._engine.read([Statement("get_subscription", params, otherwise=_no_subscription(id))])
+        return EVENT_SUBSCRIPTIONS.decode(row[0])
+
+    async def get_first_open_subscription(
+        self, event_name: str, event_key: str, as_of: datetime
+    ) -> EventSubscription | None:
+        params = {**encode_name_key_bound(event_name, event_key, as_of), "now": self._now()}
+        (row,) = await self._engine.read([Statement("get_first_open_subscription", params)])
+        return None if row is None else EVENT_SUBSCRIPTIONS.decode(row[0])
+
+    async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
+        params = {
+            "id": encode_key("id", id),
+            "token": encode_argument("token", TOKEN, token),
+            "worker_id": encode_argument("worker_id", ID, worker_id),
+            "expiry": encode_argument("expiry", TIME, expiry),
+            "now": self._now(),
+        }
+        ((is_taken,),) = await self._engine.write(
+            [Statement("set_subscription_token", params, otherwise=_no_subscription(id))]
+        )
+        return bool(is_taken)
+
+    async def clear_subscription_token(self, id: str, token: str) -> None:
+        _, changed = await self._engine.write(
+            [
+                Statement("get_subscription", {"id": encode_key("id", id)}, otherwise=_no_subscription(id)),
+                Statement("clear_subscription_token", {"id": id, "token": encode_key("token", token)}),
+            ]
+        )
+        if not changed:
+            raise SubscriptionTokenError(f"subscription {id!r} does not hold token {token!r}; nothing was changed")
+
+
+def create_subscription(subscription: EventSubscription) -> Statement:
+    """Return what inserts a subscription."""
+    row = EVENT_SUBSCRIPTIONS.encode(subscription)
+    exists = StoreError(f"a subscription with id {subscription.id!r} exists already; nothing was written")
+    conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
+    return Statement("create_event_subscription", row, conflicts=conflicts)
+
+
+def _no_subscription(id_: str) -> SubscriptionNotFoundError:
+    return SubscriptionNotFoundError(f"no subscription has id {id_!r}")

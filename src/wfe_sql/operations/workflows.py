@@ -1,0 +1,195 @@
+"""The operations on workflows."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from wfe_sql.arguments import (
+    encode_argument,
+    encode_ids,
+    encode_key,
+    encode_limit,
+    encode_ms_bound,
+    listed,
+    wrong_type,
+)
+from wfe_sql.codecs import ID
+from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
+from wfe_sql.errors import CorruptRowError, StoreError, WorkflowConflictError, WorkflowNotFoundError
+from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, WorkflowInstance
+from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
+from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
+from wfe_sql.operations.subscriptions import create_subscription
+from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
+
+
+class Workflows(Claims):
+    """A `WorkflowRepository`."""
+
+    _raises_on_conflict: bool
+
+    async def create_new_workflow(self, instance: WorkflowInstance) -> str:
+        snapshot = Snapshot(instance, None)
+        workflow = snapshot.workflow
+        store_id, create_time = self._engine.store_id, workflow["create_time"]
+
+        def ended(outcome: Results | Exception | None) -> None:
+            if isinstance(outcome, list):
+                instance._remember(store_id, Stored(workflow["id"], create_time, 0, snapshot.fingerprints))
+
+        await self._write_snapshot(snapshot, creation(snapshot, ended))
+        return str(workflow["id"])
+
+    async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
+        await self._persist(instance, [], claim)
+
+    async def persist_workflow_with_subscriptions(
+        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription], *, claim: Claim | None = None
+    ) -> None:
+        new = listed("subscriptions", EventSubscription, subscriptions)
+        await self._persist(instance, [create_subscription(subscription) for subscription in new], claim)
+
+    async def _persist(self, instance: WorkflowInstance, more: Unit, claim: Claim | None) -> None:
+        """Write what changed since the instance was loaded or stored, if the workflow is still as it was then.
+
+        Where somebody else wrote in between, the whole instance is written over it, or a conflict is raised.
+        """
+        if not isinstance(instance, WorkflowInstance):
+            raise wrong_type(WorkflowInstance, instance)
+        snapshot = Snapshot(instance, instance._stored.get(self._engine.store_id))
+        del snapshot.workflow["create_time"]
+        snapshot.workflow["now"] = self._now()  # last_heartbeat_at, which only the reference's PostgreSQL table has
+        snapshot.workflow["claim_token"] = token_of(claim, ClaimKind.Workflow, snapshot.workflow["id"])
+        async with Turn(instance, self._engine.store_id) as turn:
+            stored = instance._stored.get(self._engine.store_id)
+            while not await self._try_persist(instance, snapshot, stored, more, turn):
+                id_ = snapshot.workflow["id"]
+                params = {"id": id_, "expected_create_time": None if stored is None else stored.create_time}
+                (guards,) = await self._engine.read([Statement("get_workflow_guards", params)])
+                if guards is None:
+                    raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
+                if claim is not None and guards[0] != claim.token:
+                    raise claim_lost(claim)
+                if not self._raises_on_conflict:
+                    stored = None
+                elif stored is not None:
+                    _check_conflict(stored, id_, *guards[1:])
+
+    async def _try_persist(
+        self, instance: WorkflowInstance, snapshot: Snapshot, stored: Stored | None, more: Unit, turn: Turn
+    ) -> bool:
+        """Write what is not as it is known to be stored; return False where the workflow is not the one that is known.
+
+        The instance then remembers what was written, even where the caller was cancelled meanwhile.
+        """
+        workflow, store_id = snapshot.workflow, self._engine.store_id
+
+        def ended(outcome: Results | Exception | None) -> None:
+            if isinstance(outcome, list):
+                revision, create_time = outcome[0]
+                instance._remember(store_id, Stored(workflow["id"], create_time, revision, snapshot.fingerprints))
+            turn.end_write()
+
+        turn.begin_write()
+        try:
+            await self._write_snapshot(snapshot, [*changes(snapshot, stored, ended), *more])
+        except NothingChangedError:
+            return False
+        return True
+
+    async def _write_snapshot(self, snapshot: Snapshot, unit: Unit) -> None:
+        try:
+            await self._engine.write(unit)
+        except UniqueViolationError as error:
+            id_ = snapshot.workflow["id"]
+            params = {"ids": encode_ids(snapshot.fingerprints), "workflow_id": id_}
+            (found,) = await self._engine.read([Statement("find_execution_pointer_of_another_workflow", params)])
+            if found is None:
+                raise
+            pointer_id, owner = found
+            raise StoreError(
+                f"execution pointer {pointer_id!r} of workflow {id_!r} belongs to workflow {owner!r}; "
+                "nothing was written"
+            ) from error.__cause__
+
+    async def get_runnable_instances(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
+        params = {"as_at": encode_ms_bound("as_at", as_at), "row_limit": encode_limit(limit)}
+        (rows,) = await self._engine.read([Statement("get_runnable_instances", params)])
+        return [row[0] for row in rows]
+
+    async def claim_runnable_instances(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[Claim]:
+        params = {"as_at": encode_ms_bound("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
+        rows = await self._claim(
+            "claim_runnable_instances", "find_free_runnable_instance", params, "release_workflow_claim"
+        )
+        return claims_of(ClaimKind.Workflow, rows, params)
+
+    async def get_workflow_instance(self, id: str) -> WorkflowInstance:
+        workflow, pointers = await self._engine.read(
+            [
+                Statement("get_workflow_instance", {"id": encode_key("id", id)}),
+                Statement("get_execution_pointers", {"workflow_id": id}),
+            ]
+        )
+        if workflow is None:
+            raise WorkflowNotFoundError(f"no workflow has id {id!r}")
+        return self._decode_instance(workflow, pointers)
+
+    async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
+        params = {"name": encode_key("name", name)}
+        workflow, pointers = await self._engine.read(
+            [Statement("get_workflow_instance_by_name", params), Statement("get_execution_pointers_by_name", params)]
+        )
+        if workflow is None:
+            raise WorkflowNotFoundError(f"no workflow has name {name!r}")
+        return self._decode_instance(workflow, pointers)
+
+    async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
+        ids = listed("ids", str, ids)
+        params = {"ids": encode_ids(encode_key("ids", id_) for id_ in ids)}
+        workflows, pointers = await self._engine.read(
+            [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
+        )
+        by_id = {workflow[0]: workflow for workflow in workflows}
+        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
+        for pointer in pointers:
+            if pointer[0] not in pointers_of:
+                raise CorruptRowError(f"execution_pointers: one of workflow {pointer[0]!r} is found by another id")
+            pointers_of[pointer[0]].append(pointer[1:])
+        return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
+
+    def _decode_instance(self, workflow: Sequence[Any], documents: Sequence[Any]) -> WorkflowInstance:
+        """Return the instance of a row of (document, revision, create_time) and its pointers' rows of (document,)."""
+        document, revision, create_time = workflow
+        instance = WORKFLOWS.decode(document)
+        texts = [row[0] for row in documents]
+        instance.execution_pointers = EXECUTION_POINTERS.decode_all(texts)
+        by_id = dict(zip([pointer.id for pointer in instance.execution_pointers], texts, strict=True))
+        instance._remember(self._engine.store_id, Stored(instance.id, create_time, revision, by_id, has_documents=True))
+        return instance
+
+    async def next_definition_sequence(self, definition_id: str) -> int:
+        params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
+        exhausted = StoreError(
+            f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
+        )
+        (number,) = await self._engine.write([Statement("next_definition_sequence", params, otherwise=exhausted)])
+        return int(number)
+
+
+def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int | None) -> None:
+    """Raise what is wrong with persisting an instance of a stored state over a workflow; nothing, if they fit."""
+    if stored.id != id_:
+        what = f"the instance was loaded or stored as workflow {stored.id!r}, and its id was changed to {id_!r} since"
+    elif not is_same_life or revision < stored.revision:
+        what = f"workflow {id_!r} was deleted and made again since the instance was loaded or stored"
+    elif stored.revision != revision:
+        what = (
+            f"workflow {id_!r} was changed by somebody else: it was loaded or stored at revision {stored.revision} and "
+            f"is now at {revision}"
+        )
+    else:
+        return
+    raise WorkflowConflictError(f"{what}; load it again. Nothing was written")
