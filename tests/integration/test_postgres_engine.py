@@ -58,13 +58,15 @@ async def test_what_came_back_unreadable_may_have_been_written(
 
 
 async def test_a_unit_that_waits_alone_is_a_plain_statement(postgres_url: str, schema: str, tmp_path: Path) -> None:
-    """Its query is tuned to begin at 100, that of the group is not."""
-    own = load_postgres_queries()["next_definition_sequence"]
-    (tmp_path / "numbers.sql").write_text(own.text.replace("(:definition_id, 1)", "(:definition_id, 100)"))
+    """Its query is tuned to store large letters, that of the group is not."""
+    own = load_postgres_queries()["create_event"]
+    (tmp_path / "events.sql").write_text(own.text.replace(" :event_key", " upper(:event_key)"))
     async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=tmp_path) as tuned:
-        assert await tuned.next_definition_sequence("alone") == 100
-        together = await asyncio.gather(*(tuned.next_definition_sequence("together") for _ in range(3)))
-        assert sorted(together) == [1, 2, 3]
+        alone, *together = [full_event(event_key="key") for _ in range(4)]
+        await tuned.create_event(alone)
+        await asyncio.gather(*map(tuned.create_event, together))
+        assert (await tuned.get_event(alone.id)).event_key == "KEY"
+        assert [(await tuned.get_event(event.id)).event_key for event in together] == ["key"] * 3
 
 
 async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:

@@ -387,7 +387,7 @@ async def test_the_server_sees_who_calls_and_what(postgres_url: str, schema: str
         async with host:
             await host.next_definition_sequence("order")
             with psycopg.connect(postgres_url) as administrator:
-                assert (name, "next_definition_sequence") in administrator.execute(seen, [name]).fetchall()
+                assert (name, "next_definition_sequence_group") in administrator.execute(seen, [name]).fetchall()
 
 
 async def test_values_stay_out_of_the_servers_log(postgres_url: str, schema: str) -> None:
