@@ -77,21 +77,24 @@ FROM inserted;
 -- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
 -- keep: the conditions that say what is due and free; two hosts would work on one row
 -- keep: the comparison with (:after_time, :after_id); a command that fails would be taken again in the same call
-WITH claimed AS (
+-- keep: MATERIALIZED; a subquery in IN may run once for each row, and each run takes up to :row_limit more
+WITH due AS MATERIALIZED (
+    SELECT id
+    FROM scheduled_commands
+    WHERE
+        execute_time <= cast(:as_of AS BIGINT)
+        AND (execute_time, id) > (cast(:after_time AS BIGINT), cast(:after_id AS BIGINT))
+        AND (claim_token IS NULL OR claim_expires_at <= cast(:now AS TIMESTAMPTZ))
+    ORDER BY execute_time, id
+    LIMIT cast(:row_limit AS BIGINT)
+    FOR UPDATE SKIP LOCKED
+),
+
+claimed AS (
     UPDATE scheduled_commands
     SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = cast(:expires_at AS TIMESTAMPTZ)
-    WHERE
-        id IN (
-            SELECT due.id
-            FROM scheduled_commands AS due
-            WHERE
-                due.execute_time <= cast(:as_of AS BIGINT)
-                AND (due.execute_time, due.id) > (cast(:after_time AS BIGINT), cast(:after_id AS BIGINT))
-                AND (due.claim_token IS NULL OR due.claim_expires_at <= cast(:now AS TIMESTAMPTZ))
-            ORDER BY due.execute_time, due.id
-            LIMIT cast(:row_limit AS BIGINT)
-            FOR UPDATE SKIP LOCKED
-        )
+    FROM due
+    WHERE scheduled_commands.id = due.id
     RETURNING
         scheduled_commands.id, scheduled_commands.execute_time, scheduled_commands.command_name, scheduled_commands.data
 )

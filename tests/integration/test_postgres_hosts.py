@@ -9,7 +9,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from wfe_sql import ClaimKind, PostgresPersistenceProvider, WorkflowInstance
+from wfe_sql import ClaimKind, PostgresPersistenceProvider, ScheduledCommand, WorkflowInstance
 from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -176,3 +176,22 @@ async def test_a_deadlock_is_run_again(open_host: Open, by_hand: psycopg.AsyncCo
     await by_hand.rollback()
     await persisting
     assert (await host.get_workflow_instance_by_name("taken")).id == "a"
+
+
+async def test_a_claim_takes_no_more_than_its_limit_whatever_the_plan(
+    open_host: Open, by_hand: psycopg.AsyncConnection
+) -> None:
+    """A planner that takes the table for empty may run a subquery for each row, and each run takes as many again."""
+    host = await open_host()
+    handled: list[str] = []
+
+    async def handle(command: ScheduledCommand) -> None:
+        handled.append(command.data)
+
+    await by_hand.execute("ANALYZE scheduled_commands")
+    await by_hand.commit()
+    await host.process_commands(TIME, handle)
+    for number in range(60):
+        await host.schedule_command(ScheduledCommand.process_workflow(f"w{number:02}", number))
+    await host.process_commands(TIME, handle, limit=5)
+    assert handled == [f"w{number:02}" for number in range(5)]
