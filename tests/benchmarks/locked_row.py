@@ -2,9 +2,9 @@
 
     WFE_SQL_TEST_POSTGRES_URL=... python tests/benchmarks/locked_row.py [--seconds 3] [--callers 24]
 
-Each caller stores a workflow of its own, again and again: with no lock, with a row locked that nobody wants, and with the
-first one's row locked. The second is there because any transaction that stays open keeps the server from clearing away what
-updates leave behind, which slows down all of them, whatever it has locked.
+Each caller stores a workflow of its own, again and again: with no lock, with a row locked that nobody wants, and with
+the first one's row locked. The second is there because any transaction that stays open keeps the server from clearing
+away what updates leave behind, which slows down all of them, whatever it has locked.
 """
 
 import argparse
