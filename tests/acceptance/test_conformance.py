@@ -33,10 +33,10 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(
     params=[
-        *("file", "memory", "one connection", "postgres", "postgres, one connection", "postgres through transaction"),
+        *("file", "memory", "one connection", "postgres", "postgres, one connection"),
         *(
             pytest.param(f"postgres through {mode}", marks=pytest.mark.slow)
-            for mode in ("session", "transaction, tracked")
+            for mode in ("session", "transaction", "transaction, tracked")
         ),
     ]
 )
