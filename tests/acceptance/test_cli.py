@@ -650,6 +650,7 @@ def test_a_password_is_not_printed(url: str, printed: str) -> None:
 PRINTS = [["dump"], ["stats"], ["workflows", "--json"], ["check"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", PRINTS, ids=" ".join)
 def test_output_that_cannot_be_written(tmp_path: Path, command: list[str]) -> None:
     """A full disk is one line; of a reader who has left, before anything was written, nobody wants to hear."""

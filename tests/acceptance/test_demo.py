@@ -44,6 +44,7 @@ def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=15, check=False)
 
 
+@pytest.mark.slow
 def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None:
     file = tmp_path / "orders.db"
     result = run_command("demo", str(file))
@@ -105,6 +106,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_no_host_outlives_the_demo(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
@@ -117,6 +119,7 @@ def test_no_host_outlives_the_demo(number: signal.Signals, code: int, tmp_path: 
     assert (running.returncode, errors) == (code, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [1, 2])
 def test_a_host_that_ends_by_itself_is_a_failure(place: int, tmp_path: Path) -> None:
     command = [*COMMAND, "demo", str(tmp_path / "orders.db")]

@@ -72,7 +72,7 @@ async def test_on_postgres_it_gets_no_transaction_id_and_locks_no_row(postgres_u
         )
         async with connection:
             for lead, as_at in bounds.items():
-                units = encode_units([[Statement(lead, {**claim, "as_at": as_at})]])
+                ((_, units),) = encode_units([[Statement(lead, {**claim, "as_at": as_at})]])
                 assert await queries.run(connection, GROUPS[lead].query, {"units": units}) == []
             commands = {**claim, "as_of": MS, "after_time": -1, "after_id": 0}
             assert await queries.run(connection, "claim_commands", commands) == []
