@@ -198,7 +198,10 @@ async def test_what_the_reference_wrote(postgres: PostgresPersistenceProvider, t
         ("execution_pointers SET outcome = '\"\\u0000\"' WHERE id = 'first'", "outcome of id 'first' .* NUL"),
         ("workflows SET version = 2147483648 WHERE id = 'a1'", "version of id 'a1' .* 2147483648, .* 32 bits"),
         ("event_subscriptions SET step_id = -2147483649 WHERE id = 'ä'", "step_id of id 'ä' .* 32 bits"),
-        ("events SET event_key = replace(hex(zeroblob(9999)), '0', hex(randomblob(9))) WHERE id = 'a1'", "event_key of id 'a1' .* bytes"),
+        (
+            "events SET event_key = replace(hex(zeroblob(9999)), '0', hex(randomblob(9))) WHERE id = 'a1'",
+            "event_key of id 'a1' .* bytes",
+        ),
     ],
 )
 async def test_what_postgresql_cannot_store(
