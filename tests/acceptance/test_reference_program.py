@@ -36,7 +36,7 @@ pytestmark = pytest.mark.reference
 TESTS = Path(__file__).parent.parent
 FAR_FUTURE = datetime(9999, 12, 31, tzinfo=UTC)
 Document = dict[str, Any]
-Connect = Callable[[], SqlPersistenceProvider]
+Connect = Callable[..., SqlPersistenceProvider]
 Catalog = Callable[[str], set[tuple[str, ...]]]
 
 ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"])
