@@ -21,8 +21,8 @@ the checks here turn each of these cases into a `QueryFileError` that names file
 """
 
 import re
-from copy import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -47,8 +47,8 @@ _HAS_A_PLAN = {"select", "insert", "replace", "update", "delete", "merge", "with
 """How a statement begins that reads or writes tables."""
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*\n)*([A-Za-z]+)")
 _NOT_IN_A_UNIT = {
-    *("ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"),
-    *("ATTACH", "DETACH", "DISCARD", "PRAGMA", "RESET", "SET", "VACUUM"),
+    *("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start"),
+    *("attach", "detach", "discard", "pragma", "reset", "set", "vacuum"),
 }
 """How a statement begins that ends a transaction, or changes its connection for those who have it next."""
 _DOCUMENTS = re.compile(r"\b\w+_documents\b")
@@ -212,7 +212,7 @@ def load_application(
             raise QueryFileError(f"{query.place}: an application's query runs once; use ! for one that writes")
         for statement in split(query.sql) if query.operation == "#" else [query.sql]:
             found = _FIRST_WORD.match(statement)
-            if found is not None and found[1].upper() in _NOT_IN_A_UNIT:
+            if found is not None and found[1].lower() in _NOT_IN_A_UNIT:
                 raise QueryFileError(
                     f"{query.place}: {found[1].upper()} would end the transaction that the query runs in, or change "
                     "its connection, which are the library's"
@@ -291,9 +291,7 @@ def _read_query(file: str, line_number: int, lines: list[str], *, is_application
     summary = " ".join(line[3:] for line in header if line[3:] and not _HEADER_KEY.fullmatch(line))
     if is_application and not summary:
         raise QueryFileError(f"{place}: needs a line below its name that says what it does: '-- Stores an invoice.'")
-    if not is_application and (
-        not summary or len(found) - len(keep) != 2 or "used by" not in keys or len(keys) != 2
-    ):
+    if not is_application and (not summary or len(found) - len(keep) != 2 or "used by" not in keys or len(keys) != 2):
         raise QueryFileError(
             f"{place}: needs a header below its name: what it does, 'used by:', and one of 'index:' and 'scan:'"
         )

@@ -255,7 +255,7 @@ class PostgresEngine:
         return task
 
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome | None]:
-        """Run units of work in one transaction; None for those that must run by themselves: they wait for rows, or fail.
+        """Run units of work in one transaction; None for those that must run by themselves, as they wait or fail.
 
         All statements are sent together, and what they found decides whether the commit is.
         """

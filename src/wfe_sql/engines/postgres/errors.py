@@ -133,7 +133,7 @@ def is_about_values(error: psycopg.Error) -> bool:
 
 
 def is_about_all(error: psycopg.Error) -> bool:
-    """Tell whether an error comes from the server or its state, so that other units together with this one fail alike."""
+    """Tell whether an error comes from the server or its state, so that all units of a transaction have it."""
     return (error.sqlstate or "")[:2] in _STATE_CLASSES
 
 

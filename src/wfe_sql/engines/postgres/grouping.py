@@ -186,8 +186,8 @@ def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
 
 
 _TOGETHER = frozenset({"persist_errors", "schedule_command"})
-"""Queries without a group that may be in units that go together: they wait for nobody for long. The application's own do
-not: what they lock is held until the transaction ends, in an order that is right for their own unit only."""
+"""Queries without a group that may be in units that go together: they wait for nobody for long. The application's own
+may not: what they lock is held until the transaction ends, in an order that is right for their own unit only."""
 
 
 _Part = tuple[int, int, Unit]
@@ -243,7 +243,7 @@ def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
 
 
 def _command(statement: Statement) -> tuple[str, str]:
-    """Return what commands are scheduled by in order, after all else, so that no two transactions wait for each other."""
+    """Return by what commands are in order, after all else, so that no two transactions wait for each other."""
     params: Any = statement.params
     return (params["command_name"], params["data"]) if statement.query == "schedule_command" else ("", "")
 
