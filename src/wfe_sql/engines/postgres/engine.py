@@ -22,12 +22,12 @@ from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
-    RETRIED,
     is_about_all,
     is_about_values,
     is_lost,
     is_missing_right,
     is_of_replica,
+    is_retried,
     text_of,
     unit_error,
 )
@@ -47,7 +47,7 @@ from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, tell
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
+from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError, WfeError
 from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
@@ -329,13 +329,11 @@ class PostgresEngine:
             while not await self._with_connection(work, attempt):
                 pass
         except psycopg.Error as error:
-            meaning: Exception = unit_error(self._store, error, part)
+            return self._unit_error(error, part)
         except Exception as error:
-            meaning = error
-        else:
-            return results
-        part[0].name_in(meaning)
-        return meaning
+            part[0].name_in(error)
+            return error
+        return results
 
     async def _run_step(self, step: Step, connection: Connection) -> Any:
         return await self._queries.run(connection, step.statement.query, step.statement.params)
@@ -391,7 +389,7 @@ class PostgresEngine:
             rows = (await self._run_statements(statements, attempt, writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
-                return [unit_error(self._store, error, unit) for unit in units]
+                return [self._unit_error(error, unit) for unit in units]
             return [outcome for unit in units for outcome in await self.run_group(group, [unit], attempt)]
         results = (
             [group.results_alone(rows)]
@@ -399,6 +397,12 @@ class PostgresEngine:
             else [group.results_of(found) for found in rows_by_unit(len(units), rows)]
         )
         return [None if result is None else _outcome(unit, result) for unit, result in zip(units, results, strict=True)]
+
+    def _unit_error(self, error: psycopg.Error, unit: Unit) -> WfeError:
+        """Return what an error means for a unit of one operation."""
+        meaning = unit_error(self._store, error, unit)
+        unit[0].name_in(meaning)
+        return meaning
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run a unit as it is.
@@ -483,7 +487,7 @@ class PostgresEngine:
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
                 tries -= 1
-                if error.sqlstate not in RETRIED or not tries:
+                if not is_retried(error) or not tries:
                     raise
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
