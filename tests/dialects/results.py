@@ -133,8 +133,9 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
 
 FIND_NOTHING = {
     *("check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id", "find_old_snapshots"),
+    "hold_rows",
 }
-"""Queries that return what is wrong with a store, and nothing is."""
+"""Queries that return what is wrong, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
@@ -149,8 +150,6 @@ RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "complete_command": ["claim_commands"],
     "release_command": ["claim_commands"],
     "reschedule_command": ["claim_commands", "schedule_command"],
-    "check_workflow_claim_group": ["claim_runnable_instances_group"],
-    "check_event_claim_group": ["claim_runnable_events_group"],
     "renew_workflow_claim_group": ["claim_runnable_instances_group"],
     "release_workflow_claim_group": ["claim_runnable_instances_group"],
     "renew_event_claim_group": ["claim_runnable_events_group"],
