@@ -202,7 +202,7 @@ async def test_values(provider: SqlPersistenceProvider) -> None:
         unit.run("pay", id="old", at=datetime(2026, 5, 28, 20, 26, 40, tzinfo=UTC))
     async with provider.unit() as unit:
         unit.run("insert_invoice", id="it's ✓", amount=1)
-    for wrong in ({}, [], object(), datetime(2026, 5, 28), "\ud800", 2**63):
+    for wrong in ({}, [], object(), datetime(2026, 5, 28), "\ud800", 2**63, float("nan")):
         with pytest.raises(SerializationError, match=r"^at \(of pay\)"):
             provider.unit().run("pay", id="old", at=wrong)
     with pytest.raises(SerializationError, match="lacks its parameter at$"):
