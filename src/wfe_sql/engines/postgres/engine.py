@@ -2,7 +2,7 @@
 
 A round trip and a commit cost far more than what a statement does, so units of one kind that wait at the same time are
 one statement over a JSON array (see `grouping`); other units run as they are. A unit of one statement is a transaction
-by itself.
+by itself. Units of work of several operations that wait at the same time are one transaction, of such statements.
 """
 
 import asyncio
