@@ -17,6 +17,7 @@ from wfe_sql.engines.sqlite.plans import open_sqlite_planner
 from wfe_sql.engines.sqlite.store import Durability, SqliteStore, new_store_scripts
 from wfe_sql.engines.sqlite.tuning import check_tuned_sqlite
 from wfe_sql.engines.stores import VERSION
+from wfe_sql.engines.watching import OnUnit, Watch
 from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.plans import Planner
@@ -44,6 +45,8 @@ class StoreOptions(TypedDict, total=False):
     connect_timeout: timedelta
     statement_timeout: timedelta | None
     wait_for_server: timedelta
+    on_unit: OnUnit | None
+    slow_unit: timedelta | None
 
 
 def _check_options(
@@ -58,10 +61,13 @@ def _check_options(
         known = ", ".join(inspect.getfullargspec(provider).kwonlyargs)
         raise StoreError(f"{provider.__name__} has no option {name!r}; its options are {known}")
     for name, value in options.items():
-        if value is None and name in ("sql_dir", "app_sql", "statement_timeout"):
+        if value is None and name in ("sql_dir", "app_sql", "statement_timeout", "on_unit", "slow_unit"):
             continue
         if name in ("sql_dir", "app_sql"):
             _check_path(name, value)
+        elif name == "on_unit":
+            if not callable(value):
+                raise StoreError(f"on_unit must be a function that takes a UnitStats, not {type(value).__name__}")
         elif name == "allow_unfinished_copy":
             if not isinstance(value, bool):
                 raise StoreError(f"{name} must be a bool, not {type(value).__name__}")
@@ -70,8 +76,10 @@ def _check_options(
                 (INTEGER if name == "max_connections" else TEXT).encode(value)
             except ValueError as error:
                 raise StoreError(f"{name} {error}") from error
-        elif name.endswith("_timeout") or name == "wait_for_server":
+        elif name.endswith("_timeout") or name in ("wait_for_server", "slow_unit"):
             check_duration(name, value, StoreError)
+            if name == "slow_unit" and isinstance(value, timedelta) and value < timedelta(0):
+                raise StoreError(f"slow_unit must not be negative: {value}")
             if isinstance(value, timedelta) and value > _LONGEST_TIMEOUT:
                 raise StoreError(f"{name} must be at most {_LONGEST_TIMEOUT.days} days, not {value}")
 
@@ -112,6 +120,11 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             and maintenance leaves them alone.
         allow_unfinished_copy: Open a store even if a `copy_to` into it was killed, or is under way: to check it, or to
             copy into it again. It has only a part of the rows, so no host may work on it.
+        on_unit: Is called once for each unit of work that has ended, on the event loop and in the context
+            (`contextvars`) of the call, with its `UnitStats`; it must be quick. An exception of it is logged, and does
+            not harm the call. It is not called for a unit whose caller was cancelled before it began, nor for what
+            reads one snapshot of the store (dump, copy, stats, check), nor for `run_in`.
+        slow_unit: A unit that takes so long, waiting included, is logged as a warning; None logs none.
 
     Raises:
         StoreError: The URL or an option is not one of these.
@@ -130,6 +143,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         sql_dir: str | os.PathLike[str] | None = None,
         app_sql: str | os.PathLike[str] | None = None,
         allow_unfinished_copy: bool = False,
+        on_unit: OnUnit | None = None,
+        slow_unit: timedelta | None = timedelta(seconds=1),
         **unknown: Never,
     ) -> None:
         _check_path("url", url)
@@ -141,6 +156,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             allow_unfinished_copy=allow_unfinished_copy,
             max_connections=max_connections,
             busy_timeout=busy_timeout,
+            on_unit=on_unit,
+            slow_unit=slow_unit,
         )
         queries = load_sqlite_queries(sql_dir)
         if app_sql is not None:
@@ -148,7 +165,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             queries = queries.with_application(own)
         target = parse_sqlite_url(url)
         store = SqliteStore(target, queries, durability, busy_timeout, allow_unfinished_copy=allow_unfinished_copy)
-        engine = SqliteEngine(store, queries, max_connections=max_connections)
+        watch = Watch("sqlite", queries, on_unit, slow_unit)
+        engine = SqliteEngine(store, queries, watch, max_connections=max_connections)
         super().__init__(engine, clock=clock, on_conflict=on_conflict)
 
 
@@ -198,7 +216,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         app_sql: As for `SqlitePersistenceProvider`, with a folder `postgres`. A table without a schema before its name
             is looked for in the store's schema only, whatever the role's search_path. The queries run with the settings
             of this library's own (`set_up_connection`).
-        on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
+        on_conflict, allow_unfinished_copy, on_unit: As for `SqlitePersistenceProvider`.
         application_name: What the server's views and log call the connections, unless the URL says so.
         connect_timeout: How long connecting may take, for each host of the URL, and how long a call waits for a free
             connection.
@@ -206,6 +224,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             A connection whose server says nothing for 5 seconds longer is cut.
         wait_for_server: How long calls go on trying while the server cannot be reached; zero has them fail at once. A
             write whose connection was lost when it may have been committing fails in any case.
+        slow_unit: As for `SqlitePersistenceProvider`; so is a call that waits so long for a free connection.
 
     Raises:
         StoreError: The URL or an option is not one of these, or the driver is not installed.
@@ -227,6 +246,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         statement_timeout: timedelta | None = timedelta(seconds=30),
         wait_for_server: timedelta = timedelta(0),
         allow_unfinished_copy: bool = False,
+        on_unit: OnUnit | None = None,
+        slow_unit: timedelta | None = timedelta(seconds=1),
         **unknown: Never,
     ) -> None:
         if not isinstance(url, str):
@@ -243,6 +264,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             connect_timeout=connect_timeout,
             statement_timeout=statement_timeout,
             wait_for_server=wait_for_server,
+            on_unit=on_unit,
+            slow_unit=slow_unit,
         )
         queries = load_postgres_queries(sql_dir)
         if app_sql is not None:
@@ -263,6 +286,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         engine = PostgresEngine(
             store,
             queries,
+            Watch("postgresql", queries, on_unit, slow_unit),
             max_connections=max_connections,
             connect_timeout=connect_timeout,
             wait_for_server=wait_for_server,
@@ -281,7 +305,7 @@ class Backend:
         load: Returns its queries, with those in a folder in place of their namesakes. Raises `QueryFileError`.
         open_planner: Opens the store of a URL for reading only, to explain queries on it. Raises `StoreError`.
         schema: Returns the DDL of a new store, as a script for the database's own command line.
-        patient: Options with which no statement is ended for taking long.
+        patient: Options with which no statement is ended, or complained of, for taking long.
     """
 
     name: str
@@ -322,7 +346,7 @@ _ALL = (
         load=load_sqlite_queries,
         open_planner=lambda url, queries: open_sqlite_planner(parse_sqlite_url(url), queries),
         schema=_sqlite_schema,
-        patient={},
+        patient={"slow_unit": None},
     ),
     Backend(
         name="postgres",
@@ -331,7 +355,7 @@ _ALL = (
         load=load_postgres_queries,
         open_planner=_open_postgres_planner,
         schema=_postgres_schema,
-        patient={"statement_timeout": None},
+        patient={"statement_timeout": None, "slow_unit": None},
     ),
 )
 

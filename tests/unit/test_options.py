@@ -7,6 +7,7 @@ import pytest
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreError, connect
 
 SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir, app_sql, allow_unfinished_copy"
+SQLITE += ", on_unit, slow_unit"
 URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
 
 
@@ -25,6 +26,9 @@ URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
         ({"sql_dir": 5}, "sql_dir must be a str or a path, not int"),
         ({"allow_unfinished_copy": 1}, "allow_unfinished_copy must be a bool, not int"),
         ({"sql_dir": b"sql"}, "sql_dir must be a str or a path, not bytes"),
+        ({"on_unit": "print"}, "on_unit must be a function that takes a UnitStats, not str"),
+        ({"slow_unit": 1}, r"slow_unit must be a timedelta, not int: write timedelta\(seconds=1\)"),
+        ({"slow_unit": timedelta(seconds=-1)}, "slow_unit must not be negative: -1 day, 23:59:59"),
     ],
 )
 def test_options_of_every_provider(url: str, options: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ class Statement:
             caller was cancelled meanwhile: its results, its error, or None where nothing ran.
         refused: What the unit fails with when the row that the query returns begins with 0.
         operation: The operation that it belongs to, for people, in a unit of several; a failed unit names it.
+        asked: For the first of a unit, if somebody listens: the context of the call, and whether it is to write.
     """
 
     query: str
@@ -36,6 +38,7 @@ class Statement:
     ended: "Ended | None" = None
     operation: str = ""
     refused: Exception | None = None
+    asked: tuple[Context, bool] | None = None
 
     def failure(self, result: Any) -> Exception | None:
         """Return what the unit fails with where the query returned this; None where it goes on."""

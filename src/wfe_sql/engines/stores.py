@@ -5,12 +5,15 @@ each database's store lists them. What a script makes is read from its SQL, as t
 grow, write a script, `add_...` if it adds columns to a table and `create_...` if it makes anything else, and list it.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property
 
 from wfe_sql.errors import StoreError, StoreVersionError
 from wfe_sql.queries import QuerySet
+
+_log = logging.getLogger("wfe_sql")
 
 VERSION = 1
 """What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
@@ -120,6 +123,14 @@ class Scripts:
 
 def _columns(table: str, parts: Parts | set[str]) -> str:
     return ", ".join(sorted(part.partition(".")[2] for part in parts if of_table(part) == table and "." in part))
+
+
+def log_scripts(store: object, parts: Parts, ran: Sequence[str]) -> None:
+    """Log that a store was made, or which scripts upgraded it, where it had these parts before."""
+    if ran and parts:
+        _log.info("upgraded %s: %s", store, ", ".join(ran))
+    elif ran:
+        _log.info("made %s", store)
 
 
 def out_of_date(store: object) -> StoreVersionError:

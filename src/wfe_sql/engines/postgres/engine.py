@@ -6,8 +6,10 @@ by itself. Units of work of several operations that wait at the same time are on
 """
 
 import asyncio
+import logging
 import os
 import shlex
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -48,8 +50,11 @@ from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, tell
+from wfe_sql.engines.watching import Watch
 from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError, WfeError
 from wfe_sql.queries import QuerySet
+
+_log = logging.getLogger("wfe_sql")
 
 _STATEMENTS_AT_ONCE = 3
 """Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
@@ -82,6 +87,7 @@ class PostgresEngine:
         self,
         store: PostgresStore,
         queries: QuerySet,
+        watch: Watch,
         *,
         max_connections: int,
         connect_timeout: timedelta,
@@ -96,14 +102,17 @@ class PostgresEngine:
             raise StoreError(f"wait_for_server must not be negative: {wait_for_server}")
         self._store = store
         self._queries = queries
+        self._watch = watch
         self._wait_for_server = wait_for_server.total_seconds()
-        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout)
+        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout, watch.slow)
         turns = Turns(min(_STATEMENTS_AT_ONCE, max_connections))
         self._groups = {
-            lead: GroupQueue(group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns)
+            lead: GroupQueue(
+                group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns, watch
+            )
             for lead, group in GROUPS.items()
         }
-        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns)
+        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns, watch)
         self._alone: set[asyncio.Task[Results]] = set()
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
@@ -134,6 +143,7 @@ class PostgresEngine:
             self._pool.close()
             raise
         self._is_connected = True
+        _log.info("opened %s", self._store)
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
@@ -180,6 +190,7 @@ class PostgresEngine:
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
         self._check_open()
+        self._watch.begin(unit, writes=True)
         queue = self._queue_of(unit)
         return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
 
@@ -238,6 +249,7 @@ class PostgresEngine:
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
         self._check_open()
+        self._watch.begin(unit, writes=writes)
         queue = self._queue_of(unit)
         if queue is not None:
             return await queue.submit(unit)
@@ -250,10 +262,23 @@ class PostgresEngine:
             raise
 
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
-        task = asyncio.create_task(self.run_alone(unit, attempt, writes=writes))
+        task = asyncio.create_task(self._run_watched(unit, attempt, writes=writes))
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
         return task
+
+    async def _run_watched(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
+        asked = time.monotonic()
+        outcome: Outcome | None = None
+        try:
+            outcome = await self.run_alone(unit, attempt, writes=writes)
+        except Exception as error:
+            outcome = error
+            raise
+        finally:
+            if outcome is not None:
+                self._watch.ended([(unit, asked)], [outcome], attempt.began, together=1)
+        return outcome
 
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:
         """Run units of work in one transaction and one round trip; None for those that must run by themselves.
@@ -465,27 +490,33 @@ class PostgresEngine:
             psycopg.Error: The server refuses what was asked of it.
             StoreError: There is no connection, it was lost, or the role may not do this.
         """
-        time = asyncio.get_running_loop().time
-        deadline = time() + self._wait_for_server
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._wait_for_server
         tries = _TRIES
+        waits = False
         while True:
             attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
                     return await self._try(work, connection, attempt)
             except StoreUnavailableError:
-                if attempt.may_have_committed or time() > deadline or self._gives_up or attempt.is_given_up:
+                if attempt.may_have_committed or now() > deadline or self._gives_up or attempt.is_given_up:
                     raise
+                if not waits:
+                    waits = True
+                    _log.debug("%s cannot be reached; a call waits %g s for it", self._store, self._wait_for_server)
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
                 tries -= 1
                 if not is_retried(error) or not tries:
                     raise
+                _log.debug("%s: work runs again, which others undid: %s", self._store, type(error).__name__)
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
         if attempt.is_given_up:
             raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
         attempt.connection = connection
+        attempt.began = attempt.began or time.monotonic()
         try:
             return await work(connection, attempt)
         except psycopg.Error as error:

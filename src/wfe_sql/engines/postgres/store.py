@@ -29,6 +29,7 @@ from wfe_sql.engines.stores import (
     Parts,
     Scripts,
     check_version,
+    log_scripts,
     of_table,
     out_of_date,
     read_parts,
@@ -335,12 +336,14 @@ class PostgresStore:
         try:
             await run("lift_statement_timeout", is_local=True)
             await run("hold_making_lock")
-            await self._bring_up_to_date(run)
+            parts = await self._bring_up_to_date(run)
             await run("commit")
         except BaseException:
             if not connection.closed:
                 await run("rollback")
             raise
+        else:
+            log_scripts(self, parts, list(self._scripts.missing(parts)))
         finally:
             connection.patience = patience
 
@@ -403,7 +406,8 @@ class PostgresStore:
             f"Open it once without mode={self._mode} to upgrade it"
         )
 
-    async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
+    async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> Parts:
+        """Run the scripts that make what is missing; return what was there before."""
         parts = await self._parts(run)
         await self._check(parts, run)
         missing = self._scripts.missing(parts)
@@ -416,6 +420,7 @@ class PostgresStore:
                 place = self._queries[script].place
                 raise QueryFileError(f"{place}: must make the columns that its original makes, it lacks {lacking[0]}")
         await run("record_store_version", version=VERSION)
+        return parts
 
     async def _check(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> None:
         """Refuse tables that are not those of a store, and a store of a later version."""

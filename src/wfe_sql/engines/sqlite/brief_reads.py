@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from wfe_sql.engines import Unit
-from wfe_sql.engines.queues import Outcome
-from wfe_sql.engines.sqlite.lanes import Job, WorkerConnection
+from wfe_sql.engines.queues import Job, Outcome
+from wfe_sql.engines.sqlite.lanes import WorkerConnection
 from wfe_sql.errors import StoreError
 
 _BRIEF = 0.0005
@@ -34,6 +34,9 @@ class BriefReader:
         connection: One that may be used on this thread, and waits for no lock.
         run: Runs units on a connection.
         clock: Returns seconds.
+
+    Attributes:
+        started_at: When the last read began.
     """
 
     def __init__(
@@ -47,13 +50,13 @@ class BriefReader:
         self._raw = connection.raw
         self._run = run
         self._clock = clock
-        self._given_up_at = 0.0
+        self.started_at = self._given_up_at = 0.0
         self._rests_until = float("-inf")
         self._raw.set_progress_handler(lambda: clock() > self._given_up_at, _STEPS)
 
     def read(self, unit: Unit) -> Outcome | None:
         """Run a unit, and return its outcome; None where a worker thread must run it."""
-        started = self._clock()
+        self.started_at = started = self._clock()
         if started < self._rests_until:
             return None
         self._given_up_at = started + _BRIEF

@@ -7,6 +7,7 @@ that.
 
 import asyncio
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -19,15 +20,18 @@ from typing import Any
 
 from wfe_sql.damaged import UNPARSED
 from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
-from wfe_sql.engines.queues import Outcome
+from wfe_sql.engines.queues import Job, Outcome
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
-from wfe_sql.engines.sqlite.lanes import Job, Lane, WorkerConnection
+from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
+from wfe_sql.engines.watching import Watch
 from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
+
+_log = logging.getLogger("wfe_sql")
 
 _WITH_A_BRIEF_READER = 3
 """So many connections, and one of them reads on the event loop: one must be there to write, and one for long reads."""
@@ -50,13 +54,14 @@ class SqliteEngine:
 
     has_times_as_text = True
 
-    def __init__(self, store: SqliteStore, queries: QuerySet, *, max_connections: int) -> None:
+    def __init__(self, store: SqliteStore, queries: QuerySet, watch: Watch, *, max_connections: int) -> None:
         """Set up without connecting; see `SqlitePersistenceProvider` for the options."""
         if max_connections < 1:
             raise StoreError(f"max_connections must be at least 1, not {max_connections}")
         self._store = store
         self._target = store.target
         self._queries = queries
+        self._watch = watch
         self._max_connections = 1 if store.target.path is None else max_connections
         self._writers: Lane | None = None
         self._readers: Lane | None = None
@@ -96,12 +101,13 @@ class SqliteEngine:
         if len(connections) >= _WITH_A_BRIEF_READER:
             self._brief_reader = BriefReader(connections.pop(), self.run_reads)
         if read_only:
-            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER)
+            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER, self._watch)
         else:
-            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER)
-            self._readers = (
-                Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER) if connections[1:] else self._writers
-            )
+            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER, self._watch)
+            self._readers = self._writers
+            if connections[1:]:
+                self._readers = Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER, self._watch)
+        _log.info("opened %s", self._target)
 
     def _openers(self, *, read_only: bool) -> list[Callable[[], sqlite3.Connection]]:
         """Return what opens the connections: one that writes, those that read, and one that reads on the event loop."""
@@ -130,6 +136,7 @@ class SqliteEngine:
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
         writers = self._open_lane(self._writers)
+        self._watch.begin(unit, writes=True)
         self._calls += 1
         try:
             return await writers.submit(unit)
@@ -138,7 +145,9 @@ class SqliteEngine:
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
-        return self._open_lane(self._writers).submit(unit)
+        writers = self._open_lane(self._writers)
+        self._watch.begin(unit, writes=True)
+        return writers.submit(unit)
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot; a query of the application's that writes is refused."""
@@ -146,12 +155,15 @@ class SqliteEngine:
         if readers is self._writers and unit[0].query in self._queries.application:
             async with self.snapshot() as read:
                 return await read(unit)
+        self._watch.begin(unit, writes=False)
         self._calls += 1
         try:
             brief_reader = self._brief_reader if self._calls <= _FEW_CALLS else None
             outcome = None if brief_reader is None else brief_reader.read(unit)
-            if outcome is None:
+            if brief_reader is None or outcome is None:
                 return await readers.submit(unit)
+            began = brief_reader.started_at
+            self._watch.ended([(unit, began)], [outcome], began, together=1)
             await asyncio.sleep(0)  # others must have their turns, too, beside a caller that only reads
         finally:
             self._calls -= 1
@@ -225,6 +237,7 @@ class SqliteEngine:
         try:
             return self._run_in_transaction(jobs, self._run_whole, connection)
         except _HalfDoneError:
+            _log.debug("%d units run again, each in a savepoint: one of them failed half done", len(jobs))
             return self._run_in_transaction(jobs, self._run_in_savepoint, connection)
 
     def _run_in_transaction(

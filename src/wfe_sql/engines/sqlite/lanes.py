@@ -16,18 +16,14 @@ import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from wfe_sql.engines import Results, Unit
-from wfe_sql.engines.queues import Outcome, answer, tell
+from wfe_sql.engines.queues import Job, Outcome, Waiting, answer, tell
+from wfe_sql.engines.watching import Watch
 
 _PATIENCE = 0.002
 """Seconds that a batch takes until another connection helps out. Threads that are busy at the same time cost each other
 more than they gain, for Python runs one at a time; so this is for a read that takes long."""
 
 _T = TypeVar("_T")
-
-Job = tuple[Unit, float]
-"""A unit, and when it was asked for (`time.monotonic`)."""
-
-_Waiting = tuple[Job, "asyncio.Future[Results]"]
 
 
 class WorkerConnection(aiosqlite.Connection):
@@ -114,6 +110,7 @@ class Lane:
         run: Runs units on a connection, in order. It may stop early, so that nobody waits long for units that were only
             in the same batch; those that it returns no outcome for cross again.
         max_batch: How many units cross together at most.
+        watch: Is told of units that have ended.
     """
 
     def __init__(
@@ -121,12 +118,14 @@ class Lane:
         connections: Sequence[WorkerConnection],
         run: Callable[[Sequence[Job], sqlite3.Connection], list[Outcome]],
         max_batch: int,
+        watch: Watch,
     ) -> None:
         self.connections = connections
         self._run = run
         self._max_batch = max_batch
+        self._watch = watch
         self._free = list(reversed(connections))
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._starts = False
         self._started_at = 0.0
         self._helper: asyncio.TimerHandle | None = None
@@ -161,19 +160,19 @@ class Lane:
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._starts = False
         if self._free and (batch := self._take()):
-            self._started_at = loop.time()
+            self._started_at = began = time.monotonic()
             connection = self._free.pop()
             jobs = [job for job, _ in batch]
-            connection.post(partial(self._run, jobs), partial(self._answer, loop, connection, batch))
+            connection.post(partial(self._run, jobs), partial(self._answer, loop, connection, batch, began))
         elif len(self._free) == len(self.connections):
             self._idle.set()
             if self._helper is not None:
                 self._helper.cancel()
                 self._helper = None
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """Take what waits, leaving out callers that were cancelled meanwhile."""
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         while self._waiting and len(batch) < self._max_batch:
             job, future = self._waiting.popleft()
             if future.done():
@@ -186,7 +185,7 @@ class Lane:
         """Start another batch beside one that takes long."""
         self._helper = None
         if self._waiting and self._free:
-            wait = self._started_at + _PATIENCE - loop.time()
+            wait = self._started_at + _PATIENCE - time.monotonic()
             if wait <= 0:
                 self._start(loop)
             self._helper = loop.call_later(wait if wait > 0 else _PATIENCE, self._help, loop)
@@ -195,11 +194,12 @@ class Lane:
         self,
         loop: asyncio.AbstractEventLoop,
         connection: WorkerConnection,
-        batch: list[_Waiting],
+        batch: list[Waiting],
+        began: float,
         result: list[Outcome] | Exception,
     ) -> None:
         self._free.append(connection)
         outcomes = [result] * len(batch) if isinstance(result, Exception) else result
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
-        answer([(unit, future) for (unit, _), future in batch[: len(outcomes)]], outcomes)
+        answer(batch[: len(outcomes)], outcomes, self._watch, began, len(outcomes))
         self._start_soon(loop)

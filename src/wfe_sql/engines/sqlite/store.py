@@ -15,7 +15,16 @@ from typing import Any, Literal
 from wfe_sql.engines.sqlite.driver import split_script
 from wfe_sql.engines.sqlite.files import StoreFile, may
 from wfe_sql.engines.sqlite.library import check_library
-from wfe_sql.engines.stores import VERSION, Parts, Scripts, check_version, of_table, parts_made_by, read_parts
+from wfe_sql.engines.stores import (
+    VERSION,
+    Parts,
+    Scripts,
+    check_version,
+    log_scripts,
+    of_table,
+    parts_made_by,
+    read_parts,
+)
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -155,10 +164,13 @@ class SqliteStore:
         run("suspend_foreign_keys")
         try:
             self.begin_write(connection, time.monotonic() if asked_at is None else asked_at)
-            self._check(self._parts(connection), connection)
+            parts = self._parts(connection)
+            self._check(parts, connection)
             self._run_scripts(connection)
             self._queries.run(connection, "record_store_version", {"version": VERSION})
             run("commit")
+            if self.file is not None:
+                log_scripts(self.target, parts, list(self.scripts.missing(parts)))
         except BaseException:
             if connection.in_transaction:
                 run("rollback")
