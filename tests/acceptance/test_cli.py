@@ -30,8 +30,10 @@ from wfe_sql import (
     utc_now,
 )
 from wfe_sql.cli.app import app
+from wfe_sql.cli.lists import print_rates
+from wfe_sql.cli.output import Output
 from wfe_sql.cli.store import shown
-from wfe_sql.testing import full_event, full_subscription, sample_instance
+from wfe_sql.testing import ManualClock, full_event, full_subscription, sample_instance
 
 NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -204,6 +206,41 @@ def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
         process.send_signal(2)
         assert process.wait(10) == 0
     assert json.loads(first)["taken_at"] < json.loads(second)["taken_at"]
+
+
+def test_stats_that_go_on_show_rates(store: Path) -> None:
+    command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().split() for _ in range(50)]
+        process.send_signal(2)
+        process.wait(10)
+    at = lines.index(["growth", "per", "second"])
+    assert lines[at + 1 : at + 5] == [
+        ["workflows", "created", "+0.0"],
+        ["workflows", "completed", "+0.0"],
+        ["events", "+0.0"],
+        ["errors", "+0.0"],
+    ]
+    assert ["growth", "per", "second"] not in lines[: lines.index(["table", "rows"])]
+
+
+async def test_rates_go_by_the_times_of_the_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = ManualClock(utc_now())
+    async with SqlitePersistenceProvider(":memory:", clock=clock) as provider:
+        await provider.create_event(full_event(id="e0"))
+        before = await provider.stats()
+        for number in range(5):
+            await provider.create_new_workflow(
+                sample_instance(id=f"w{number}", name="", status=WorkflowStatus.Complete, execution_pointers=[])
+            )
+        await provider.persist_errors([ExecutionError(workflow_id="w1", execution_pointer_id="p1", message="no")])
+        clock.advance(seconds=2)
+        now = await provider.stats()
+    print_rates(Output(), before, before)
+    assert capsys.readouterr().out == ""
+    print_rates(Output(), before, now)
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:]] == ["+2.5", "+2.5", "+0.0", "+0.5"]
 
 
 def test_workflows(run: Run, store: Path) -> None:

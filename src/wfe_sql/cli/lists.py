@@ -36,7 +36,7 @@ _WATCH_EVERY = 2.0
 @app.command()
 def stats(
     url: Url,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on, every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, every two seconds, with rates, until Ctrl-C.")] = False,
     queries: Annotated[
         bool, typer.Option("--queries", help="Instead, what the server counted for each query (pg_stat_statements).")
     ] = False,
@@ -58,6 +58,7 @@ def stats(
 
 async def _stats(url: str, sql_dir: Path | None, *, queries: bool, watch: bool, as_json: bool) -> None:
     output = Output()
+    before: StoreStats | None = None
     async with opened(url, sql_dir, mode="ro") as provider:
         while True:
             began = asyncio.get_running_loop().time()
@@ -69,6 +70,9 @@ async def _stats(url: str, sql_dir: Path | None, *, queries: bool, watch: bool, 
                     output.console.clear()
                 if isinstance(found, StoreStats):
                     _print_stats(output, url, found)
+                    if before is not None:
+                        print_rates(output, before, found)
+                    before = found
                 else:
                     _print_query_stats(output, found)
             if not watch:
@@ -112,6 +116,28 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     output.line()
     stored: list[list[Cell]] = [[table, f"{count:,}"] for table, count in sorted(found.rows.items())]
     output.table([("table", "left"), ("rows", "right")], stored)
+
+
+def print_rates(output: Output, before: StoreStats, now: StoreStats) -> None:
+    """Print how fast a store has grown since it was looked at before; what was purged meanwhile is taken off."""
+    seconds = (now.taken_at - before.taken_at).total_seconds()
+    if seconds > 0:
+        rows: list[list[Cell]] = [
+            [what, f"{(later - earlier) / seconds:+,.1f}"]
+            for (what, earlier), later in zip(_growing(before).items(), _growing(now).values(), strict=True)
+        ]
+        output.line()
+        output.table([("growth", "left"), ("per second", "right")], rows)
+
+
+def _growing(found: StoreStats) -> dict[str, int]:
+    complete = sum(each.workflows for each in found.workflows if each.status == WorkflowStatus.Complete)
+    return {
+        "workflows created": found.rows["workflows"],
+        "workflows completed": complete,
+        "events": found.rows["events"],
+        "errors": found.rows["execution_errors"],
+    }
 
 
 def _print_query_stats(output: Output, found: Sequence[QueryStats]) -> None:
