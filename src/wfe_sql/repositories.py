@@ -389,7 +389,7 @@ class UnitOfWork(Protocol):
         """Add what `create_event_subscription` does; what is returned tells the events that were there before it.
 
         They are read when the unit is stored, so that none is missed: whoever handles an event that is stored later
-        finds the subscription.
+        finds the subscription. Where that read fails the block raises, although the unit is stored.
         """
         ...
 

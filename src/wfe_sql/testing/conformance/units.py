@@ -289,6 +289,7 @@ class TestUnits:
                 lambda unit: unit.create_event(full_event(id="e")),
             )
         assert "persist_workflow('w')" in raised.value.__notes__[0]
+        assert raised.value.__context__ is None
         assert await provider.get_workflow_instance("w") == theirs
         with pytest.raises(EventNotFoundError):
             await provider.get_event("e")
