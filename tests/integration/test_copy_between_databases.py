@@ -122,6 +122,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [(1, 0), (60, 0), (1, 1)], ids=["at the start", "half way", "while it is compared"])
 @pytest.mark.parametrize("to", ["sqlite", "postgres"])
 @pytest.mark.parametrize("source", ["sqlite", "postgres"])
