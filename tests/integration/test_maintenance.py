@@ -125,21 +125,24 @@ async def test_an_index_that_is_missing_is_found_and_made_again(file: Path) -> N
 
 
 async def test_statistics_that_are_missing_or_old(file: Path, provider: SqlitePersistenceProvider) -> None:
-    async def store(count: int) -> None:
-        event = ExecutionError(workflow_id="w", execution_pointer_id="p", message="boom")
-        await provider.persist_errors([event] * count)
+    def store(count: int) -> None:
+        _by_hand(
+            file,
+            f"WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {count}) INSERT INTO"
+            " execution_errors (error_time, workflow_id, execution_pointer_id, message)"
+            " SELECT '2026-05-28T20:26:40+00:00', 'w', 'p', 'boom' FROM number",
+        )
 
-    await store(9_999)
+    store(9_999)
     assert await _found(provider, FindingKind.Statistics) == []
-    await store(1)
+    store(1)
     (message,) = await _found(provider, FindingKind.Statistics)
     assert message == "execution_errors has 10,000 rows and no statistics; update them"
     await provider.update_statistics()
     assert await _found(provider, FindingKind.Statistics) == []
-    await store(100_000)
+    store(100_000)
     (message,) = await _found(provider, FindingKind.Statistics)
     assert "execution_errors has 110,000 rows and statistics from when it had about " in message
-    await store(110_000)
     await provider.update_statistics()
     assert await _found(provider, FindingKind.Statistics) == []
     _by_hand(file, "DELETE FROM execution_errors WHERE id > 10000")
