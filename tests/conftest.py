@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from servers import OwnServer
+from servers import OwnServer, folder_in_memory
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests stop with it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = folder_in_memory()
+    if folder and not os.statvfs(folder).f_flag & os.ST_NOEXEC:  # programs are installed into these folders
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # as for servers: processes end, not machines
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -138,12 +141,19 @@ async def _make_store(url: str, schema: str) -> None:
         pass
 
 
+@pytest.fixture(scope="session")
+def in_shared_schema(postgres_url: str, shared_schema: str) -> Iterator[psycopg.Connection]:
+    """A connection for which names mean the tables of the shared schema."""
+    options = f"-c search_path={shared_schema}"
+    with psycopg.connect(postgres_url, autocommit=True, options=options) as connection:
+        yield connection
+
+
 @pytest.fixture
-def empty_schema(postgres_url: str, shared_schema: str) -> str:
+def empty_schema(in_shared_schema: psycopg.Connection, shared_schema: str) -> str:
     """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
-    with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
-        if ADMIN_QUERIES.has_store(connection):
-            connection.execute(load_postgres_queries()["empty_store"].sql.encode())
+    if ADMIN_QUERIES.has_store(in_shared_schema):
+        in_shared_schema.execute(load_postgres_queries()["empty_store"].sql.encode())
     return shared_schema
 
 
