@@ -103,7 +103,7 @@ def open_(server: OwnServer, **options: Any) -> PostgresPersistenceProvider:
     return PostgresPersistenceProvider(server.url, schema=f"test_{uuid4().hex}", **options)
 
 
-@pytest.fixture(params=["stopped", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.fixture(params=["stopped", "killed"])
 def end(request: pytest.FixtureRequest, server: OwnServer) -> Callable[[], None]:
     return server.stop if request.param == "stopped" else server.kill
 
