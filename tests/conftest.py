@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from servers import OwnServer, folder_in_memory
+from servers import OwnServer, folder_in_memory, with_option
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
@@ -215,6 +215,14 @@ def store(backend: str, request: pytest.FixtureRequest) -> Path | str:
         return path
     schema: str = request.getfixturevalue("schema")
     return schema
+
+
+@pytest.fixture
+def store_url(store: Path | str, request: pytest.FixtureRequest) -> str:
+    """The URL of the test's store."""
+    if isinstance(store, Path):
+        return f"sqlite://{store}"
+    return with_option(request.getfixturevalue("postgres_url"), f"schema={store}")
 
 
 @pytest.fixture

@@ -72,6 +72,11 @@ class OwnServer:
             process.wait(timeout=30)
 
 
+def with_option(url: str, option: str) -> str:
+    """Return a URL with one more option."""
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
 def folder_in_memory() -> Path | None:
     """Return one with room for a server, or None: most disks take longer to sync what tests write than all the rest."""
     folder = Path("/dev/shm")

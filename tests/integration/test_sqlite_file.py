@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from stores import nobody
 from wfe_sql import (
     FindingKind,
     SqlitePersistenceProvider,
@@ -189,18 +190,6 @@ async def test_a_link_that_leads_elsewhere(tmp_path: Path, file: Path) -> None:
 
 
 # read-only places
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user for whom permissions count."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.fixture
@@ -496,16 +485,6 @@ def test_without_an_event_loop_of_asyncio(file: Path) -> None:
     """As under trio, which runs coroutines itself."""
     with pytest.raises(StoreError, match="needs a running event loop of asyncio.* trio"):
         connect(file).open().send(None)
-
-
-def test_closing_from_another_loop(file: Path) -> None:
-    with asyncio.Runner() as own:
-        provider = connect(file)
-        own.run(provider.open())
-        with pytest.raises(StoreError, match="belongs to another event loop; use and close it there"):
-            asyncio.run(provider.close())
-        assert own.run(provider.next_definition_sequence("order")) == 1
-        own.run(provider.close())
 
 
 @pytest.mark.parametrize("length", [248, 300])
