@@ -54,6 +54,7 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
     PersistenceProvider,
@@ -62,11 +63,14 @@ from wfe_sql.repositories import (
     WorkflowRepository,
 )
 
+__version__ = "0.2.0"
+
 __all__ = [
     "Backlog",
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -116,6 +120,7 @@ __all__ = [
     "WorkflowRepository",
     "WorkflowStatus",
     "WorkflowSummary",
+    "__version__",
     "connect",
     "epoch_ms",
     "utc_now",

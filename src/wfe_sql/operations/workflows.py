@@ -20,10 +20,11 @@ from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, Workflow
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
 from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
 from wfe_sql.operations.subscriptions import create_subscription
+from wfe_sql.repositories import WorkflowRepository
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 
-class Workflows(Claims):
+class Workflows(Claims, WorkflowRepository):
     """A `WorkflowRepository`."""
 
     _raises_on_conflict: bool
