@@ -11,15 +11,6 @@ from wfe_sql.testing.conformance import (
     capabilities,
 )
 
-__all__ = [
-    "TestEventRepository",
-    "TestSubscriptionRepository",
-    "TestWorkflowRepository",
-    "TestWorkflowsWithSubscriptions",
-    "another_provider",
-    "capabilities",
-]
-
 
 @pytest.fixture
 def clock() -> ManualClock:

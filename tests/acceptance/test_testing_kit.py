@@ -25,7 +25,7 @@ from wfe_sql import (
 )
 from wfe_sql.models import new_id
 from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.testing import CountingProvider, FailingProvider, ManualClock, sample_instance, seeded_ids
+from wfe_sql.testing import CountingProvider, FailingProvider, ManualClock, conformance, sample_instance, seeded_ids
 from wfe_sql.testing.samples import TIME, full_event, full_instance
 
 README = Path(wfe_sql.__file__).parent / "testing" / "README.md"
@@ -54,6 +54,15 @@ def test_the_readme_s_host_is_tested_as_printed(tmp_path: Path, postgres_url: st
     printed = _pytest(tmp_path, "-W", "error", "--asyncio-mode", "strict", WFE_SQL_TEST_POSTGRES_URL=postgres_url)
     assert "6 passed" in printed
     assert "skipped" not in printed
+
+
+def test_the_readme_s_backend_is_tested_as_printed() -> None:
+    assert _snippets()["test_dict_backend.py"] == Path(__file__).with_name("test_dict_backend.py").read_text()
+
+
+def test_the_readme_names_every_class_of_the_conformance_suite() -> None:
+    table = README.read_text(encoding="utf-8").partition("| class |")[2]
+    assert sorted(re.findall(r"`(Test\w+)`", table)) == [name for name in conformance.__all__ if name[0] == "T"]
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
