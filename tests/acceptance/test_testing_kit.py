@@ -65,6 +65,12 @@ def test_the_readme_names_every_class_of_the_conformance_suite() -> None:
     assert sorted(re.findall(r"`(Test\w+)`", table)) == [name for name in conformance.__all__ if name[0] == "T"]
 
 
+def test_the_conformance_suite_runs_in_strict_mode_too() -> None:
+    classes = [getattr(conformance, name) for name in conformance.__all__ if name[0] == "T"]
+    unmarked = [kind.__name__ for kind in classes if "asyncio" not in str(getattr(kind, "pytestmark", ""))]
+    assert unmarked == [], "write @pytest.mark.asyncio above these"
+
+
 def test_the_plugin_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys\n\n\ndef test_it(pytestconfig):\n"
