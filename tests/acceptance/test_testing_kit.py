@@ -47,13 +47,14 @@ def _pytest(folder: Path, *arguments: str, passes: bool = True, **environment: s
     return ran.stdout
 
 
-def test_the_readme_s_host_is_tested_as_printed(tmp_path: Path, postgres_url: str) -> None:
+def test_the_readme_s_host_is_tested_as_printed(tmp_path: Path, postgres_url: str, admin: Callable[..., Any]) -> None:
     for name in ("host.py", "test_host.py"):
         (tmp_path / name).write_text(_snippets()[name])
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     printed = _pytest(tmp_path, "-W", "error", "--asyncio-mode", "strict", WFE_SQL_TEST_POSTGRES_URL=postgres_url)
     assert "6 passed" in printed
     assert "skipped" not in printed
+    assert admin("count_schemas", pattern="wfe_test_%") == 0
 
 
 def test_the_readme_s_backend_is_tested_as_printed() -> None:
@@ -123,6 +124,15 @@ async def test_a_store_is_the_same_in_every_run(
     assert (workflow["id"], pointer["id"], claim.token) == (f"{id_}1", f"{id_}2", f"{id_}3")
     assert workflow["create_time"] == error["error_time"] == "2026-05-28T20:27:40+00:00"
     assert workflow["data"] == {"paid": True}
+
+
+async def test_a_store_is_the_same_on_every_backend(
+    stored: SqlPersistenceProvider, wfe_provider: SqlPersistenceProvider, wfe_snapshot: Snapshot
+) -> None:
+    await wfe_provider.create_new_workflow(await stored.get_workflow_instance("w"))
+    for provider in (stored, wfe_provider):
+        await provider.create_event(full_event(id="e"))
+    assert await wfe_snapshot(stored) == await wfe_snapshot(wfe_provider)
 
 
 async def test_models_and_rows_are_the_same_in_every_run(wfe_snapshot: Snapshot) -> None:
