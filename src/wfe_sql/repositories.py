@@ -3,7 +3,8 @@
 Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
 do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
 stated order. Times must be aware; a naive one is a `SerializationError`. Lengths of time are `timedelta`s; a number, or
-an argument of any other wrong type, is a `SerializationError` too.
+an argument of any other wrong type, is a `SerializationError` too. Where something is unknown, in use or cannot be
+stored, the message names it: its id or name, or the field or argument.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,14 +20,14 @@ CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 class WorkflowRepository(Protocol):
     """Workflow instances with their execution pointers.
 
-    order = WorkflowInstance(
-        workflow_definition_id="order", version=1, data={"amount": 12}, execution_pointers=[ExecutionPointer(step_id=0)]
-    )
-    await provider.create_new_workflow(order)
-    order.data["paid"] = True
-    order.status = WorkflowStatus.Complete
-    await provider.persist_workflow(order)
-    assert await provider.get_workflow_instance(order.id) == order
+    Example:
+        steps = [ExecutionPointer(step_id=0, step_name="reserve")]
+        order = WorkflowInstance(workflow_definition_id="order", version=1, data={}, execution_pointers=steps)
+        await provider.create_new_workflow(order)
+        order.data["paid"] = True
+        order.status = WorkflowStatus.Complete
+        await provider.persist_workflow(order)
+        assert await provider.get_workflow_instance(order.id) == order
     """
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
@@ -55,7 +56,8 @@ class WorkflowRepository(Protocol):
             WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
                 or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
-            SerializationError: A value cannot be stored; the message names the field.
+            SerializationError: A value cannot be stored, and the message names the field; or the claim is on another
+                workflow.
             StoreError: One of its pointers has the id of another workflow's pointer.
         """
         ...
@@ -234,11 +236,12 @@ class SubscriptionRepository(Protocol):
 class EventRepository(Protocol):
     """Events from outside.
 
-    event = Event(event_name="paid", event_key="order-3", event_data={"amount": 12})
-    await provider.create_event(event)
-    for claim in await provider.claim_runnable_events(now, "host-1", lease=lease, limit=10):
-        ...  # hand it to its subscriptions
-        await provider.mark_event_processed(claim.id, claim=claim)
+    Example:
+        event = Event(event_name="paid", event_key="order-3", event_data={"amount": 12})
+        await provider.create_event(event)
+        for claim in await provider.claim_runnable_events(now, "host-1", lease=lease, limit=10):
+            ...  # hand it to its subscriptions
+            await provider.mark_event_processed(claim.id, claim=claim)
     """
 
     async def create_event(self, event: Event) -> str:
@@ -297,6 +300,7 @@ class EventRepository(Protocol):
         Raises:
             EventNotFoundError: No event has this id.
             ClaimLostError: The claim does not hold the event any more; nothing was changed.
+            SerializationError: The claim is on another event.
         """
         ...
 
@@ -399,19 +403,13 @@ class ClaimRepository(Protocol):
         ...
 
 
-class PersistenceProvider(
-    ClaimRepository,
-    WorkflowRepository,
-    SubscriptionRepository,
-    EventRepository,
-    ScheduledCommandRepository,
-    Protocol,
-):
-    """Everything that a workflow host needs from a store.
+class ExecutionErrorRepository(Protocol):
+    """What went wrong in steps, for people to read.
 
-    async with wfe_sql.connect("sqlite://store.db") as provider:
-        await provider.persist_errors([ExecutionError(workflow_id=id, execution_pointer_id=step, message="declined")])
-        for error in await provider.get_execution_errors(id):
+    Example:
+        error = ExecutionError(workflow_id=order.id, execution_pointer_id=step.id, message="card declined")
+        await provider.persist_errors([error])
+        for error in await provider.get_execution_errors(order.id):
             print(error.error_time, error.message)
     """
 
@@ -433,6 +431,18 @@ class PersistenceProvider(
             CorruptRowError: A stored row cannot be read.
         """
         ...
+
+
+class PersistenceProvider(
+    ClaimRepository,
+    WorkflowRepository,
+    SubscriptionRepository,
+    EventRepository,
+    ScheduledCommandRepository,
+    ExecutionErrorRepository,
+    Protocol,
+):
+    """Everything that a workflow host needs from a store."""
 
     async def ensure_store_exists(self) -> None:
         """Make the tables and indexes that are missing. Opening a provider has done so already."""
