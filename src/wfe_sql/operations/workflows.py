@@ -173,10 +173,14 @@ class Workflows(Claims, WorkflowRepository):
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
-        exhausted = StoreError(
-            f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
-        )
-        (number,) = await self._engine.write([Statement("next_definition_sequence", params, otherwise=exhausted)])
+        next_number = Statement("next_definition_sequence", params, otherwise=NothingChangedError())
+        try:
+            (number,) = await self._engine.write([next_number])
+        except NothingChangedError:
+            raise StoreError(
+                f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to "
+                "2**63"
+            ) from None
         return int(number)
 
 
