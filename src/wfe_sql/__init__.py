@@ -54,19 +54,24 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
+    ExecutionErrorRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
     WorkflowRepository,
 )
 
+__version__ = "0.2.0"
+
 __all__ = [
     "Backlog",
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -78,6 +83,7 @@ __all__ = [
     "EventRepository",
     "EventSubscription",
     "ExecutionError",
+    "ExecutionErrorRepository",
     "ExecutionPointer",
     "Finding",
     "FindingKind",
@@ -116,6 +122,7 @@ __all__ = [
     "WorkflowRepository",
     "WorkflowStatus",
     "WorkflowSummary",
+    "__version__",
     "connect",
     "epoch_ms",
     "utc_now",

@@ -162,6 +162,18 @@ async def test_a_log_that_was_deleted(file: Path, provider: SqlitePersistencePro
         assert (await again.get_workflow_instance("w1")).id == "w1"
 
 
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+async def test_no_shared_memory_for_the_index_of_the_log(
+    file: Path, provider: SqlitePersistenceProvider, mode: str
+) -> None:
+    """A pipe can be opened and not be shared, like a file on some network file systems."""
+    await provider.close()
+    os.mkfifo(f"{file}-shm")
+    with pytest.raises(StoreUnavailableError, match="put the file on a local disk") as raised:
+        await connect(f"{file}?mode={mode}").open()
+    assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
+
+
 async def test_a_relative_path_is_made_absolute_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "away").mkdir()
@@ -411,7 +423,7 @@ def test_a_provider_that_is_dropped_without_close(file: Path) -> None:
 
     asyncio.run(drop())
     gc.collect()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
     assert open_files(file) == []
     assert not Path(f"{file}-wal").exists()
 
@@ -430,7 +442,7 @@ def test_a_provider_that_is_dropped_after_its_loop_has_ended(file: Path) -> None
     gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=20)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
     assert open_files(file) == []
 
 
