@@ -122,16 +122,11 @@ async def _fill(provider: SqlitePersistenceProvider) -> None:
     await provider.schedule_command(ScheduledCommand.process_workflow("w1", 4_000_000_000_000))
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("filled") / "wfe.db"
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    file = tmp_path / "wfe.db"  # filled anew, because tests look at how many minutes ago something was
     _do(file, _fill)
     return file
-
-
-@pytest.fixture
-def store(filled: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(filled, tmp_path))
 
 
 # every command
