@@ -39,7 +39,7 @@ from wfe_sql.operations.workflows import (
     get_guards,
     pointer_of_another_workflow,
 )
-from wfe_sql.repositories import UnitOfWork
+from wfe_sql.repositories import UnitOfWork, UnitRepository
 from wfe_sql.tables import EXECUTION_ERRORS
 
 _EVENTS_BEFORE = 100
@@ -142,7 +142,7 @@ class SqlUnitOfWork:
         release: Statement | None,
         raises_on_conflict: bool,
     ) -> None:
-        """Begin empty; see `PersistenceProvider.unit`."""
+        """Begin empty; see `UnitRepository.unit`."""
         self._engine = engine
         self._now = now
         self._claim = claim
@@ -391,7 +391,7 @@ class SqlUnitOfWork:
         return None
 
 
-class Units(Claims):
+class Units(Claims, UnitRepository):
     """Makes units of work, and reads with the application's own queries."""
 
     _raises_on_conflict: bool
