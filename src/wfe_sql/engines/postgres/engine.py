@@ -14,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -30,12 +31,12 @@ from wfe_sql.engines.postgres.errors import (
     text_of,
     unit_error,
 )
-from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
+from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, row_of, rows_by_unit
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
+from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
@@ -94,6 +95,7 @@ class PostgresEngine:
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
+        self._rows: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
         self._home: Home | None = None
         self._is_connected = False
         self._gives_up = False
@@ -233,8 +235,13 @@ class PostgresEngine:
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
         task = asyncio.create_task(self.run_alone(unit, attempt, writes=writes))
         self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        task.add_done_callback(self._end_alone)
         return task
+
+    def _end_alone(self, task: asyncio.Task[Results]) -> None:
+        self._alone.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio would log one that nobody has seen, because the caller has gone
 
     async def run_group(
         self, group: Group, units: Sequence[Unit], attempt: Attempt, *locks: Statement
@@ -280,16 +287,34 @@ class PostgresEngine:
         return [None if result is None else _outcome(unit, result) for unit, result in zip(units, results, strict=True)]
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
-        """Run a unit as it is.
-
-        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
-        behind every unit that runs alone.
-        """
-        async with self._alone_at_once:
+        """Run a unit as it is."""
+        async with self._place(row_of(unit) if writes else None):
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
                 raise unit_error(self._store, error, unit) from error
+
+    @asynccontextmanager
+    async def _place(self, row: object) -> AsyncIterator[None]:
+        """Wait until a unit may run alone, and let no other change the same row meanwhile.
+
+        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
+        behind every unit that runs alone. A row that somebody else holds takes one connection, however many want it.
+
+        Raises:
+            StoreBusyError: Others who want the row took longer than a statement may take.
+        """
+        turn = asyncio.Lock() if row is None else self._rows.setdefault(row, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._store.patience):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise StoreBusyError(f"{self._store} is busy: a row was held for too long; nothing was written") from error
+        try:
+            async with self._alone_at_once:
+                yield
+        finally:
+            turn.release()
 
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""
