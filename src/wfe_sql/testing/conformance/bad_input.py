@@ -1,5 +1,6 @@
 """What every backend refuses, with an error that names the thing, before anything is written."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,8 +9,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from wfe_sql.errors import SerializationError, WorkflowNotFoundError
+from wfe_sql.errors import SerializationError, WfeError, WorkflowNotFoundError
 from wfe_sql.models import (
+    Claim,
+    ClaimKind,
     Event,
     ExecutionError,
     ExecutionPointer,
@@ -315,6 +318,53 @@ class TestBadInput:
         ):
             with pytest.raises(SerializationError, match="id has a NUL character"):
                 await call
+
+    @pytest.mark.parametrize("text", ["a\ud800b", "a\0b"], ids=["lone surrogate", "NUL"])
+    async def test_text_that_cannot_be_stored_where_something_is_looked_up(
+        self, provider: PersistenceProvider, capabilities: Capabilities, text: str
+    ) -> None:
+        """Refused, or not found where it can be stored; what is asked for at the same time is answered."""
+        await provider.create_event(full_event(id="e1"))
+        await provider.create_event_subscription(full_subscription(id="s1", external_token=None))
+        claims = [Claim(kind=kind, id=text, token="t", worker_id="w", expires_at=TIME) for kind in ClaimKind]
+        calls = [
+            provider.get_workflow_instance(text),
+            provider.get_workflow_instance_by_name(text),
+            provider.get_workflow_instances([text]),
+            provider.next_definition_sequence(text),
+            provider.claim_runnable_instances(TIME, text, lease=timedelta(minutes=1), limit=1),
+            provider.claim_runnable_events(TIME, text, lease=timedelta(minutes=1), limit=1),
+            *(provider.renew_claim(claim, timedelta(minutes=1)) for claim in claims),
+            *(provider.release_claim(claim) for claim in claims),
+            provider.get_event(text),
+            provider.get_events(text, "k1", TIME),
+            provider.get_events("paid", text, TIME),
+            provider.mark_event_processed(text),
+            provider.mark_event_unprocessed(text),
+            provider.get_subscription(text),
+            provider.get_subscriptions(text, "k1", TIME),
+            provider.get_first_open_subscription("paid", text, TIME),
+            provider.terminate_subscription(text),
+            provider.set_subscription_token(text, "t", "w", TIME),
+            provider.set_subscription_token("s1", text, "w", TIME),
+            provider.set_subscription_token("s1", "t", text, TIME),
+            provider.clear_subscription_token(text, "t"),
+            provider.clear_subscription_token("s1", text),
+            provider.schedule_command(ScheduledCommand.process_event(text, 0)),
+            provider.get_execution_errors(text),
+            provider.persist_errors([ExecutionError(workflow_id="w", execution_pointer_id=text, message="m")]),
+        ]
+        (event, free), outcomes = await asyncio.gather(
+            asyncio.gather(provider.get_event("e1"), provider.get_subscription("s1")),
+            asyncio.gather(*calls, return_exceptions=True),
+        )
+        assert (event.id, free.external_token) == ("e1", None)
+        for number, outcome in enumerate(outcomes):
+            if text == "a\0b" and capabilities.stores_nul:
+                assert isinstance(outcome, WfeError) or not outcome, number
+            else:
+                assert isinstance(outcome, SerializationError), (number, outcome)
+        assert await provider.get_subscription("s1") == free
 
     async def test_two_pointers_with_one_id(self, provider: PersistenceProvider) -> None:
         twins = sample_instance(execution_pointers=[full_pointer(id="p1"), full_pointer(), full_pointer(id="p1")])
