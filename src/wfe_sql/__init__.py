@@ -54,8 +54,10 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
+    ExecutionErrorRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
@@ -67,6 +69,7 @@ __all__ = [
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -78,6 +81,7 @@ __all__ = [
     "EventRepository",
     "EventSubscription",
     "ExecutionError",
+    "ExecutionErrorRepository",
     "ExecutionPointer",
     "Finding",
     "FindingKind",
