@@ -35,12 +35,13 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(
     params=[
-        *("file", "memory", "one connection", "postgres", "postgres, one connection"),
+        *("file", "postgres"),
         *(
-            pytest.param(f"postgres {how}", marks=pytest.mark.slow)
-            for how in (
-                *("through session", "through transaction", "through transaction, tracked"),
-                "with plans as on Citus",
+            pytest.param(backend, marks=pytest.mark.slow)
+            for backend in (
+                *("memory", "one connection", "postgres, one connection", "postgres through session"),
+                *("postgres through transaction", "postgres through transaction, tracked"),
+                "postgres with plans as on Citus",
             )
         ),
     ]
