@@ -196,6 +196,15 @@ def test_stats(run: Run, store: Path) -> None:
     assert found["due_events"] == {"due": 0, "since": None}
 
 
+@pytest.mark.parametrize("option", [[], ["--json"], ["--watch"]], ids=str)
+def test_what_queries_cost_is_not_counted(run: Run, store: Path, option: list[str]) -> None:
+    result = run("stats", store, "--queries", *option)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        "wfe-sql: this database does not count what queries cost; PostgreSQL does, with pg_stat_statements\n"
+    )
+
+
 def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
     command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

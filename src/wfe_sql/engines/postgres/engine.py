@@ -14,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -40,6 +41,7 @@ from wfe_sql.engines.postgres.grouping import (
     group_of,
     needed_of,
     param_of,
+    row_of,
     rows_by_unit,
     rows_changed,
     steps_of,
@@ -48,7 +50,7 @@ from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, tell
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError, WfeError
+from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreUnavailableError, WfeError
 from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
@@ -108,6 +110,7 @@ class PostgresEngine:
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
+        self._rows: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
         self._home: Home | None = None
         self._is_connected = False
         self._gives_up = False
@@ -253,8 +256,13 @@ class PostgresEngine:
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
         task = asyncio.create_task(self.run_alone(unit, attempt, writes=writes))
         self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        task.add_done_callback(self._end_alone)
         return task
+
+    def _end_alone(self, task: asyncio.Task[Results]) -> None:
+        self._alone.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio would log one that nobody has seen, because the caller has gone
 
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:
         """Run units of work in one transaction and one round trip; None for those that must run by themselves.
@@ -398,14 +406,10 @@ class PostgresEngine:
         return meaning
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
-        """Run a unit as it is.
-
-        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
-        behind every unit that runs alone.
-        """
+        """Run a unit as it is."""
         if unit[0].operation:
             return await self._run_unit_of_work(unit, attempt)
-        async with self._alone_at_once:
+        async with self._place(row_of(unit) if writes else None):
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
@@ -425,6 +429,28 @@ class PostgresEngine:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    @asynccontextmanager
+    async def _place(self, row: object) -> AsyncIterator[None]:
+        """Wait until a unit may run alone, and let no other change the same row meanwhile.
+
+        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
+        behind every unit that runs alone. A row that somebody else holds takes one connection, however many want it.
+
+        Raises:
+            StoreBusyError: Others who want the row took longer than a statement may take.
+        """
+        turn = asyncio.Lock() if row is None else self._rows.setdefault(row, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._store.patience):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise StoreBusyError(f"{self._store} is busy: a row was held for too long; nothing was written") from error
+        try:
+            async with self._alone_at_once:
+                yield
+        finally:
+            turn.release()
 
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""
