@@ -2,6 +2,7 @@
 
 from wfe_sql.arguments import epoch_ms
 from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreOptions, connect
+from wfe_sql.engines.alarms import WakesOn
 from wfe_sql.errors import (
     ClaimLostError,
     CorruptRowError,
@@ -53,6 +54,7 @@ from wfe_sql.models import (
     WorkflowStatus,
     utc_now,
 )
+from wfe_sql.operations.waiting import poll_for_work
 from wfe_sql.repositories import (
     CommandHandler,
     EventRepository,
@@ -107,6 +109,7 @@ __all__ = [
     "SubscriptionRepository",
     "SubscriptionSummary",
     "SubscriptionTokenError",
+    "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",
     "WorkflowConflictError",
@@ -118,5 +121,6 @@ __all__ = [
     "WorkflowSummary",
     "connect",
     "epoch_ms",
+    "poll_for_work",
     "utc_now",
 ]

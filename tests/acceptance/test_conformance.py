@@ -59,7 +59,7 @@ async def provider(
 
 
 @pytest.fixture  # type: ignore[no-redef] # it overrides the suite's
-def capabilities(provider: PersistenceProvider) -> Capabilities:
+def capabilities(provider: PersistenceProvider, request: pytest.FixtureRequest) -> Capabilities:
     if isinstance(provider, PostgresPersistenceProvider):
         return Capabilities(stores_nul=False, longest_key=600)  # at most 2704 bytes fit into an index's row
-    return Capabilities()
+    return Capabilities(wakes_on="process" if "memory" in request.node.callspec.id else "store")

@@ -20,6 +20,7 @@ from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
     RETRIED,
@@ -141,6 +142,13 @@ class PostgresEngine:
         if self._home is not None and self._home.process == os.getpid():
             self._pool.close()
 
+    wakes_on: WakesOn = "store"
+
+    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+        """Return what rings when the server says that something was changed, on a connection of its own."""
+        self.check_open()
+        return NoAlarm()
+
     log_size = None
     """The server's log is not a store's own."""
 
@@ -150,7 +158,7 @@ class PostgresEngine:
 
     async def ensure_store_exists(self) -> None:
         """Make the schema, tables, columns and indexes that are missing, and have numbers go on after those stored."""
-        self._check_open()
+        self.check_open()
         await self._make_store()
         connection = await self._store.open_connection()
         try:
@@ -165,7 +173,7 @@ class PostgresEngine:
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
-        self._check_open()
+        self.check_open()
         group = group_of(unit)
         return (
             self._begin_alone(unit, Attempt(), writes=True) if group is None else self._groups[group.lead].submit(unit)
@@ -177,13 +185,13 @@ class PostgresEngine:
 
     async def may_find(self, look: Statement) -> bool:
         """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
-        self._check_open()
+        self.check_open()
         return True
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
         """Have all units that are read within see one moment, on a connection of its own, which holds up nobody."""
-        self._check_open()
+        self.check_open()
         connection = await self._store.open_connection()
 
         async def read(unit: Unit) -> Results:
@@ -209,7 +217,7 @@ class PostgresEngine:
 
     async def backup(self, path: Path) -> None:
         """Refuse: PostgreSQL has tools of its own for this, which this library does not stand in for."""
-        self._check_open()
+        self.check_open()
         command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
         raise StoreError(
             f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
@@ -218,7 +226,7 @@ class PostgresEngine:
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
-        self._check_open()
+        self.check_open()
         group = group_of(unit)
         if group is not None:
             return await self._groups[group.lead].submit(unit)
@@ -300,7 +308,10 @@ class PostgresEngine:
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
-        return await self._with_connection(work, attempt)
+        results = await self._with_connection(work, attempt)
+        if writes and any(results):
+            ring(self._store.id)
+        return results
 
     def _is_one_statement(self, statement: Statement) -> bool:
         return not isinstance(statement.params, Sequence) and self._queries[statement.query].operation != "#"
@@ -376,7 +387,8 @@ class PostgresEngine:
     async def _make_store(self) -> None:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Check that calls can be made now."""
         check_usable(self._store, self._home, is_open=self.is_open)
 
     async def _close(self) -> None:

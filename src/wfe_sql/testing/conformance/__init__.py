@@ -13,6 +13,7 @@ from wfe_sql.testing.conformance.commands import TestExecutionErrors, TestSchedu
 from wfe_sql.testing.conformance.events import TestEventRepository
 from wfe_sql.testing.conformance.maintenance import TestDeleting, TestDump, TestHealth, TestListing
 from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
+from wfe_sql.testing.conformance.waiting import TestWaiting, TestWakingUp
 from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
 
 
@@ -33,6 +34,8 @@ __all__ = [
     "TestListing",
     "TestScheduledCommandRepository",
     "TestSubscriptionRepository",
+    "TestWaiting",
+    "TestWakingUp",
     "TestWorkflowRepository",
     "capabilities",
 ]
