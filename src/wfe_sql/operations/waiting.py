@@ -15,12 +15,15 @@ from wfe_sql.engines.alarms import Alarm, WakesOn, forget, listen
 from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.models import utc_now
 
+_LEASES = 10_000
+"""How many held workflows, events or commands a look reads at most, to find the first lease that ends."""
+
 _LONGEST_SLEEP = 1.0
 """Seconds until the clock is looked at again: it may have been set, and the machine may have slept."""
 
 _REST = 10
-"""How many times as long as a look took there is no other, when one write after the other wakes the watch for nothing:
-looks take a tenth of the time at most."""
+"""How many times as long as it looked the watch rests, when one write after the other wakes it for nothing: looks take
+about a tenth of the time at most."""
 
 _LONGEST_REST = 0.05
 """Seconds of that rest."""
@@ -160,10 +163,14 @@ class Watch:
     async def look(self) -> _Due:
         """Look what is due, and when the next thing becomes due."""
         now = self._clock()
-        params = {"as_at": encode_ms_bound("now", now), "as_of": encode_bound("now", now), "now": TIME.encode(now)}
+        params = {
+            "as_at": encode_ms_bound("now", now),
+            "as_of": encode_bound("now", now),
+            "now": TIME.encode(now),
+            "row_limit": _LEASES,
+        }
         (row,) = await self._engine.read([Statement("find_next_due", params)])
-        next_ms, *texts = row[3:]
-        times = [_time_of_ms(next_ms), *map(_time_of, texts)]
+        times = [*map(_time_of_ms, row[3:5]), *map(_time_of, row[5:])]
         return _Due(tuple(row[:3]), min((time for time in times if time is not None), default=None))
 
     async def _run(self) -> None:
@@ -185,20 +192,20 @@ class Watch:
     async def _turn(self, alarm: Alarm) -> None:
         """Look, and where that finds nothing for anybody, wait until it is worth another look."""
         time = asyncio.get_running_loop().time
+        began = time()
         await self._look_and_tell()
         if not self._waiting:
             return
         try:
             at_most = await alarm.ask()
-            began = time()
             due = await self._look_and_tell()  # what was committed before the alarm was asked
             ended = time()
             await self._sleep(due, self._fallback_interval if at_most is None else at_most)
         finally:
             await alarm.rest()
-        rest = min(_REST * (ended - began), _LONGEST_REST)
-        if self._waiting and time() < ended + rest:
-            await asyncio.sleep(ended + rest - time())
+        rest = ended + min(_REST * (ended - began), _LONGEST_REST) - time()
+        if self._waiting and rest > 0:
+            await asyncio.sleep(rest)
 
     async def _look_and_tell(self) -> _Due:
         self._wake.clear()
