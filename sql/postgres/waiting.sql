@@ -110,3 +110,99 @@ SELECT
             ), 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')
     END AS command_lease_end
 FROM free;
+
+-- name: create_wake_trigger()#
+-- Whoever makes something due wakes the hosts that wait, in its own transaction: also the reference, or somebody at the psql
+-- prompt. Only where one asked for it, by the lock of ask_for_wake; a commit that notifies waits for all others that do. So
+-- the lock is tried, and let go at once: two that try at the same moment only notify where nobody asked. What is claimed
+-- wakes nobody. https://www.postgresql.org/docs/current/sql-notify.html
+-- used by: ensure_store_exists
+-- index: none
+-- keep: CASE; the lock would be kept where another statement of the function fails, and be asked for by nobody
+-- keep: the channel, what it carries, and the two numbers of the lock; the listener's are the same
+CREATE OR REPLACE FUNCTION wake_waiting_hosts() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (
+        CASE WHEN pg_try_advisory_lock(hashtext('wfe_sql waits'), hashtext(tg_table_schema))
+            THEN pg_advisory_unlock(hashtext('wfe_sql waits'), hashtext(tg_table_schema))
+            ELSE FALSE
+        END
+    ) THEN
+        PERFORM pg_notify('wfe_sql', tg_table_schema);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER wake_for_workflows
+AFTER INSERT OR UPDATE OF next_execution, status, claim_token ON workflows
+FOR EACH ROW WHEN (new.status = 'Runnable' AND new.next_execution IS NOT NULL AND new.claim_token IS NULL)
+EXECUTE FUNCTION wake_waiting_hosts();
+CREATE OR REPLACE TRIGGER wake_for_events
+AFTER INSERT OR UPDATE OF event_time, is_processed, claim_token ON events
+FOR EACH ROW WHEN (NOT new.is_processed AND new.claim_token IS NULL)
+EXECUTE FUNCTION wake_waiting_hosts();
+CREATE OR REPLACE TRIGGER wake_for_scheduled_commands
+AFTER INSERT OR UPDATE OF execute_time, claim_token ON scheduled_commands
+FOR EACH ROW WHEN (new.claim_token IS NULL)
+EXECUTE FUNCTION wake_waiting_hosts();
+
+-- name: listen()!
+-- Has this connection hear of what makes something due in any store of the database; which store it is, is what the
+-- notification carries. https://www.postgresql.org/docs/current/sql-listen.html
+-- used by: ask
+-- index: none
+LISTEN wfe_sql;
+
+-- name: get_reason_not_to_listen()$
+-- Why nothing would be heard here, if so. Triggers of Citus run on workers, whose notifications do not come here.
+-- used by: ask
+-- scan: the catalog, a few rows
+SELECT
+    CASE
+        WHEN
+            EXISTS (
+                SELECT 1
+                FROM pg_extension
+                WHERE extname = 'citus'
+            )
+            THEN 'Citus passes no notifications on'
+        WHEN
+            (
+                SELECT count(*)
+                FROM pg_trigger
+                INNER JOIN pg_class ON pg_trigger.tgrelid = pg_class.oid
+                INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
+                WHERE
+                    pg_namespace.nspname = current_setting('wfe_sql.schema')
+                    AND pg_trigger.tgname IN ('wake_for_workflows', 'wake_for_events', 'wake_for_scheduled_commands')
+                    AND pg_trigger.tgenabled <> 'D'
+            ) < 3
+            THEN 'the store lacks triggers; as its owner, run wfe-sql init'
+    END AS reason;
+
+-- name: ask_for_wake()^
+-- Asks those who make something due to say so, until end_wake or the connection ends; any number may ask.
+-- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
+-- used by: ask
+-- index: none
+-- keep: the two numbers of the lock; the trigger's are the same
+SELECT pg_advisory_lock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS asked;
+
+-- name: end_wake()$
+-- Asks no more.
+-- used by: rest
+-- index: none
+-- keep: the two numbers of the lock; those of ask_for_wake are the same
+SELECT pg_advisory_unlock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS ended;
+
+-- name: have_writers_ended(horizon)^
+-- Whether all transactions have ended that may have looked, before ask_for_wake, whether anybody asks: those that had begun
+-- to write before :horizon, a transaction's number. Without one it is the next number, which is returned then.
+-- https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+-- used by: ask
+-- index: none
+-- keep: a statement of its own, after ask_for_wake; one that began before it would miss who began to write meanwhile
+SELECT
+    coalesce(cast(cast(:horizon AS TEXT) AS XID8), pg_snapshot_xmax(pg_current_snapshot()))
+    <= pg_snapshot_xmin(pg_current_snapshot()) AS have_ended,
+    CASE WHEN :horizon IS NULL THEN cast(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) END AS horizon;

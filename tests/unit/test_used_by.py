@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
+from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.grouping import GROUPS
@@ -23,7 +24,15 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
 SQLITE_USERS = (SqlPersistenceProvider, Watch, SqliteEngine, SqliteStore, SqliteAlarm, Backup, SqlitePlanner)
-POSTGRES_USERS = (SqlPersistenceProvider, Watch, PostgresEngine, PostgresStore, PostgresPlanner, Connection)
+POSTGRES_USERS = (
+    SqlPersistenceProvider,
+    Watch,
+    PostgresEngine,
+    PostgresStore,
+    PostgresAlarm,
+    PostgresPlanner,
+    Connection,
+)
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),
     *(pytest.param(query, POSTGRES_USERS, id=f"postgres-{name}") for name, query in load_postgres_queries().items()),

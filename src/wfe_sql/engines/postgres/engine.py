@@ -20,7 +20,8 @@ from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
-from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
+from wfe_sql.engines.alarms import Alarm, WakesOn, ring
+from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
     RETRIED,
@@ -95,6 +96,7 @@ class PostgresEngine:
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
+        self._alarm: PostgresAlarm | None = None
         self._home: Home | None = None
         self._is_connected = False
         self._gives_up = False
@@ -140,6 +142,8 @@ class PostgresEngine:
     def abandon(self) -> None:
         """Close the connections of a provider that nobody has any more; in a fork, leave them alone."""
         if self._home is not None and self._home.process == os.getpid():
+            if self._alarm is not None:
+                self._alarm.abandon()
             self._pool.close()
 
     wakes_on: WakesOn = "store"
@@ -147,7 +151,8 @@ class PostgresEngine:
     async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
         """Return what rings when the server says that something was changed, on a connection of its own."""
         self.check_open()
-        return NoAlarm()
+        self._alarm = PostgresAlarm(self._store, self._queries, ring, poll_interval)
+        return self._alarm
 
     log_size = None
     """The server's log is not a store's own."""
@@ -393,6 +398,8 @@ class PostgresEngine:
 
     async def _close(self) -> None:
         """Wait for what is pending, for as long as calls may take, and then give it up, for the server is silent."""
+        if self._alarm is not None:
+            self._alarm.close()
         giving_up = asyncio.get_running_loop().call_later(
             (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
         )
