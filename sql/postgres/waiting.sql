@@ -181,12 +181,16 @@ SELECT
     END AS reason;
 
 -- name: ask_for_wake()^
--- Asks those who make something due to say so, until end_wake or the connection ends; any number may ask.
+-- Asks those who make something due to say so, until end_wake or the connection ends; any number may ask. Returns the number
+-- of this transaction: those that may have looked before whether anybody asks have lower ones.
 -- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 -- used by: ask
 -- index: none
 -- keep: the two numbers of the lock; the trigger's are the same
-SELECT pg_advisory_lock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS asked;
+-- keep: the lock before the number; one who begins to write in between would not notify, and not be waited for
+SELECT
+    pg_advisory_lock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS asked,
+    cast(pg_current_xact_id() AS TEXT) AS horizon;
 
 -- name: end_wake()$
 -- Asks no more.
@@ -195,14 +199,9 @@ SELECT pg_advisory_lock_shared(hashtext('wfe_sql waits'), hashtext(current_setti
 -- keep: the two numbers of the lock; those of ask_for_wake are the same
 SELECT pg_advisory_unlock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS ended;
 
--- name: have_writers_ended(horizon)^
--- Whether all transactions have ended that may have looked, before ask_for_wake, whether anybody asks: those that had begun
--- to write before :horizon, a transaction's number. Without one it is the next number, which is returned then.
+-- name: have_writers_ended(horizon)$
+-- Whether all transactions have ended whose number is below :horizon.
 -- https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
 -- used by: ask
 -- index: none
--- keep: a statement of its own, after ask_for_wake; one that began before it would miss who began to write meanwhile
-SELECT
-    coalesce(cast(cast(:horizon AS TEXT) AS XID8), pg_snapshot_xmax(pg_current_snapshot()))
-    <= pg_snapshot_xmin(pg_current_snapshot()) AS have_ended,
-    CASE WHEN :horizon IS NULL THEN cast(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) END AS horizon;
+SELECT pg_snapshot_xmin(pg_current_snapshot()) >= cast(cast(:horizon AS TEXT) AS XID8) AS have_ended;

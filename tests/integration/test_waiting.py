@@ -180,3 +180,15 @@ async def test_polling_pauses(clock: ManualClock) -> None:
         await poll_for_work(interval=timedelta(milliseconds=1))
         await poll_for_work(clock.now + timedelta(milliseconds=1), interval=timedelta(hours=1), clock=clock)
         await poll_for_work(clock.now - timedelta(hours=1), interval=timedelta(hours=1), clock=clock)
+
+
+async def test_closing_at_any_moment_ends_it(connect_store: Connect, clock: ManualClock) -> None:
+    for turns in range(0, 60, 3):
+        async with connect_store(clock=clock, **LATE) as provider:
+            waiting = [asyncio.create_task(provider.wait_for_work()) for _ in range(2)]
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns < 40 else 0.0005)
+            waiting[0].cancel()
+            async with asyncio.timeout(SOON):
+                await provider.close()
+        await asyncio.wait(waiting)

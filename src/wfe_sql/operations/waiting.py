@@ -241,7 +241,7 @@ class Watch:
         if due.is_now:
             until = min(until, self._tell_again_at)
         times = [then for then in (due.next, *self._waiting.values()) if then is not None]
-        while not self._wake.is_set():
+        while self._waiting and not self._wake.is_set():
             left = until - time()
             if times:
                 left = min(left, (min(times) - self._clock()).total_seconds())

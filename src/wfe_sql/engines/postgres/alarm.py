@@ -48,8 +48,8 @@ class PostgresAlarm:
         self._retry = poll_interval
         self._is_deaf = False
         self._is_asked = False
-        self._horizon: str | None = None
-        self._pause = 0.0
+        self._horizon = ""
+        self._pause = _FIRST_PAUSE
 
     async def ask(self) -> float | None:
         """Have the triggers notify from now on."""
@@ -60,18 +60,15 @@ class PostgresAlarm:
         self._loop.remove_reader(connection.fileno())
         try:
             if not self._is_asked:
-                await self._run(connection, "ask_for_wake")
-                self._is_asked, self._horizon, self._pause = True, None, _FIRST_PAUSE
-            have_ended, horizon = await self._run(connection, "have_writers_ended", horizon=self._horizon)
+                _, self._horizon = await self._run(connection, "ask_for_wake")
+                self._is_asked = True
+            have_ended = await self._run(connection, "have_writers_ended", horizon=self._horizon)
         except psycopg.Error as error:
             self._lose(connection, text_of(error))
             return self._poll_interval
         self._hear(connection)
-        if have_ended:
-            return None
-        self._horizon = self._horizon or horizon
-        self._pause = min(2 * self._pause, self._poll_interval)
-        return self._pause
+        self._pause = _FIRST_PAUSE if have_ended else min(2 * self._pause, self._poll_interval)
+        return None if have_ended else self._pause
 
     async def rest(self) -> None:
         """Have the triggers notify no more."""
