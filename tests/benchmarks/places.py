@@ -190,6 +190,19 @@ class Schemas:
         self._queries.choose_schema(self._connection, schema=place.name)
         return State(dict(self._queries.describe_state(self._connection)))
 
+    def count_commits(self) -> int:
+        """Return how many transactions the database has committed so far."""
+        return int(self._queries.count_commits(self._connection))
+
+    def server_process(self) -> int:
+        """Return the process of the server that starts all others."""
+        return int(self._queries.get_server_start(self._connection))
+
+    def disable_wake_triggers(self, place: Schema) -> None:
+        """Have nobody be notified of what is stored."""
+        self._queries.choose_schema(self._connection, schema=place.name)
+        self._queries.disable_wake_triggers(self._connection)
+
 
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[str]:

@@ -48,3 +48,18 @@ VALUES
     )
 ),
 ('last number', (SELECT coalesce(sum(next_num), 0)::INT FROM definition_sequences));
+
+-- name: count_commits()$
+-- How many transactions of the database are known to have been committed, this one not counted.
+SELECT xact_commit
+FROM pg_stat_database
+WHERE datname = current_database();
+
+-- name: disable_wake_triggers()#
+ALTER TABLE workflows DISABLE TRIGGER wake_for_workflows;
+ALTER TABLE events DISABLE TRIGGER wake_for_events;
+ALTER TABLE scheduled_commands DISABLE TRIGGER wake_for_scheduled_commands;
+
+-- name: get_server_start()$
+-- The process of the server that starts all others.
+SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)::INT AS pid;

@@ -134,8 +134,18 @@ class WorkflowHost:
                 if room := self._max_tasks - self._tasks[ClaimKind.Event]:
                     claims = await self._store.claim_runnable_events(now, worker, lease=lease, limit=room)
                     self._begin(tasks, claims, self._deliver_event)
-                is_full = self._max_tasks in (self._tasks[ClaimKind.Workflow], self._tasks[ClaimKind.Event])
-                await (self._progress.wait() if is_full else self._store.wait_for_work())
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait until something may be due, or there is room for more."""
+        waits = [asyncio.create_task(self._store.wait_for_work()), asyncio.create_task(self._progress.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                await wait
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def _begin(self, tasks: asyncio.TaskGroup, claims: Iterable[Claim], work: _Work) -> None:
         for claim in claims:
