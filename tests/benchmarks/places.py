@@ -190,9 +190,9 @@ class Schemas:
         self._queries.choose_schema(self._connection, schema=place.name)
         return State(dict(self._queries.describe_state(self._connection)))
 
-    def count_commits(self) -> int:
-        """Return how many transactions the database has committed so far."""
-        return int(self._queries.count_commits(self._connection))
+    def list_active_sessions(self, seconds: float) -> list[str]:
+        """Return what sessions of hosts did last, of those that did anything within so many seconds."""
+        return [query for (query,) in self._queries.list_active_sessions(self._connection, seconds=seconds)]
 
     def server_process(self) -> int:
         """Return the process of the server that starts all others."""

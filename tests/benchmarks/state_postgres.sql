@@ -49,11 +49,11 @@ VALUES
 ),
 ('last number', (SELECT coalesce(sum(next_num), 0)::INT FROM definition_sequences));
 
--- name: count_commits()$
--- How many transactions of the database are known to have been committed, this one not counted.
-SELECT xact_commit
-FROM pg_stat_database
-WHERE datname = current_database();
+-- name: list_active_sessions(seconds)
+-- What sessions of hosts have done last, of those that did anything within so many seconds.
+SELECT query
+FROM pg_stat_activity
+WHERE application_name = 'wfe-sql' AND state_change > clock_timestamp() - make_interval(secs => :seconds);
 
 -- name: disable_wake_triggers()#
 ALTER TABLE workflows DISABLE TRIGGER wake_for_workflows;

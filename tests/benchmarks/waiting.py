@@ -129,31 +129,19 @@ def measure_waiting(options: argparse.Namespace, places: Places, log: Path) -> N
             time.sleep(2)
             hosts.ask()
             began = time.monotonic()
-            commits = commits_within(options.seconds, places)
+            time.sleep(options.seconds)
             took = time.monotonic() - began
+            active = places.list_active_sessions(took) if isinstance(places, Schemas) else []
             used = hosts.ask()
             cpu = sum(line["cpu"] for line in used) / took / len(used)
             written = [line["written"] for line in used]
             print(
                 f"{kind}, {options.hosts} hosts, idle for {took:.0f} s: {cpu:.2%} of a core each, "
                 f"{sum(written)} bytes written by all"
+                + (f", {len(active)} of their sessions did anything" if options.postgres else "")
             )
         finally:
             hosts.end()
-        if options.postgres:
-            own = commits_within(options.seconds, places)
-            print(f"{kind}, {options.hosts} hosts: {commits} commits meanwhile, {own} in as long a time without hosts")
-
-
-def commits_within(seconds: float, places: Places) -> int:
-    """Wait so long, and return how many commits there were; the server makes some of its own."""
-    if not isinstance(places, Schemas):
-        time.sleep(seconds)
-        return 0
-    time.sleep(1.5)  # sessions tell the server once a second at most
-    before = places.count_commits()
-    time.sleep(seconds + 1.5)
-    return places.count_commits() - before
 
 
 @contextmanager
