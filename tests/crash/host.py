@@ -1,9 +1,9 @@
 """One of many hosts on a store, in a process of its own: `python host.py JOB URL NAME`. Stops when it is killed.
 
-Jobs: `work` finishes workflows, events and commands; `wait` waits for events and handles them; `draw` draws numbers of a
-sequence, and `open` opens the store and draws one, both when stdin ends, so that all hosts start together; `race` races
-for the tokens of the subscriptions that stdin names; `handle` handles commands, and `stall` does so and stops itself in
-every third.
+Jobs: `work` finishes workflows, events and commands; `wait` waits for events and handles them; `draw` draws numbers of
+a sequence, and `open` opens the store and draws one, both when stdin ends, so that all hosts start together; `race`
+races for the tokens of the subscriptions that stdin names; `handle` handles commands, and `stall` does so and stops
+itself in every third.
 """
 
 import asyncio
