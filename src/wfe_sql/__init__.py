@@ -2,6 +2,7 @@
 
 from wfe_sql.arguments import epoch_ms
 from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreOptions, connect
+from wfe_sql.engines.alarms import WakesOn
 from wfe_sql.errors import (
     ClaimLostError,
     CorruptRowError,
@@ -55,6 +56,7 @@ from wfe_sql.models import (
     WorkflowStatus,
     utc_now,
 )
+from wfe_sql.operations.waiting import poll_for_work
 from wfe_sql.repositories import (
     ClaimRepository,
     CommandHandler,
@@ -121,6 +123,7 @@ __all__ = [
     "SubscriptionTokenError",
     "UnitOfWork",
     "UnitRepository",
+    "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",
     "WorkflowConflictError",
@@ -133,5 +136,6 @@ __all__ = [
     "__version__",
     "connect",
     "epoch_ms",
+    "poll_for_work",
     "utc_now",
 ]
