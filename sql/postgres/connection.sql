@@ -8,17 +8,17 @@
 -- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
 -- table was small would go on scanning when it has grown, and every query here has an index. A plan serves all values, so
 -- it is the one that explain_query shows, and tests look at; the server makes such a plan also for what is not prepared.
--- Only Citus wants another for each value. Values stay out of the server's log when a statement fails. wfe_sql.schema is
--- what create_schema and hold_making_lock go by. transaction_read_only is for the transaction that begins with this.
+-- Only Citus wants another for each value. Values stay out of the server's log when a statement fails. The schema is
+-- the only one in search_path, also for scripts, which look there for its name: a setting of our own would stay behind a
+-- pooler, if empty. transaction_read_only is for the transaction that begins with this.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection, begin, execute
 -- scan: the catalog, a row where there is Citus
 -- keep: read committed; the queries that lock must go on with what others have committed by then
--- keep: the schema, the time zone and wfe_sql.schema; names, times and scripts go by them
+-- keep: the schema, alone, and the time zone; names, scripts and times go by them
 -- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
 SELECT
     set_config('search_path', quote_ident(:schema), :is_local) AS search_path,
-    set_config('wfe_sql.schema', :schema, :is_local) AS schema_name,
     set_config('default_transaction_isolation', 'read committed', :is_local) AS isolation,
     set_config('TimeZone', 'UTC', :is_local) AS time_zone,
     set_config('statement_timeout', :statement_timeout, :is_local) AS statement_timeout,

@@ -2,6 +2,7 @@
 
 from wfe_sql.arguments import epoch_ms
 from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreOptions, connect
+from wfe_sql.engines.alarms import WakesOn
 from wfe_sql.errors import (
     ClaimLostError,
     CorruptRowError,
@@ -56,21 +57,28 @@ from wfe_sql.models import (
     WorkflowStatus,
     utc_now,
 )
+from wfe_sql.operations.waiting import poll_for_work
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
+    ExecutionErrorRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
     UnitOfWork,
+    UnitRepository,
     WorkflowRepository,
 )
+
+__version__ = "0.2.0"
 
 __all__ = [
     "Backlog",
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -82,6 +90,7 @@ __all__ = [
     "EventRepository",
     "EventSubscription",
     "ExecutionError",
+    "ExecutionErrorRepository",
     "ExecutionPointer",
     "Finding",
     "FindingKind",
@@ -114,7 +123,9 @@ __all__ = [
     "SubscriptionSummary",
     "SubscriptionTokenError",
     "UnitOfWork",
+    "UnitRepository",
     "UnitStats",
+    "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",
     "WorkflowConflictError",
@@ -124,7 +135,9 @@ __all__ = [
     "WorkflowRepository",
     "WorkflowStatus",
     "WorkflowSummary",
+    "__version__",
     "connect",
     "epoch_ms",
+    "poll_for_work",
     "utc_now",
 ]

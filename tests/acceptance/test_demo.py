@@ -12,12 +12,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from commands import run_command
 from wfe_sql import (
     Claim,
     Event,
@@ -30,6 +31,7 @@ from wfe_sql import (
     WorkflowInstance,
     WorkflowStatus,
     connect,
+    utc_now,
 )
 from wfe_sql.demo import host, steps
 from wfe_sql.demo.host import WorkflowHost
@@ -40,14 +42,10 @@ from wfe_sql.testing.clock import ManualClock
 COMMAND = (sys.executable, "-m", "wfe_sql.cli")
 
 
-def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=15, check=False)
-
-
-@pytest.mark.slow
 def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None:
-    file = tmp_path / "orders.db"
-    result = run_command("demo", str(file))
+    """And leaves a file that the commands read which it prints."""
+    file, program = tmp_path / "with space.db", Path(sys.executable).with_name("wfe-sql")
+    result = subprocess.run([program, "demo", file], capture_output=True, text=True, timeout=15, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.isascii()
     assert "\x1b" not in result.stdout
@@ -70,16 +68,10 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
     ]
     runs = {pid: int(count) for pid, count, _ in counts}
     assert min(runs[first], runs[second]) > 0
-    journal = (tmp_path / "orders.db.effects.jsonl").read_text()
+    journal = file.with_name(f"{file.name}.effects.jsonl").read_text()
     assert runs == {pid: journal.count(f'"pid": {pid},') for pid in runs}
     assert sum(runs.values()) == journal.count("\n")
 
-
-def test_demo_leaves_a_file_that_its_commands_read(tmp_path: Path) -> None:
-    program = Path(sys.executable).with_name("wfe-sql")
-    result = subprocess.run(
-        [program, "demo", tmp_path / "with space.db"], capture_output=True, text=True, timeout=15, check=True
-    )
     show, look, search = (line.strip() for line in result.stdout.splitlines()[-3:])
     assert shlex.split(show)[0] == str(program)
     shown = subprocess.run(show, shell=True, capture_output=True, text=True, check=True)
@@ -92,18 +84,18 @@ def test_demo_leaves_a_file_that_its_commands_read(tmp_path: Path) -> None:
 def test_demo_refuses_a_file_that_exists(tmp_path: Path) -> None:
     file = tmp_path / "orders.db"
     file.write_text("mine")
-    result = run_command("demo", str(file))
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"wfe-sql: {file} already exists; name a file that does not\n"
+    result = run_command("demo", file)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"wfe-sql: {file} already exists; name a file that does not\n"
     assert file.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
-    result = run_command("demo", str(tmp_path / "missing" / "orders.db"))
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("wfe-sql: ")
-    assert result.stderr.count("\n") == 1
+    result = run_command("demo", tmp_path / "missing" / "orders.db")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("wfe-sql: ")
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -159,9 +151,9 @@ def test_the_check_finds_what_was_run_twice(
 
 
 def test_help_and_version() -> None:
-    assert "wfe-sql demo /tmp/orders.db" in run_command("demo", "--help").stdout
-    assert run_command("--help").stdout.isascii()
-    assert re.fullmatch(r"wfe-sql \d+\.\d+\.\d+\S*\n", run_command("--version").stdout)
+    assert "wfe-sql demo /tmp/orders.db" in run_command("demo", "--help").out
+    assert run_command("--help").out.isascii()
+    assert re.fullmatch(r"wfe-sql \d+\.\d+\.\d+\S*\n", run_command("--version").out)
 
 
 def test_without_its_packages_the_command_says_what_to_install() -> None:
@@ -199,7 +191,6 @@ async def running(*hosts: WorkflowHost) -> AsyncIterator[None]:
 
 def a_host(store: PersistenceProvider, *steps: Step, worker_id: str = "w", **options: Any) -> WorkflowHost:
     """Return a host of the definition "d"."""
-    options = {"poll_interval": timedelta(milliseconds=5)} | options
     return WorkflowHost(store, [Definition("d", 1, steps)], worker_id=worker_id, **options)
 
 
@@ -481,7 +472,7 @@ class StallingLook(SqlitePersistenceProvider):
 async def test_a_host_that_lost_its_claim_takes_no_event_from_those_who_wait() -> None:
     clock, wait = ManualClock(), Step(name="wait", body=wait_for_news)
     async with StallingLook(":memory:", clock=clock) as store:
-        slow = a_host(store, wait, worker_id="slow", poll_interval=timedelta(hours=1))
+        slow = a_host(store, wait, worker_id="slow")
         id_ = await slow.start("d", {})
         event = Event(event_name="news", event_key="key", event_data="stored late")
         async with running(slow):
@@ -574,6 +565,9 @@ async def test_an_event_that_comes_while_another_branch_runs_is_kept_and_so_is_t
         assert (await until(store, id_, is_complete)).data == {"news": "now", "held": True}
 
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
 class DyingStore:
     """A store as a host sees it that is killed: after some writes, nothing works any more."""
 
@@ -583,13 +577,20 @@ class DyingStore:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
-            is_write = not name.startswith(("get_", "claim_", "process_"))
+            is_write = not name.startswith(("get_", "claim_", "process_", "wait_"))
             if self._writes == 0 and (is_write or name.startswith("claim_")):
                 raise StoreError("killed")
             self._writes -= is_write
             return await getattr(self._store, name)(*args, **kwargs)
 
         return call
+
+
+class RunningClock(ManualClock):
+    """A clock that runs, and can be put forward."""
+
+    def __call__(self) -> datetime:
+        return utc_now() + (self.now - START)
 
 
 async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_finishes() -> None:
@@ -621,11 +622,11 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
         return await until(store, id_, is_complete)
 
     for writes in range(100):
-        clock = ManualClock()
+        clock = RunningClock(START)
         async with connect(":memory:", clock=clock) as store:
-            id_ = await a_host(store, *steps).start("d", {})
+            id_ = await a_host(store, *steps, clock=clock).start("d", {})
             await store.create_event(Event(event_name="news", event_key="early", event_data=1))
-            dying = a_host(cast(PersistenceProvider, DyingStore(store, writes)), *steps, worker_id="dying")
+            dying = a_host(cast(PersistenceProvider, DyingStore(store, writes)), *steps, worker_id="dying", clock=clock)
             death, watching = asyncio.create_task(dying.run()), asyncio.create_task(watch(store, id_))
             await asyncio.wait([death, watching], return_when=asyncio.FIRST_COMPLETED)
             survived = watching.done()
@@ -633,7 +634,7 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
             with suppress(asyncio.CancelledError, ExceptionGroup):
                 await death
             clock.advance(minutes=2)  # the lease of the dead host is over
-            async with running(a_host(store, *steps, worker_id="next")):
+            async with running(a_host(store, *steps, worker_id="next", clock=clock)):
                 instance = await watching
             assert instance.data == {"early": 1, "late": 2}
             assert [pointer.status for pointer in instance.execution_pointers] == [PointerStatus.Complete] * len(steps)

@@ -1,13 +1,13 @@
 """Spans and metrics of OpenTelemetry, through its own exporters in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -27,7 +27,7 @@ class Exported:
         self.tracing.add_span_processor(SimpleSpanProcessor(self._spans))
         self.metering = MeterProvider([self._metrics])
 
-    def spans(self) -> tuple[ReadableSpan, ...]:
+    def spans(self) -> tuple[Any, ...]:
         return self._spans.get_finished_spans()
 
     def points(self) -> dict[str, list[Any]]:
@@ -44,7 +44,7 @@ class Exported:
 
 
 @pytest.fixture
-def exported() -> Any:
+def exported() -> Iterator[Exported]:
     exported = Exported()
     yield exported
     exported.close()

@@ -6,8 +6,8 @@ import pytest
 
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreError, connect
 
-SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir, app_sql, allow_unfinished_copy"
-SQLITE += ", on_unit, slow_unit"
+SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, poll_interval, fallback_interval"
+SQLITE += ", sql_dir, app_sql, allow_unfinished_copy, on_unit, slow_unit"
 URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
 
 
@@ -40,6 +40,8 @@ def test_options_of_every_provider(url: str, options: dict[str, Any], message: s
     ("url", "name"),
     [
         ("sqlite", "busy_timeout"),
+        ("sqlite", "poll_interval"),
+        ("postgres", "fallback_interval"),
         ("postgres", "connect_timeout"),
         ("postgres", "statement_timeout"),
         ("postgres", "wait_for_server"),
@@ -82,6 +84,9 @@ def test_timeouts(url: str, name: str, value: Any, message: str) -> None:
         (lambda: connect(None), "url must be a str or a path, not NoneType"),  # type: ignore[arg-type]
         (lambda: connect(b"x.db"), "url must be a str or a path, not bytes"),  # type: ignore[arg-type]
         (lambda: PostgresPersistenceProvider(Path("x")), "url must be a str, not PosixPath"),  # type: ignore[arg-type]
+        (lambda: connect("postgres:///x", application_name="a\0b"), "application_name has a NUL character"),
+        (lambda: connect("postgres://h/x\0?user=u"), "the URL is not one that PostgreSQL reads"),
+        (lambda: connect("postgres://h/x\ud800"), "the URL is not one that PostgreSQL reads"),
     ],
 )
 def test_what_a_provider_does_not_take(make: Any, message: str) -> None:

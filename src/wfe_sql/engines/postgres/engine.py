@@ -16,12 +16,15 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines.alarms import Alarm, WakesOn, ring
+from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
     is_about_all,
@@ -42,6 +45,7 @@ from wfe_sql.engines.postgres.grouping import (
     group_of,
     needed_of,
     param_of,
+    row_of,
     rows_by_unit,
     rows_changed,
     steps_of,
@@ -51,7 +55,7 @@ from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, tell
 from wfe_sql.engines.watching import Watch
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError, WfeError
+from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreUnavailableError, WfeError
 from wfe_sql.queries import QuerySet
 
 _log = logging.getLogger("wfe_sql")
@@ -117,9 +121,12 @@ class PostgresEngine:
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
+        self._rows: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
+        self._alarm: PostgresAlarm | None = None
         self._home: Home | None = None
         self._is_connected = False
         self._gives_up = False
+        self.commits = 0
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -163,7 +170,17 @@ class PostgresEngine:
     def abandon(self) -> None:
         """Close the connections of a provider that nobody has any more; in a fork, leave them alone."""
         if self._home is not None and self._home.process == os.getpid():
+            if self._alarm is not None:
+                self._alarm.abandon()
             self._pool.close()
+
+    wakes_on: WakesOn = "store"
+
+    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+        """Return what rings when the server says that something was changed, on a connection of its own."""
+        self.check_open()
+        self._alarm = PostgresAlarm(self._store, self._queries, ring, poll_interval)
+        return self._alarm
 
     log_size = None
     """The server's log is not a store's own."""
@@ -174,7 +191,7 @@ class PostgresEngine:
 
     async def ensure_store_exists(self) -> None:
         """Make the schema, tables, columns and indexes that are missing, and have numbers go on after those stored."""
-        self._check_open()
+        self.check_open()
         await self._make_store()
         connection = await self._store.open_connection()
         try:
@@ -189,7 +206,7 @@ class PostgresEngine:
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
-        self._check_open()
+        self.check_open()
         self._watch.begin(unit, writes=True)
         queue = self._queue_of(unit)
         return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
@@ -207,13 +224,13 @@ class PostgresEngine:
 
     async def may_find(self, look: Statement) -> bool:
         """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
-        self._check_open()
+        self.check_open()
         return True
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
         """Have all units that are read within see one moment, on a connection of its own, which holds up nobody."""
-        self._check_open()
+        self.check_open()
         connection = await self._store.open_connection()
 
         async def read(unit: Unit) -> Results:
@@ -239,7 +256,7 @@ class PostgresEngine:
 
     async def backup(self, path: Path) -> None:
         """Refuse: PostgreSQL has tools of its own for this, which this library does not stand in for."""
-        self._check_open()
+        self.check_open()
         command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
         raise StoreError(
             f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
@@ -248,7 +265,7 @@ class PostgresEngine:
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
-        self._check_open()
+        self.check_open()
         self._watch.begin(unit, writes=writes)
         queue = self._queue_of(unit)
         if queue is not None:
@@ -264,8 +281,13 @@ class PostgresEngine:
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
         task = asyncio.create_task(self._run_watched(unit, attempt, writes=writes))
         self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        task.add_done_callback(self._end_alone)
         return task
+
+    def _end_alone(self, task: asyncio.Task[Results]) -> None:
+        self._alone.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio would log one that nobody has seen, because the caller has gone
 
     async def _run_watched(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         asked = time.monotonic()
@@ -303,10 +325,13 @@ class PostgresEngine:
             return list(results)
 
         try:
-            return await self._with_connection(work, attempt)
+            outcomes = await self._with_connection(work, attempt)
         except psycopg.Error as error:
             if is_about_all(error):
                 return [unit_error(self._store, error, unit) for unit in units]
+        else:
+            ring(self._store.id)
+            return outcomes
         if len(units) == 1:
             return [None]
         half = len(units) // 2
@@ -350,6 +375,7 @@ class PostgresEngine:
         except Exception as error:
             part[0].name_in(error)
             return error
+        ring(self._store.id)
         return results
 
     async def _run_step(self, step: Step, connection: Connection) -> Any:
@@ -422,14 +448,10 @@ class PostgresEngine:
         return meaning
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
-        """Run a unit as it is.
-
-        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
-        behind every unit that runs alone.
-        """
+        """Run a unit as it is."""
         if unit[0].operation:
             return await self._run_unit_of_work(unit, attempt)
-        async with self._alone_at_once:
+        async with self._place(row_of(unit) if writes else None):
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
@@ -450,6 +472,28 @@ class PostgresEngine:
             raise outcome
         return outcome
 
+    @asynccontextmanager
+    async def _place(self, row: object) -> AsyncIterator[None]:
+        """Wait until a unit may run alone, and let no other change the same row meanwhile.
+
+        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
+        behind every unit that runs alone. A row that somebody else holds takes one connection, however many want it.
+
+        Raises:
+            StoreBusyError: Others who want the row took longer than a statement may take.
+        """
+        turn = asyncio.Lock() if row is None else self._rows.setdefault(row, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._store.patience):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise StoreBusyError(f"{self._store} is busy: a row was held for too long; nothing was written") from error
+        try:
+            async with self._alone_at_once:
+                yield
+        finally:
+            turn.release()
+
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""
 
@@ -459,7 +503,10 @@ class PostgresEngine:
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
-        return await self._with_connection(work, attempt)
+        results = await self._with_connection(work, attempt)
+        if writes and any(results):
+            ring(self._store.id)
+        return results
 
     def _is_one_statement(self, statement: Statement) -> bool:
         if isinstance(statement.params, Sequence) or statement.query in self._queries.application:
@@ -518,7 +565,7 @@ class PostgresEngine:
         attempt.connection = connection
         attempt.began = attempt.began or time.monotonic()
         try:
-            return await work(connection, attempt)
+            done = await work(connection, attempt)
         except psycopg.Error as error:
             if is_missing_right(error):
                 raise self._store.missing_right(error, connection) from error
@@ -533,15 +580,20 @@ class PostgresEngine:
             ) from error
         finally:
             attempt.connection = None
+        self.commits += attempt.may_have_committed
+        return done
 
     async def _make_store(self) -> None:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Check that calls can be made now."""
         check_usable(self._store, self._home, is_open=self.is_open)
 
     async def _close(self) -> None:
         """Wait for what is pending, for as long as calls may take, and then give it up, for the server is silent."""
+        if self._alarm is not None:
+            self._alarm.close()
         giving_up = asyncio.get_running_loop().call_later(
             (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
         )

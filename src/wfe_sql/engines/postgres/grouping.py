@@ -135,6 +135,8 @@ GROUPS = {
 }
 """Every group, by its lead."""
 
+_NAMES_A_ROW = ("id", "command_name", "data")
+
 
 def group_of(unit: Unit) -> Group | None:
     """Return the group that runs a unit, or None if it runs alone."""
@@ -148,6 +150,14 @@ def param_of(unit: Unit, name: str) -> Any:
     """Return a parameter of the query that a unit of a group begins with."""
     params: Any = unit[0].params  # a lead has one set of parameters
     return params[name]
+
+
+def row_of(unit: Unit) -> tuple[Any, ...] | None:
+    """Return what names the row that a unit begins with, where it is about one."""
+    params = unit[0].params
+    if isinstance(params, Sequence):
+        return None
+    return tuple(params[name] for name in _NAMES_A_ROW if name in params) or None
 
 
 def encode_units(units: Sequence[Unit]) -> Iterator[tuple[int, str]]:

@@ -63,9 +63,11 @@ class PostgresTarget:
         # encoded was taken for something else.
         try:
             found: dict[str, Any] = dict(conninfo_to_dict(url))
-        except psycopg.Error:
+        except (psycopg.Error, UnicodeEncodeError):
             raise StoreError(_NO_URL) from None
-        if _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
+        if "\0" in application_name:  # libpq would leave out what comes after it, which may be the host
+            raise StoreError(f"application_name has a NUL character: {application_name!r}")
+        if "\0" in url or _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
             raise StoreError(_NO_URL)
         self.connect_timeout = connect_timeout
         silence = {"tcp_user_timeout": max(1, connect_timeout // timedelta(milliseconds=1))}
