@@ -11,17 +11,21 @@ from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.grouping import GROUPS
+from wfe_sql.engines.postgres.joining import PostgresJoined
 from wfe_sql.engines.postgres.plans import PostgresPlanner
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.engine import SqliteEngine
+from wfe_sql.engines.sqlite.joining import SqliteJoined
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
-SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, Backup, SqlitePlanner)
-POSTGRES_USERS = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner, Connection)
+SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, SqliteJoined, Backup, SqlitePlanner)
+POSTGRES_USERS = (
+    *(SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresJoined, PostgresPlanner, Connection),
+)
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),
     *(pytest.param(query, POSTGRES_USERS, id=f"postgres-{name}") for name, query in load_postgres_queries().items()),

@@ -19,7 +19,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
-from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Script, Statement, Unit, check_usable, not_open
+from wfe_sql.engines.joining import Entrance, play, run_at_once
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
     RETRIED,
@@ -31,11 +32,12 @@ from wfe_sql.engines.postgres.errors import (
     unit_error,
 )
 from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
+from wfe_sql.engines.postgres.joining import ASYNC_DRIVERS, SYNC_DRIVERS, PostgresJoined, Types, guest
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
+from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
@@ -95,6 +97,7 @@ class PostgresEngine:
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
         self._home: Home | None = None
+        self._types_of_parameters: Types = {}
         self._is_connected = False
         self._gives_up = False
         self._closing: asyncio.Task[None] | None = None
@@ -179,6 +182,26 @@ class PostgresEngine:
         """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
         self._check_open()
         return True
+
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        entrance = self._entrance()
+        await play(self._join(await entrance.find_async(connection)), script)
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
+        entrance = self._entrance()
+        run_at_once(play(self._join(entrance.find(connection)), script))
+
+    def _entrance(self) -> Entrance:
+        if not self.is_open:
+            raise not_open(self._store, self._home)
+        if self._store.mode == "ro":
+            raise StoreReadOnlyError(f"{self._store} is open for reading only (mode=ro)")
+        return Entrance(self._store, SYNC_DRIVERS, ASYNC_DRIVERS, self._queries["get_server_process"].sql)
+
+    def _join(self, connection: Any) -> PostgresJoined:
+        return PostgresJoined(self._store, self._queries, guest(connection, self._types_of_parameters))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
@@ -374,7 +397,11 @@ class PostgresEngine:
             attempt.connection = None
 
     async def _make_store(self) -> None:
-        await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
+        async def make(connection: Connection, _: Attempt) -> None:
+            await self._store.ensure_store_exists(connection)
+            await self._store.find_database(connection)
+
+        await self._with_connection(make, Attempt())
 
     def _check_open(self) -> None:
         check_usable(self._store, self._home, is_open=self.is_open)
