@@ -83,13 +83,13 @@ SELECT
 -- Sets, for the transaction, what get_settings returned: that a savepoint is released does not bring it back.
 -- https://www.postgresql.org/docs/current/sql-set.html
 -- used by: commit_unit
--- scan: the settings given, which are few
+-- index: none
 SELECT set_config(setting.key, setting.value, TRUE)
 FROM json_each_text(:settings) AS setting;
 
 -- name: get_database()$
 -- What tells a database from those of other servers, which may have the same name and address behind a pooler or proxy.
--- used by: open, run
+-- used by: find_database, run
 -- scan: the server's control file, one row
 SELECT system_identifier || '/' || current_database() AS place
 FROM pg_control_system();

@@ -124,7 +124,7 @@ ROLLBACK TO unit_of_work;
 -- The path of the file that a connection is on; empty in memory. Also something that has SQLAlchemy begin its transaction.
 -- https://sqlite.org/pragma.html#pragma_database_list
 -- used by: run_in, run_in_sync, begin_unit
--- scan: the connection's databases, a few rows
+-- index: none
 SELECT file
 FROM pragma_database_list
 WHERE name = 'main';

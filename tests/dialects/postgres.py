@@ -121,8 +121,8 @@ class PostgresCase:
         "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None, "is_local": "False"},
     }
     session: Sequence[str] = (
-        *("set_up_connection", "get_server_process", "begin_write", "begin_unit", "rollback_unit", "commit_unit"),
-        *("rollback", "begin_read", "commit"),
+        *("set_up_connection", "get_server_process", "get_database", "get_settings", "restore_settings", "begin_write"),
+        *("begin_unit", "rollback_unit", "commit_unit", "rollback", "begin_read", "commit"),
         "list_query_statistics",
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {

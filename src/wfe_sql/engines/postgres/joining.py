@@ -271,7 +271,7 @@ def _errors_as_psycopg(connection: Any) -> Iterator[None]:
             kind = psycopg.OperationalError if connection.is_closed() else psycopg.InterfaceError
             raise kind(str(error)) from error
         fields = {field: getattr(error, name, None) for field, name in _FIELDS.items()}
-        info = {field: value.encode() for field, value in fields.items() if value is not None}
+        info: dict[int, bytes | None] = {field: value.encode() for field, value in fields.items() if value is not None}
         raise _kind_of(code)(str(error), info=info) from error
 
 
