@@ -53,7 +53,7 @@ async def play(joined: Joined, script: Script) -> None:
             while True:
                 try:
                     results = await joined.run(unit)
-                except WfeError as error:
+                except Exception as error:
                     await joined.rollback_unit()
                     unit = script.throw(error)
                 else:

@@ -56,6 +56,9 @@ _VALUE_CLASSES = {"21", _DATA_CLASS, "23", _SIZE_CLASS}
 _STATEMENT_CLASSES = {"0A", _DATA_CLASS, "42"}
 """What the server cannot do, data that stand in a statement, and syntax, names and types."""
 
+_STATE_CLASSES = {"25", "40", "53", "55", "57", "58"}
+"""Read-only and failed transactions, serialization failures, resources, locks and an operator's intervention."""
+
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LOST_WORKER = re.compile(
     r"failure on connection|could not establish connection|connection to the remote node|connection not open|"
@@ -127,6 +130,11 @@ def is_about_values(error: psycopg.Error) -> bool:
     The driver's own, without a code, does not: where it cannot read what came back, that may be committed.
     """
     return _code(error)[:2] in _VALUE_CLASSES
+
+
+def is_about_all(error: psycopg.Error) -> bool:
+    """Tell whether an error comes from the server or its state, so that other units together with this one fail alike."""
+    return (error.sqlstate or "")[:2] in _STATE_CLASSES
 
 
 def is_about_statement(error: psycopg.Error) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from wfe_sql.engines import Results, Unit
+from wfe_sql.engines import Results, Statement, Unit
 
 Rows = Sequence[Sequence[Any]]
 
@@ -116,6 +116,7 @@ GROUPS = {
             writes=False,
         ),
         Group("claim_runnable_instances", _rows, alike="as_at"),
+        Group("check_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("renew_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("release_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),
@@ -124,6 +125,7 @@ GROUPS = {
         Group("mark_event_processed", _changed, key="id", lock="lock_events"),
         Group("mark_event_unprocessed", _changed, key="id", lock="lock_events"),
         Group("claim_runnable_events", _rows, alike="as_at"),
+        Group("check_event_claim", _changed, key="id", lock="lock_events"),
         Group("renew_event_claim", _changed, key="id", lock="lock_events"),
         Group("release_event_claim", _changed, key="id", lock="lock_events"),
         Group("create_event_subscription", _changed),
@@ -181,3 +183,95 @@ def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
     for number, *row in rows:
         by_unit[number].append(row)
     return by_unit
+
+
+_TOGETHER = frozenset({"persist_errors", "schedule_command"})
+"""Queries without a group that may be in units that go together: they wait for nobody for long. The application's own do
+not: what they lock is held until the transaction ends, in an order that is right for their own unit only."""
+
+
+_Part = tuple[int, int, Unit]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A statement of units of work that run together: what it runs of each of them.
+
+    Attributes:
+        statement: What runs.
+        parts: For each part of a unit that it runs, the number of the unit, the place of the part in it, and the part.
+        group: What it is the group of, if it is.
+    """
+
+    statement: Statement
+    parts: Sequence[_Part]
+    group: Group | None = None
+
+    def results(self, returned: Any) -> Iterator[tuple[int, int, Unit, Any]]:
+        """Yield for each part its unit's number, its place, itself, and its result: None where its row is held."""
+        if self.group is None:
+            yield *self.parts[0], [returned]
+            return
+        for part, rows in zip(self.parts, rows_by_unit(len(self.parts), returned), strict=True):
+            yield *part, self.group.results_of(rows)
+
+
+def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
+    """Return what runs units of work in one transaction: all their parts of one group are one statement.
+
+    With `one_by_one`, what belongs to two operations of a unit never is, so that an error is that of one.
+    """
+    alike: dict[Any, list[_Part]] = {}
+    for number, unit in enumerate(units):
+        for place, part in _parts_of(unit, one_by_one=one_by_one):
+            query = part[0].query
+            is_shared = query in GROUPS and not one_by_one
+            alike.setdefault(query if is_shared else (number, place), []).append((number, place, part))
+    steps: list[Step] = []
+    for parts in alike.values():
+        lead = parts[0][2][0]
+        group = GROUPS.get(lead.query)
+        if group is None:
+            steps.append(Step(lead, parts))
+            continue
+        for count, encoded in encode_units([part for _, _, part in parts]):
+            steps.append(Step(Statement(group.query, {"units": encoded}), parts[:count], group))
+            parts = parts[count:]
+    if len(units) > 1:
+        steps.sort(key=lambda step: _command(step.statement))
+    return steps
+
+
+def _command(statement: Statement) -> tuple[str, str]:
+    """Return what commands are scheduled by in order, after all else, so that no two transactions wait for each other."""
+    params: Any = statement.params
+    return (params["command_name"], params["data"]) if statement.query == "schedule_command" else ("", "")
+
+
+def _parts_of(unit: Unit, *, one_by_one: bool) -> Iterator[tuple[int, Unit]]:
+    """Cut a unit of work into what a group runs, and single statements; with the place of each."""
+    begin = 0
+    for at, statement in enumerate(unit[1:], 1):
+        lead = unit[begin]
+        group = GROUPS.get(lead.query)
+        is_part = group is not None and statement.query in group.parts
+        if not is_part or (one_by_one and statement.operation != lead.operation):
+            yield begin, unit[begin:at]
+            begin = at
+    yield begin, unit[begin:]
+
+
+def go_together(unit: Unit) -> bool:
+    """Tell whether a unit of work may run in one transaction with others."""
+    return all(part[0].query in GROUPS or part[0].query in _TOGETHER for _, part in _parts_of(unit, one_by_one=False))
+
+
+def rows_changed(unit: Unit) -> dict[str, list[str]]:
+    """Return the ids of the rows that a unit of work changes, by the query that waits for such rows."""
+    rows: dict[str, list[str]] = {}
+    for statement in unit:
+        group = GROUPS.get(statement.query)
+        if group is not None and group.lock:
+            params: Any = statement.params
+            rows.setdefault(group.lock, []).append(params[group.key])
+    return rows

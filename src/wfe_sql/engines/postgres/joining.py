@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import psycopg
-from psycopg.pq import DiagnosticField, TransactionStatus
+from psycopg.pq import DiagnosticField, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.string import StrDumperUnknown
 
+from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Results, Statement, Unit
 from wfe_sql.engines.joining import NO_TRANSACTION, OTHER_DATABASE, unusable
 from wfe_sql.engines.postgres.errors import unit_error
+from wfe_sql.engines.postgres.grouping import rows_changed, steps_of
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.errors import StoreError
 from wfe_sql.queries import QuerySet
@@ -27,6 +29,7 @@ ASYNC_DRIVERS = ("psycopg.AsyncConnection", "asyncpg.Connection", "asyncpg.pool.
 
 _CLOSED = "it is closed"
 _FAILED = "its transaction has failed; roll it back"
+_IN_PIPELINE = "it is in a pipeline; end that first"
 _FAILED_TRANSACTION = "25P02"
 
 Types = dict[str, Sequence[str]]
@@ -79,10 +82,28 @@ class PostgresJoined:
         """Run statements, where names mean the store's tables."""
         if not self._is_set_up:
             await self._set_up()
+        part = unit
+        results: Results = [None] * len(unit)
         try:
-            return [await self._run_statement(statement) for statement in unit]
+            for lock, ids in sorted(rows_changed(unit).items()):
+                await self._run_statement(Statement(lock, {"ids": encode_ids(ids)}))
+            for step in steps_of([unit], one_by_one=True):
+                ((_, place, part),) = step.parts
+                ((*_, result),) = step.results(await self._run_statement(step.statement))
+                if result is None:  # a row that was not there to be locked was made, and is held
+                    await self.rollback_unit()
+                    return await self.run(unit)
+                if (failure := part[0].failure(result[0])) is not None:
+                    raise failure
+                results[place] = result[0]
         except psycopg.Error as error:
-            raise unit_error(self._store, error, unit) from error.__cause__ or error
+            meaning = unit_error(self._store, error, part)
+            part[0].name_in(meaning)
+            raise meaning from error.__cause__ or error
+        except Exception as error:
+            part[0].name_in(error)
+            raise
+        return results
 
     async def rollback_unit(self) -> None:
         """Go back to where the unit began, and to the caller's settings."""
@@ -119,13 +140,18 @@ class PostgresJoined:
             raise unit_error(self._store, error, []) from error.__cause__ or error
 
     async def _run_statement(self, statement: Statement) -> Any:
-        result = await self._queries.run(self._connection, statement.query, statement.params)
-        if statement.otherwise is not None and not result:
-            raise statement.otherwise
-        return result
+        return await self._queries.run(self._connection, statement.query, statement.params)
+
+
+class _AnsweredAtOnce:
+    """What `PostgresAdapter` asks a connection for, to see whether it is in a pipeline; a guest is not."""
+
+    pipeline_status = PipelineStatus.OFF
 
 
 class _AsyncPsycopg:
+    pgconn = _AnsweredAtOnce
+
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
 
@@ -143,6 +169,8 @@ class _AsyncPsycopg:
 
 
 class _Psycopg:
+    pgconn = _AnsweredAtOnce
+
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
 
@@ -153,7 +181,7 @@ class _Psycopg:
     async def execute(self, sql: str, params: Sequence[Any] | None = None, **options: Any) -> "_Fetched":
         cursor = self._new_cursor()
         cursor.execute(sql.encode(), params, prepare=False)
-        return _Fetched(cursor.rowcount, cursor.fetchall() if cursor.description else [])
+        return _Fetched(cursor.rowcount, cursor.description, cursor.fetchall() if cursor.description else [])
 
     def cursor(self) -> "_ManySync":
         return _ManySync(self._new_cursor())
@@ -169,6 +197,7 @@ class _Fetched:
     """What a statement returned, as a cursor with async would give it."""
 
     rowcount: int
+    description: Sequence[Any] | None
     rows: Sequence[tuple[Any, ...]]
 
     async def fetchall(self) -> Sequence[tuple[Any, ...]]:
@@ -197,6 +226,8 @@ class _Asyncpg:
     So texts go as texts, and the server makes of them what it makes of psycopg's.
     """
 
+    pgconn = _AnsweredAtOnce
+
     def __init__(self, connection: Any, types: Types) -> None:
         self._connection = connection
         self._types = types
@@ -217,7 +248,7 @@ class _Asyncpg:
             statement = await self._prepare(sql, values)
             rows = [tuple(row) for row in await statement.fetch(*values)]
             changed = _COUNT.search(statement.get_statusmsg())
-        return _Fetched(int(changed[0]) if changed else 0, rows)
+        return _Fetched(int(changed[0]) if changed else 0, statement.get_attributes(), rows)
 
     async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement that changes one row for each set of parameters, for asyncpg does not count them."""
@@ -296,5 +327,7 @@ def _kind_of(code: str) -> type[psycopg.Error]:
 def _refusal(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str | None:
     if connection.closed:
         return _CLOSED
+    if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        return _IN_PIPELINE
     is_idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
     return NO_TRANSACTION if is_idle and connection.autocommit else None
