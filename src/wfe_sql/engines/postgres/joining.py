@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.string import StrDumperUnknown
 
 from wfe_sql.arguments import encode_ids
-from wfe_sql.engines import Results, Statement, Unit
+from wfe_sql.engines import Params, Results, Unit
 from wfe_sql.engines.joining import NO_TRANSACTION, OTHER_DATABASE, unusable
 from wfe_sql.engines.postgres.errors import unit_error
 from wfe_sql.engines.postgres.grouping import rows_changed, steps_of
@@ -79,30 +79,22 @@ class PostgresJoined:
         await self._run("begin_unit")
 
     async def run(self, unit: Unit) -> Results:
-        """Run statements, where names mean the store's tables."""
+        """Run statements, where names mean the store's tables, once the rows are free that they change."""
         if not self._is_set_up:
             await self._set_up()
-        part = unit
         results: Results = [None] * len(unit)
-        try:
-            for lock, ids in sorted(rows_changed(unit).items()):
-                await self._run_statement(Statement(lock, {"ids": encode_ids(ids)}))
-            for step in steps_of([unit], one_by_one=True):
-                ((_, place, part),) = step.parts
-                ((*_, result),) = step.results(await self._run_statement(step.statement))
-                if result is None:  # a row that was not there to be locked was made, and is held
-                    await self.rollback_unit()
-                    return await self.run(unit)
-                if (failure := part[0].failure(result[0])) is not None:
-                    raise failure
-                results[place] = result[0]
-        except psycopg.Error as error:
-            meaning = unit_error(self._store, error, part)
-            part[0].name_in(meaning)
-            raise meaning from error.__cause__ or error
-        except Exception as error:
-            part[0].name_in(error)
-            raise
+        for lock, ids in sorted(rows_changed(unit).items()):
+            await self._run(lock, {"ids": encode_ids(ids)}, unit)
+        for step in steps_of([unit], one_by_one=True):
+            ((_, place, part),) = step.parts
+            ((*_, result),) = step.results(await self._run(step.statement.query, step.statement.params, part))
+            if result is None:  # a row that was not there to be locked was made, and is held
+                await self.rollback_unit()
+                return await self.run(unit)
+            if (failure := part[0].failure(result[0])) is not None:
+                part[0].name_in(failure)
+                raise failure
+            results[place] = result[0]
         return results
 
     async def rollback_unit(self) -> None:
@@ -113,7 +105,7 @@ class PostgresJoined:
     async def commit_unit(self) -> None:
         """Have the transaction keep what the unit did, with the settings that it had."""
         if self._is_set_up:
-            await self._run("restore_settings", settings=self._settings)
+            await self._run("restore_settings", {"settings": self._settings})
         await self._run("commit_unit")
 
     async def abandon_unit(self) -> None:
@@ -128,19 +120,20 @@ class PostgresJoined:
             if self._store.database and await self._run("get_database") != self._store.database:
                 raise unusable(self._store, OTHER_DATABASE)
             self._settings = await self._run("get_settings")
-        await self._run("set_up_connection", **self._store.settings_within(self._settings))
+        await self._run("set_up_connection", self._store.settings_within(self._settings))
         self._is_set_up = True
 
-    async def _run(self, query: str, **params: Any) -> Any:
+    async def _run(self, query: str, params: Params | None = None, part: Unit = ()) -> Any:
+        """Run a query; an error is that of a part of a unit, if it is of one."""
         try:
-            return await self._queries.run(self._connection, query, params)
+            return await self._queries.run(self._connection, query, {} if params is None else params)
         except psycopg.Error as error:
             if error.sqlstate == _FAILED_TRANSACTION:
                 raise unusable(self._store, _FAILED) from error.__cause__ or error
-            raise unit_error(self._store, error, []) from error.__cause__ or error
-
-    async def _run_statement(self, statement: Statement) -> Any:
-        return await self._queries.run(self._connection, statement.query, statement.params)
+            meaning = unit_error(self._store, error, part)
+            if part:
+                part[0].name_in(meaning)
+            raise meaning from error.__cause__ or error
 
 
 class _AnsweredAtOnce:
