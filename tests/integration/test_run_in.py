@@ -52,20 +52,33 @@ def target(way: Way, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def provider(way: Way, target: str, request: pytest.FixtureRequest) -> AsyncIterator[SqlPersistenceProvider]:
+def make_provider(way: Way, target: str, request: pytest.FixtureRequest) -> Callable[..., SqlPersistenceProvider]:
+    """A function that makes a provider of the test's store."""
+
+    def make_provider(mode: str = "rwc", **options: Any) -> SqlPersistenceProvider:
+        if way.dialect == "sqlite":
+            return SqlitePersistenceProvider(f"sqlite:///{target}?mode={mode}", **options)
+        url = f"{target}{'&' if '?' in target else '?'}mode={mode}"
+        return PostgresPersistenceProvider(url, schema=request.getfixturevalue("shared_schema"), **options)
+
+    return make_provider
+
+
+@pytest.fixture
+async def provider(
+    way: Way, target: str, make_provider: Callable[..., SqlPersistenceProvider], request: pytest.FixtureRequest
+) -> AsyncIterator[SqlPersistenceProvider]:
     """A provider of an empty store, in whose database the application has a table."""
-    made: SqlPersistenceProvider
     if way.dialect == "sqlite":
-        made = SqlitePersistenceProvider(target)
         with closing(sqlite3.connect(target)) as connection:
             connection.execute("CREATE TABLE orders (id TEXT)")
     else:
-        made = PostgresPersistenceProvider(target, schema=request.getfixturevalue("empty_schema"))
-        with psycopg.connect(target) as connection:
+        request.getfixturevalue("empty_schema")
+        with psycopg.connect(target, options="-c client_min_messages=warning") as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS orders (id TEXT)")
             connection.execute("DELETE FROM orders")
-    async with made:
-        yield made
+    async with make_provider() as provider:
+        yield provider
 
 
 @pytest.fixture
@@ -229,11 +242,9 @@ async def test_what_an_error_means_is_asked_in_the_transaction(
 
 
 async def test_a_conflict_may_be_overwritten(
-    way: Way, target: str, provider: SqlPersistenceProvider, connect: Connect, request: pytest.FixtureRequest
+    provider: SqlPersistenceProvider, make_provider: Callable[..., SqlPersistenceProvider], connect: Connect
 ) -> None:
-    made: type[Any] = type(provider)
-    schema = {} if way.dialect == "sqlite" else {"schema": request.getfixturevalue("shared_schema")}
-    async with made(target, on_conflict="overwrite", **schema) as overwriting:
+    async with make_provider(on_conflict="overwrite") as overwriting:
         instance = sample_instance(id="w")
         await overwriting.create_new_workflow(instance)
         other = await provider.get_workflow_instance("w")
@@ -380,13 +391,9 @@ async def test_a_provider_that_is_closed_adds_nothing(provider: SqlPersistencePr
 
 @pytest.mark.parametrize("way", DRIVERS, ids=str, indirect=True)
 async def test_a_store_that_is_open_for_reading_only_adds_nothing(
-    way: Way, target: str, provider: SqlPersistenceProvider, connect: Connect, request: pytest.FixtureRequest
+    provider: SqlPersistenceProvider, make_provider: Callable[..., SqlPersistenceProvider], connect: Connect
 ) -> None:
-    mode = "&mode=ro" if "?" in target else "?mode=ro"
-    reading: SqlPersistenceProvider = SqlitePersistenceProvider(f"sqlite:///{target}{mode}")
-    if way.dialect == "postgres":
-        reading = PostgresPersistenceProvider(f"{target}{mode}", schema=request.getfixturevalue("shared_schema"))
-    async with reading:
+    async with make_provider(mode="ro") as reading:
         unit = reading.unit()
         unit.create_event(full_event(id="e"))
         with pytest.raises(StoreReadOnlyError, match="mode=ro"):
