@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from wfe_sql.operations.units import UnitOfWork
+from wfe_sql import UnitOfWork
 
 
 @dataclass

@@ -47,8 +47,8 @@ _HAS_A_PLAN = {"select", "insert", "replace", "update", "delete", "merge", "with
 """How a statement begins that reads or writes tables."""
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*\n)*([A-Za-z]+)")
 _NOT_IN_A_UNIT = {
-    *("ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"),
-    *("ATTACH", "DETACH", "DISCARD", "PRAGMA", "RESET", "SET", "VACUUM"),
+    *("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start"),
+    *("attach", "detach", "discard", "pragma", "reset", "set", "vacuum"),
 }
 """How a statement begins that ends a transaction, or changes its connection for those who have it next."""
 _DOCUMENTS = re.compile(r"\b\w+_documents\b")
@@ -212,7 +212,7 @@ def load_application(
             raise QueryFileError(f"{query.place}: an application's query runs once; use ! for one that writes")
         for statement in split(query.sql) if query.operation == "#" else [query.sql]:
             found = _FIRST_WORD.match(statement)
-            if found is not None and found[1].upper() in _NOT_IN_A_UNIT:
+            if found is not None and found[1].lower() in _NOT_IN_A_UNIT:
                 raise QueryFileError(
                     f"{query.place}: {found[1].upper()} would end the transaction that the query runs in, or change "
                     "its connection, which are the library's"

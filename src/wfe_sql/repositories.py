@@ -8,9 +8,19 @@ an argument of any other wrong type, is a `SerializationError` too.
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
-from wfe_sql.models import Claim, Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance
+from wfe_sql.models import (
+    Claim,
+    Event,
+    EventSubscription,
+    ExecutionError,
+    Ran,
+    ScheduledCommand,
+    Subscribed,
+    WorkflowInstance,
+)
 
 CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 """What `process_commands` calls with each command that is due."""
@@ -326,6 +336,149 @@ class ScheduledCommandRepository(Protocol):
         ...
 
 
+class UnitOfWork(Protocol):
+    """Operations that are stored in one commit, all of them or none; `PersistenceProvider.unit` makes one.
+
+    The methods are those of the repositories, with the same arguments, but for `claim`: the whole unit has it. They are
+    not awaited. Nothing is sent before the `async with` block ends, and where it raises nothing is sent at all. A unit
+    is for one block, or one `run_in`: it cannot be used again.
+
+    What is stored of an object is what it is when its operation is added. Instances remember that they were stored once
+    the unit is, also when the caller is cancelled meanwhile. Operations run in an order of the unit's own, by kind and
+    id, and after them the application's queries, in the order in which they were added.
+
+    Every method raises `SerializationError` when a value cannot be stored, and `StoreError` when the unit is over or
+    has an operation on the same workflow, event, subscription or command. The end of the block raises what the single
+    calls raise, with a note (`__notes__`) that names the operation, and `ClaimLostError` when the unit's claim is lost;
+    nothing of the unit was written then.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Return the unit.
+
+        Raises:
+            StoreError: It was used before.
+        """
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Store everything, or nothing where the block raised. An empty unit with a claim checks the claim."""
+        ...
+
+    def create_new_workflow(self, instance: WorkflowInstance) -> None:
+        """Add what `WorkflowRepository.create_new_workflow` does."""
+        ...
+
+    def persist_workflow(self, instance: WorkflowInstance) -> None:
+        """Add what `WorkflowRepository.persist_workflow` does."""
+        ...
+
+    def persist_workflow_with_subscriptions(
+        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
+    ) -> None:
+        """Add what `WorkflowRepository.persist_workflow_with_subscriptions` does."""
+        ...
+
+    def create_event_subscription(self, subscription: EventSubscription) -> None:
+        """Add what `SubscriptionRepository.create_event_subscription` does."""
+        ...
+
+    def subscribe(self, subscription: EventSubscription) -> Subscribed:
+        """Add what `create_event_subscription` does; what is returned tells the events that were there before it.
+
+        They are read when the unit is stored, so that none is missed: whoever handles an event that is stored later
+        finds the subscription.
+        """
+        ...
+
+    def terminate_subscription(self, id: str) -> None:
+        """Add what `SubscriptionRepository.terminate_subscription` does."""
+        ...
+
+    def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> None:
+        """Add what `SubscriptionRepository.set_subscription_token` does.
+
+        Where that returns False, the unit fails with `SubscriptionTokenError`.
+        """
+        ...
+
+    def clear_subscription_token(self, id: str, token: str) -> None:
+        """Add what `SubscriptionRepository.clear_subscription_token` does."""
+        ...
+
+    def create_event(self, event: Event) -> None:
+        """Add what `EventRepository.create_event` does."""
+        ...
+
+    def mark_event_processed(self, id: str) -> None:
+        """Add what `EventRepository.mark_event_processed` does."""
+        ...
+
+    def mark_event_unprocessed(self, id: str) -> None:
+        """Add what `EventRepository.mark_event_unprocessed` does."""
+        ...
+
+    def schedule_command(self, command: ScheduledCommand) -> None:
+        """Add what `ScheduledCommandRepository.schedule_command` does."""
+        ...
+
+    def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
+        """Add what `PersistenceProvider.persist_errors` does."""
+        ...
+
+    def run(self, name: str, /, **params: Any) -> Ran:
+        """Add a query of the application's own; what is returned tells what it returned.
+
+        Args:
+            name: The query's name.
+            params: Its parameters: None, a bool, int, float, str, bytes, or an aware `datetime`, which becomes text as
+                the store has times. JSON is encoded by the caller.
+
+        Raises:
+            QueryFileError: There is no query of this name.
+            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+        """
+        ...
+
+    async def run_in(self, connection: object) -> None:
+        """Add the unit to the transaction that a connection of the caller's is in; the caller commits, or rolls back.
+
+        This takes the place of the `async with` block. The unit is in a savepoint: where it fails, nothing of it is
+        left, and the caller may go on. The connection's settings are as before then, too.
+
+        Nobody tells the instances whether the caller commits, so they remember nothing of it. Load them again after the
+        commit: persisting one that was not loaded again is a `WorkflowConflictError`, or with "overwrite" writes it
+        whole; so two units in one transaction cannot persist one instance. What the unit changes stays locked until the
+        transaction ends: its rows, or on SQLite the file for all who write.
+
+        Args:
+            connection: To the store's database, in a transaction, or not in autocommit, so that the driver begins one.
+                One with async: aiosqlite's `Connection`; psycopg's `AsyncConnection`; asyncpg's `Connection`;
+                SQLAlchemy's `AsyncConnection` or `AsyncSession` over these. On PostgreSQL its isolation level should be
+                read committed; with a stricter one, a row that somebody else has changed meanwhile is a
+                `StoreBusyError`.
+
+        Raises:
+            StoreError: The connection is closed, of another kind or to another database, in no transaction, or in one
+                that has failed; or the store is in memory. Nothing was written.
+            StoreBusyError: Somebody else holds the file, or a row, for longer than the connection waits.
+            StoreReadOnlyError: The provider, or the transaction, is for reading only.
+            ProviderClosedError: The provider is not open.
+            WfeError: What else the end of the block raises. Nothing was written.
+        """
+        ...
+
+    def run_in_sync(self, connection: object) -> None:
+        """Do as `run_in` on a connection without async, on any thread, which waits for the database.
+
+        Args:
+            connection: sqlite3's or psycopg's `Connection`; SQLAlchemy's `Connection` or `Session` over these.
+        """
+        ...
+
+
 class PersistenceProvider(
     WorkflowRepository, SubscriptionRepository, EventRepository, ScheduledCommandRepository, Protocol
 ):
@@ -347,6 +500,32 @@ class PersistenceProvider(
 
         Raises:
             ClaimLostError: The claim does not hold it any more; nothing was changed.
+        """
+        ...
+
+    def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
+        """Return a new unit of work, for `async with`.
+
+        Args:
+            claim: Store it only if this claim still holds what it is on, whatever is in the unit.
+            release: Release the claim in the same commit.
+
+        Raises:
+            SerializationError: `claim` is not a `Claim`, or there is none to release.
+        """
+        ...
+
+    async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
+        """Read with a query of the application's own, on one snapshot, and return its rows as dicts by column.
+
+        Args:
+            name: The query's name.
+            params: As for `UnitOfWork.run`.
+
+        Raises:
+            QueryFileError: There is no query of this name, or it does not return rows.
+            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+            StoreReadOnlyError: It writes.
         """
         ...
 

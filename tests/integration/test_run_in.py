@@ -15,6 +15,7 @@ import pytest
 from joining import WAYS, Transaction, Way, asyncpg_options
 from servers import OwnServer
 from wfe_sql import (
+    CommandName,
     EventAlreadyExistsError,
     EventNotFoundError,
     ExecutionError,
@@ -57,7 +58,7 @@ def make_provider(way: Way, target: str, request: pytest.FixtureRequest) -> Call
 
     def make_provider(mode: str = "rwc", **options: Any) -> SqlPersistenceProvider:
         if way.dialect == "sqlite":
-            return SqlitePersistenceProvider(f"sqlite:///{target}?mode={mode}", **options)
+            return SqlitePersistenceProvider(f"sqlite://{target}?mode={mode}", **options)
         url = f"{target}{'&' if '?' in target else '?'}mode={mode}"
         return PostgresPersistenceProvider(url, schema=request.getfixturevalue("shared_schema"), **options)
 
@@ -113,7 +114,7 @@ async def test_a_unit_is_stored_when_the_caller_commits(provider: SqlPersistence
     unit.mark_event_unprocessed("before")
     found = unit.subscribe(subscription)
     unit.persist_errors([error, error])
-    unit.schedule_command(ScheduledCommand(command_name="ProcessWorkflow", data="w", execute_time=5))
+    unit.schedule_command(ScheduledCommand(command_name=CommandName.ProcessWorkflow, data="w", execute_time=5))
 
     transaction = await connect()
     await transaction.run(_order("a"))
@@ -272,11 +273,8 @@ async def test_a_connection_in_autocommit_is_refused(provider: SqlPersistencePro
         await provider.get_event("refused")
 
 
-async def test_a_connection_that_is_closed_is_refused(
-    way: Way, provider: SqlPersistenceProvider, connect: Connect
-) -> None:
-    if "session" in way.name:
-        pytest.skip("a session that was closed begins anew")
+@pytest.mark.parametrize("way", [way for way in WAYS if "session" not in way.name], ids=str, indirect=True)
+async def test_a_connection_that_is_closed_is_refused(provider: SqlPersistenceProvider, connect: Connect) -> None:
     transaction = await connect()
     await transaction.close()
     await _refused(provider, transaction, "(?i)cannot take a unit .* clos")
@@ -409,12 +407,9 @@ async def test_a_store_in_memory_has_no_other_connections(tmp_path: Path) -> Non
             provider.unit().run_in_sync(connection)
 
 
-async def test_another_thread_may_add_a_unit(
-    way: Way, target: str, provider: SqlPersistenceProvider, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.is_async], ids=str, indirect=True)
+async def test_another_thread_may_add_a_unit(way: Way, target: str, provider: SqlPersistenceProvider) -> None:
     """As a web framework without async does, whose requests have threads of their own, and no event loop."""
-    if way.is_async:
-        return
     unit = provider.unit()
     unit.create_event(full_event(id="e"))
 

@@ -19,12 +19,16 @@ from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.joining import SqliteJoined
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import SqliteStore
+from wfe_sql.operations.units import SqlUnitOfWork
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
-SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, SqliteJoined, Backup, SqlitePlanner)
+SQLITE_USERS = (
+    *(SqlPersistenceProvider, SqlUnitOfWork, SqliteEngine, SqliteStore, SqliteJoined, Backup, SqlitePlanner),
+)
 POSTGRES_USERS = (
-    *(SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresJoined, PostgresPlanner, Connection),
+    *(SqlPersistenceProvider, SqlUnitOfWork, PostgresEngine, PostgresStore, PostgresJoined, PostgresPlanner),
+    Connection,
 )
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),

@@ -1,4 +1,4 @@
-"""Units of work: operations of several kinds, and the application's own queries, that are stored together or not at all."""
+"""Units of work: operations of any kinds, and the application's own queries, stored together or not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -16,8 +16,10 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
+    Ran,
     ScheduledCommand,
     Stored,
+    Subscribed,
     WorkflowInstance,
 )
 from wfe_sql.operations.claims import Claims, NothingChangedError, check_claim, release_claim
@@ -36,42 +38,18 @@ from wfe_sql.operations.workflows import (
     get_guards,
     pointer_of_another_workflow,
 )
+from wfe_sql.repositories import UnitOfWork
 from wfe_sql.tables import EXECUTION_ERRORS
 
-EVENTS_BEFORE = 100
+_EVENTS_BEFORE = 100
 """Events that `subscribe` tells at most, the oldest ones."""
 
 _ORDER = (
     *("check_claim", "persist_workflow", "create_event_subscription", "create_new_workflow", "create_event"),
     *("clear_", "set_", "terminate_", "mark_", "persist_errors", "schedule_", "release_claim", "run"),
 )
-"""What operations begin with, in the order in which they run; those of one kind by id, so that two units never wait for
+"""What operations begin with, in the order in which they run; those of one kind by id, so that no two units wait for
 each other. The application's queries are last, in the order in which they were added."""
-
-
-class Ran:
-    """A query of the application's own in a unit, and what it returned.
-
-    Attributes:
-        value: What it returned, once the unit is stored: rows as dicts, with `^` one row or None, with `$` a value, with
-            `!` how many rows it changed, and with `#` nothing. Before, and where the unit failed, it is None.
-    """
-
-    value: Any = None
-
-
-class Subscribed:
-    """A subscription in a unit, and the events that were there before it.
-
-    Attributes:
-        event_ids: The ids of the events that the subscription is for, of its name and key and with `event_time` at or
-            after its `subscribe_as_of`, by (event_time, id): those that were stored when the unit was, processed or not,
-            the oldest 100 at most. Whoever stores an event later finds the subscription. Before, and where the unit
-            failed, it is empty.
-    """
-
-    def __init__(self) -> None:
-        self.event_ids: list[str] = []
 
 
 class _Operation:
@@ -146,21 +124,8 @@ class _Run(_Operation):
         self.ran.value = result
 
 
-class UnitOfWork:
-    """Operations that are stored in one commit, all of them or none; `provider.unit()` makes one.
-
-    Its methods are the repositories', with the same names and arguments, but for `claim`, which the whole unit has; they
-    are not awaited, and nothing is sent before the `async with` block ends. Where the block raises, nothing is sent at
-    all. Arguments are checked when an operation is added. What else is wrong fails the unit with the error that the
-    single call raises, with a note (`__notes__`) that names the operation, and nothing of it is written.
-
-    What is stored of an instance is what it is when the operation is added. Instances remember that they were stored
-    when the unit was, also where the caller was cancelled meanwhile. With a claim nothing is written unless it holds.
-    Operations run in an order of their own, by kind and id, and the application's queries after them.
-
-    Every method raises `SerializationError` where an argument cannot be stored, and `StoreError` where the unit is over,
-    or has an operation on the same row already. `async with` also raises what the single calls do, and `ClaimLostError`.
-    """
+class SqlUnitOfWork:
+    """A `UnitOfWork` on an engine."""
 
     def __init__(
         self,
@@ -197,19 +162,16 @@ class UnitOfWork:
             self._is_over = True
 
     def create_new_workflow(self, instance: WorkflowInstance) -> None:
-        """Add what `WorkflowRepository.create_new_workflow` does."""
         snapshot = Snapshot(instance, None)
         id_ = snapshot.workflow["id"]
         self._add(_Creation(*_named("create_new_workflow", id_), instance, snapshot), ("workflow", id_))
 
     def persist_workflow(self, instance: WorkflowInstance) -> None:
-        """Add what `WorkflowRepository.persist_workflow` does."""
         self._persist("persist_workflow", instance, ())
 
     def persist_workflow_with_subscriptions(
         self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
     ) -> None:
-        """Add what `WorkflowRepository.persist_workflow_with_subscriptions` does."""
         self._persist(
             "persist_workflow_with_subscriptions",
             instance,
@@ -233,52 +195,38 @@ class UnitOfWork:
             self._check = None
 
     def create_event(self, event: Event) -> None:
-        """Add what `EventRepository.create_event` does."""
         statement = create_event(event)
         self._add_plain("create_event", event.id, [statement], "event")
 
     def mark_event_processed(self, id: str) -> None:
-        """Add what `EventRepository.mark_event_processed` does."""
         claim = self._claim_on(ClaimKind.Event, id)
         self._add_plain("mark_event_processed", id, [mark_event_processed(id, claim)], "event")
         if claim is not None:
             self._check = None
 
     def mark_event_unprocessed(self, id: str) -> None:
-        """Add what `EventRepository.mark_event_unprocessed` does."""
         self._add_plain("mark_event_unprocessed", id, [mark_event_unprocessed(id)], "event")
 
     def create_event_subscription(self, subscription: EventSubscription) -> None:
-        """Add what `SubscriptionRepository.create_event_subscription` does."""
         statement = create_subscription(subscription)
         self._add_plain("create_event_subscription", subscription.id, [statement], "subscription")
 
     def subscribe(self, subscription: EventSubscription) -> Subscribed:
-        """Add what `create_event_subscription` does; what is returned tells the events that were there before.
-
-        They are read right after the commit, so that none is missed: whoever handles an event that is stored later
-        finds the subscription.
-        """
         self.create_event_subscription(subscription)
         subscribed = Subscribed()
         params = {
             "event_name": subscription.event_name,
             "event_key": subscription.event_key,
             "since": TIME.encode(subscription.subscribe_as_of),
-            "row_limit": EVENTS_BEFORE,
+            "row_limit": _EVENTS_BEFORE,
         }
         self._looks.append((subscribed, Statement("get_events_since", params)))
         return subscribed
 
     def terminate_subscription(self, id: str) -> None:
-        """Add what `SubscriptionRepository.terminate_subscription` does."""
         self._add_plain("terminate_subscription", id, [terminate_subscription(id)], "subscription")
 
     def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> None:
-        """Add what `SubscriptionRepository.set_subscription_token` does.
-
-        Where that returns False, the unit fails with `SubscriptionTokenError`.
-        """
         statement = set_subscription_token(id, token, worker_id, expiry, self._now())
         statement.refused = SubscriptionTokenError(
             f"subscription {id!r} is held with another token, or terminated; nothing was written"
@@ -286,67 +234,27 @@ class UnitOfWork:
         self._add_plain("set_subscription_token", id, [statement], "subscription")
 
     def clear_subscription_token(self, id: str, token: str) -> None:
-        """Add what `SubscriptionRepository.clear_subscription_token` does."""
         self._add_plain("clear_subscription_token", id, clear_subscription_token(id, token), "subscription")
 
     def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        """Add what `PersistenceProvider.persist_errors` does."""
         if statements := persist_errors(errors):
             self._add(_Operation(*_named("persist_errors", ""), statements))
 
     def schedule_command(self, command: ScheduledCommand) -> None:
-        """Add what `ScheduledCommandRepository.schedule_command` does."""
         statement = schedule_command(command)
         self._add_plain("schedule_command", f"{command.command_name} {command.data}", [statement], "command")
 
-    def run(self, name: str, **params: Any) -> Ran:
-        """Add a query of the application's own, from `app_sql`; what is returned tells what it returned.
-
-        Args:
-            name: The query's name.
-            params: Its parameters: None, a bool, int, float, str, bytes, or an aware `datetime`, which becomes text as
-                the store has times. JSON is encoded by the caller.
-
-        Raises:
-            QueryFileError: There is no query of this name.
-            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
-            StoreError: The unit is over.
-        """
+    def run(self, name: str, /, **params: Any) -> Ran:
         operation = _Run(*_named("run", name), run_query(self._engine, name, params))
         operation.order = (len(_ORDER), "")
         self._add(operation)
         return operation.ran
 
     async def run_in(self, connection: object) -> None:
-        """Add the unit to the transaction that a connection of the caller's is in; the caller commits, or rolls back.
-
-        The unit is in a savepoint: where it fails, nothing of it is left, and the transaction goes on as before. Nor is
-        anything left of how the connection was set up for it. Whether the caller commits, nobody tells; so an instance
-        remembers nothing, and after the commit must be loaded again before it is persisted again: until then, that is
-        a `WorkflowConflictError`. The rows that the unit changes are locked until the transaction ends; on SQLite it
-        has the lock of all writers.
-
-        Args:
-            connection: To the store's database, in a transaction, or out of autocommit so that its driver begins one:
-                aiosqlite's; psycopg's `AsyncConnection`, or asyncpg's; SQLAlchemy's `AsyncConnection` or `AsyncSession`
-                over these. PostgreSQL's isolation level should be read committed; with others, what somebody else
-                changed since the transaction began is a `StoreBusyError`.
-
-        Raises:
-            StoreError: The connection is closed, of another kind or to another database, or in no transaction, or in
-                one that has failed; or the store is in memory. Nothing was written.
-            StoreBusyError: Somebody else holds the store, or the rows, for longer than the connection waits for them.
-            ProviderClosedError: The provider is not open.
-            WfeError: What `async with` raises. Nothing was written.
-        """
         self._begin()
         await self._engine.run_in(connection, self._script())
 
     def run_in_sync(self, connection: object) -> None:
-        """Do as `run_in` on a connection without async: sqlite3's, psycopg's, or SQLAlchemy's, or its `Session`.
-
-        It may be called on any thread, and waits for the database there.
-        """
         self._begin()
         self._engine.run_in_sync(connection, self._script())
 
@@ -437,9 +345,9 @@ class UnitOfWork:
             return
         for operation, found in zip(self._stores(), answers, strict=False):
             if found is not None:
-                meant = pointer_of_another_workflow(operation.snapshot, found)
-                operation.statements[0].name_in(meant)
-                raise meant from error.__cause__
+                refusal = pointer_of_another_workflow(operation.snapshot, found)
+                operation.statements[0].name_in(refusal)
+                raise refusal from error.__cause__
         raise error
 
     def _unchanged(self, error: Exception) -> _Persist:
@@ -507,7 +415,7 @@ class Units(Claims):
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         if release and claim is None:
             raise SerializationError("release=True needs a claim to release: unit(claim, release=True)")
-        return UnitOfWork(
+        return SqlUnitOfWork(
             self._engine,
             self._now,
             claim,
@@ -516,13 +424,11 @@ class Units(Claims):
             raises_on_conflict=self._raises_on_conflict,
         )
 
-    async def fetch(self, name: str, **params: Any) -> list[dict[str, Any]]:
+    async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
         statement = run_query(self._engine, name, params)
         query = self._engine.queries.application[name]
         if query.operation:
-            raise QueryFileError(
-                f"{query.place}: fetch() returns rows; its name must have no {query.operation} for that"
-            )
+            raise QueryFileError(f"{query.place}: fetch() returns rows, so its name may not end in {query.operation}")
         (rows,) = await self._engine.read([statement])
         return list(rows)
 

@@ -23,12 +23,12 @@ from wfe_sql.engines import Home, Read, Results, Script, Statement, Unit, check_
 from wfe_sql.engines.joining import Entrance, play, run_at_once
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
-    RETRIED,
     is_about_all,
     is_about_values,
     is_lost,
     is_missing_right,
     is_of_replica,
+    is_retried,
     text_of,
     unit_error,
 )
@@ -41,7 +41,7 @@ from wfe_sql.engines.postgres.grouping import (
     group_of,
     param_of,
     rows_by_unit,
-    rows_changed,
+    run_by_parts,
     steps_of,
 )
 from wfe_sql.engines.postgres.joining import ASYNC_DRIVERS, SYNC_DRIVERS, PostgresJoined, Types, guest
@@ -49,7 +49,7 @@ from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, tell
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError, StoreUnavailableError
+from wfe_sql.errors import ProviderClosedError, StoreError, StoreReadOnlyError, StoreUnavailableError, WfeError
 from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
@@ -278,7 +278,7 @@ class PostgresEngine:
         return task
 
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome | None]:
-        """Run units of work in one transaction; None for those that must run by themselves: they wait for rows, or fail.
+        """Run units of work in one transaction; None for those that must run by themselves, as they wait or fail.
 
         All statements are sent together, and what they found decides whether the commit is.
         """
@@ -325,40 +325,33 @@ class PostgresEngine:
 
     async def _run_by_itself(self, unit: Unit, attempt: Attempt) -> Outcome:
         """Run a unit of work statement by statement; it waits for the rows that it changes, in an order."""
-        steps = steps_of([unit], one_by_one=True)
-        locks = [Statement(lock, {"ids": encode_ids(ids)}) for lock, ids in sorted(rows_changed(unit).items())]
         results: Results = []
         part = unit
 
         async def work(connection: Connection, attempt: Attempt) -> bool:
-            nonlocal part
-            results[:] = [None] * len(unit)
+            async def run(statement: Statement, of: Unit) -> Any:
+                nonlocal part
+                part = of
+                return await self._queries.run(connection, statement.query, statement.params)
+
             async with self._transaction(connection, attempt) as commit:
                 await self._store.begin(connection, "begin_write")
-                for lock in locks:
-                    await self._run_statement(lock, connection)
-                for step in steps:
-                    ((_, place, part),) = step.parts
-                    ((*_, result),) = step.results(await self._run_step(step, connection))
-                    if result is None:  # a row that was not there to be locked was made, and is held
-                        return False
-                    if (failure := part[0].failure(result[0])) is not None:
-                        raise failure
-                    results[place] = result[0]
+                ran = await run_by_parts(unit, run)
+                if ran is None:
+                    return False
                 await commit()
+            results[:] = ran
             return True
 
         try:
             while not await self._with_connection(work, attempt):
                 pass
         except psycopg.Error as error:
-            meaning: Exception = unit_error(self._store, error, part)
+            return self._unit_error(error, part)
         except Exception as error:
-            meaning = error
-        else:
-            return results
-        part[0].name_in(meaning)
-        return meaning
+            part[0].name_in(error)
+            return error
+        return results
 
     async def _run_step(self, step: Step, connection: Connection) -> Any:
         return await self._queries.run(connection, step.statement.query, step.statement.params)
@@ -414,7 +407,7 @@ class PostgresEngine:
             rows = (await self._run_statements(statements, attempt, writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
-                return [unit_error(self._store, error, unit) for unit in units]
+                return [self._unit_error(error, unit) for unit in units]
             return [outcome for unit in units for outcome in await self.run_group(group, [unit], attempt)]
         results = (
             [group.results_alone(rows)]
@@ -422,6 +415,12 @@ class PostgresEngine:
             else [group.results_of(found) for found in rows_by_unit(len(units), rows)]
         )
         return [None if result is None else _outcome(unit, result) for unit, result in zip(units, results, strict=True)]
+
+    def _unit_error(self, error: psycopg.Error, unit: Unit) -> WfeError:
+        """Return what an error means for a unit of one operation."""
+        meaning = unit_error(self._store, error, unit)
+        unit[0].name_in(meaning)
+        return meaning
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run a unit as it is.
@@ -506,7 +505,7 @@ class PostgresEngine:
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
                 tries -= 1
-                if error.sqlstate not in RETRIED or not tries:
+                if not is_retried(error) or not tries:
                     raise
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:

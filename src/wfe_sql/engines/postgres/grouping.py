@@ -6,12 +6,13 @@ parameters of its other queries; it returns rows that begin with the unit's numb
 one whose row has null found that somebody else holds the row that it is to change.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Results, Statement, Unit
 
 Rows = Sequence[Sequence[Any]]
@@ -186,8 +187,8 @@ def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
 
 
 _TOGETHER = frozenset({"persist_errors", "schedule_command"})
-"""Queries without a group that may be in units that go together: they wait for nobody for long. The application's own do
-not: what they lock is held until the transaction ends, in an order that is right for their own unit only."""
+"""Queries without a group that may be in units that go together: they wait for nobody for long. The application's own
+may not: what they lock is held until the transaction ends, in an order that is right for their own unit only."""
 
 
 _Part = tuple[int, int, Unit]
@@ -243,7 +244,7 @@ def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
 
 
 def _command(statement: Statement) -> tuple[str, str]:
-    """Return what commands are scheduled by in order, after all else, so that no two transactions wait for each other."""
+    """Return by what commands are in order, after all else, so that no two transactions wait for each other."""
     params: Any = statement.params
     return (params["command_name"], params["data"]) if statement.query == "schedule_command" else ("", "")
 
@@ -275,3 +276,28 @@ def rows_changed(unit: Unit) -> dict[str, list[str]]:
             params: Any = statement.params
             rows.setdefault(group.lock, []).append(params[group.key])
     return rows
+
+
+async def run_by_parts(unit: Unit, run: Callable[[Statement, Unit], Awaitable[Any]]) -> Results | None:
+    """Run a unit of work statement by statement, in a transaction, once the rows are free that it changes.
+
+    Args:
+        unit: The unit.
+        run: Runs a statement for a part of the unit.
+
+    Returns:
+        What its statements returned; None where a row that was not there to be locked was made meanwhile, and is held.
+    """
+    results: Results = [None] * len(unit)
+    for lock, ids in sorted(rows_changed(unit).items()):
+        await run(Statement(lock, {"ids": encode_ids(ids)}), unit)
+    for step in steps_of([unit], one_by_one=True):
+        ((_, place, part),) = step.parts
+        ((*_, result),) = step.results(await run(step.statement, part))
+        if result is None:
+            return None
+        if (failure := part[0].failure(result[0])) is not None:
+            part[0].name_in(failure)
+            raise failure
+        results[place] = result[0]
+    return results

@@ -15,11 +15,10 @@ from psycopg.pq import DiagnosticField, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.string import StrDumperUnknown
 
-from wfe_sql.arguments import encode_ids
-from wfe_sql.engines import Params, Results, Unit
+from wfe_sql.engines import Params, Results, Statement, Unit
 from wfe_sql.engines.joining import NO_TRANSACTION, OTHER_DATABASE, unusable
 from wfe_sql.engines.postgres.errors import unit_error
-from wfe_sql.engines.postgres.grouping import rows_changed, steps_of
+from wfe_sql.engines.postgres.grouping import run_by_parts
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.errors import StoreError
 from wfe_sql.queries import QuerySet
@@ -82,20 +81,11 @@ class PostgresJoined:
         """Run statements, where names mean the store's tables, once the rows are free that they change."""
         if not self._is_set_up:
             await self._set_up()
-        results: Results = [None] * len(unit)
-        for lock, ids in sorted(rows_changed(unit).items()):
-            await self._run(lock, {"ids": encode_ids(ids)}, unit)
-        for step in steps_of([unit], one_by_one=True):
-            ((_, place, part),) = step.parts
-            ((*_, result),) = step.results(await self._run(step.statement.query, step.statement.params, part))
-            if result is None:  # a row that was not there to be locked was made, and is held
-                await self.rollback_unit()
-                return await self.run(unit)
-            if (failure := part[0].failure(result[0])) is not None:
-                part[0].name_in(failure)
-                raise failure
-            results[place] = result[0]
-        return results
+        results = await run_by_parts(unit, self._run_part)
+        if results is not None:
+            return results
+        await self.rollback_unit()
+        return await self.run(unit)
 
     async def rollback_unit(self) -> None:
         """Go back to where the unit began, and to the caller's settings."""
@@ -122,6 +112,9 @@ class PostgresJoined:
             self._settings = await self._run("get_settings")
         await self._run("set_up_connection", self._store.settings_within(self._settings))
         self._is_set_up = True
+
+    async def _run_part(self, statement: Statement, part: Unit) -> Any:
+        return await self._run(statement.query, statement.params, part)
 
     async def _run(self, query: str, params: Params | None = None, part: Unit = ()) -> Any:
         """Run a query; an error is that of a part of a unit, if it is of one."""

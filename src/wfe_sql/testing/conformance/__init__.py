@@ -13,6 +13,7 @@ from wfe_sql.testing.conformance.commands import TestExecutionErrors, TestSchedu
 from wfe_sql.testing.conformance.events import TestEventRepository
 from wfe_sql.testing.conformance.maintenance import TestDeleting, TestDump, TestHealth, TestListing
 from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
+from wfe_sql.testing.conformance.units import TestBadUnits, TestUnits
 from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
 
 
@@ -24,6 +25,7 @@ def capabilities() -> Capabilities:
 
 __all__ = [
     "TestBadInput",
+    "TestBadUnits",
     "TestClaims",
     "TestDeleting",
     "TestDump",
@@ -33,6 +35,7 @@ __all__ = [
     "TestListing",
     "TestScheduledCommandRepository",
     "TestSubscriptionRepository",
+    "TestUnits",
     "TestWorkflowRepository",
     "capabilities",
 ]
