@@ -446,7 +446,7 @@ class UnitOfWork(Protocol):
         """Add the unit to the transaction that a connection of the caller's is in; the caller commits, or rolls back.
 
         This takes the place of the `async with` block. The unit is in a savepoint: where it fails, nothing of it is
-        left, and the caller may go on. The connection's settings are as before then, too.
+        left, and the caller may go on; one that is cancelled meanwhile rolls back. The connection keeps its settings.
 
         Nobody tells the instances whether the caller commits, so they remember nothing of it. Load them again after the
         commit: persisting one that was not loaded again is a `WorkflowConflictError`, or with "overwrite" writes it
