@@ -238,37 +238,14 @@ FROM units
 INNER JOIN events AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
--- name: check_event_claim_group(units)
--- Holds events until the transaction ends; returns no row where the token does not hold the event.
+-- name: check_event_claim(id, token)$
+-- Returns 1 where the token holds the event; whoever needs that to stay so holds the row first (lock_events).
 -- used by: unit
 -- index: events_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
 -- keep: the condition on the token; a host whose claim was lost would write over the work of another
-WITH units AS (
-    SELECT unit.*
-    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
-),
-
-locked AS (
-    SELECT id, claim_token
-    FROM events
-    WHERE id = any(array(SELECT units.id FROM units))
-    FOR UPDATE SKIP LOCKED
-)
-
-SELECT
-    units.unit,
-    1 AS is_held
-FROM units
-INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
-UNION ALL
-SELECT
-    units.unit,
-    NULL AS is_held
-FROM units
-INNER JOIN events AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+SELECT 1 AS is_held
+FROM events
+WHERE id = :id AND claim_token = :token;
 
 -- name: get_events(event_name, event_key, as_of, row_limit)
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.

@@ -564,37 +564,14 @@ FROM units
 INNER JOIN workflows AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
--- name: check_workflow_claim_group(units)
--- Holds workflows until the transaction ends; returns no row where the token does not hold the workflow.
+-- name: check_workflow_claim(id, token)$
+-- Returns 1 where the token holds the workflow; whoever needs that to stay so holds the row first (lock_workflows).
 -- used by: unit
 -- index: workflows_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
 -- keep: the condition on the token; a host whose claim was lost would write over the work of another
-WITH units AS (
-    SELECT unit.*
-    FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
-),
-
-locked AS (
-    SELECT id, claim_token
-    FROM workflows
-    WHERE id = any(array(SELECT units.id FROM units))
-    FOR UPDATE SKIP LOCKED
-)
-
-SELECT
-    units.unit,
-    1 AS is_held
-FROM units
-INNER JOIN locked ON units.id = locked.id AND units.token = locked.claim_token
-UNION ALL
-SELECT
-    units.unit,
-    NULL AS is_held
-FROM units
-INNER JOIN workflows AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+SELECT 1 AS is_held
+FROM workflows
+WHERE id = :id AND claim_token = :token;
 
 -- name: get_workflow_instance_alone(id)^
 -- One workflow by id, with its pointers in list order.

@@ -133,8 +133,9 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
 
 FIND_NOTHING = {
     *("check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id", "find_old_snapshots"),
+    "hold_rows",
 }
-"""Queries that return what is wrong with a store, and nothing is."""
+"""Queries that return what is wrong, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
@@ -149,8 +150,6 @@ RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "complete_command": ["claim_commands"],
     "release_command": ["claim_commands"],
     "reschedule_command": ["claim_commands", "schedule_command"],
-    "check_workflow_claim_group": ["claim_runnable_instances_group"],
-    "check_event_claim_group": ["claim_runnable_events_group"],
     "renew_workflow_claim_group": ["claim_runnable_instances_group"],
     "release_workflow_claim_group": ["claim_runnable_instances_group"],
     "renew_event_claim_group": ["claim_runnable_events_group"],
@@ -239,11 +238,17 @@ def params_of(query: Query, case: Case) -> Params:
     return {param: known[param] for param in query.params}
 
 
+def run_before(store: Store, query: str, case: Case) -> None:
+    """Run what a query needs to have something to do, in the form that the dialect has."""
+    for name in RUN_BEFORE.get(query, ()):
+        known = case.queries.get(name) or case.queries[f"{name}_group"]
+        store.run(known.name, params_of(known, case))
+
+
 def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]:
     """Run a query and undo it; return what it returned and changed as text, and whether that is anything at all."""
     with store.undone():
-        for name in RUN_BEFORE.get(query.name, ()):
-            store.run(name, params_of(case.queries[name], case))
+        run_before(store, query.name, case)
         before = store.dump()
         result = store.run(query.name, params_of(query, case))
         changes = changed_lines(before, store.dump())

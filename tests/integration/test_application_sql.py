@@ -142,7 +142,7 @@ async def test_a_query_runs_in_the_unit(provider: SqlPersistenceProvider) -> Non
     ],
 )
 async def test_one_that_fails_half_way_fails_the_unit(
-    provider: SqlPersistenceProvider, name: str, params: dict[str, Any]
+    provider: SqlPersistenceProvider, name: str, params: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(StoreError) as raised:
         await _store(
@@ -154,6 +154,7 @@ async def test_one_that_fails_half_way_fails_the_unit(
         )
     assert raised.value.__notes__ == [f"the operation of the unit that failed: run({name!r})"]
     assert raised.value.__cause__ is not None
+    assert caplog.records == []
     assert await provider.fetch("invoices", at_least=1) == [{"id": "old", "amount": 5}]
     with pytest.raises(EventNotFoundError):
         await provider.get_event("e")
@@ -201,7 +202,7 @@ async def test_values(provider: SqlPersistenceProvider) -> None:
         unit.run("pay", id="old", at=datetime(2026, 5, 28, 20, 26, 40, tzinfo=UTC))
     async with provider.unit() as unit:
         unit.run("insert_invoice", id="it's ✓", amount=1)
-    for wrong in ({}, [], object(), datetime(2026, 5, 28), "\ud800", 2**63):
+    for wrong in ({}, [], object(), datetime(2026, 5, 28), "\ud800", 2**63, float("nan")):
         with pytest.raises(SerializationError, match=r"^at \(of pay\)"):
             provider.unit().run("pay", id="old", at=wrong)
     with pytest.raises(SerializationError, match="lacks its parameter at$"):

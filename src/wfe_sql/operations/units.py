@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from math import isfinite
 from types import TracebackType
 from typing import Any, Self
 
@@ -453,13 +454,14 @@ def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement
 
 
 def _encode_value(query: str, param: str, value: Any) -> Any:
-    if value is None or isinstance(value, bool | float | bytes):
+    if value is None or isinstance(value, bool | bytes) or (isinstance(value, float) and isfinite(value)):
         return value
     for kind, codec in ((int, INTEGER), (str, TEXT), (datetime, TIME)):
         if isinstance(value, kind):
             return encode_argument(f"{param} (of {query})", codec, value)
     raise SerializationError(
-        f"{param} (of {query}) must be None, a bool, int, float, str, bytes or datetime, not {type(value).__name__}"
+        f"{param} (of {query}) must be None, a bool, int, finite float, str, bytes or datetime, not "
+        f"{value if isinstance(value, float) else type(value).__name__}"
     )
 
 

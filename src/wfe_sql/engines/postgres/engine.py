@@ -39,6 +39,7 @@ from wfe_sql.engines.postgres.grouping import (
     encode_units,
     go_together,
     group_of,
+    needed_of,
     param_of,
     rows_by_unit,
     run_by_parts,
@@ -277,46 +278,37 @@ class PostgresEngine:
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome | None]:
-        """Run units of work in one transaction; None for those that must run by themselves, as they wait or fail.
+    async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:
+        """Run units of work in one transaction and one round trip; None for those that must run by themselves.
 
-        All statements are sent together, and what they found decides whether the commit is.
+        `hold_rows` makes sure that all of them succeed, or is an error; then they run in halves, until one fails alone.
         """
-        results: list[Results] = []
-        unfit: set[int] = set()
+        needed = needed_of(units)
+        if needed is None:
+            return [None] * len(units)
 
-        async def work(connection: Connection, attempt: Attempt) -> None:
-            results[:] = [[None] * len(unit) for unit in units]
-            unfit.clear()
-            async with self._transaction(connection, attempt) as commit:
-                steps = steps_of(units)
-                async with connection.pipeline():
-                    await self._store.begin(connection, "begin_write")
-                    answers = [await self._run_step(step, connection) for step in steps]
-                for step, answer in zip(steps, answers, strict=True):
-                    for number, place, part, result in step.results(await answer()):
-                        if result is None or part[0].failure(result[0]) is not None:
-                            unfit.add(number)
-                        else:
-                            results[number][place] = result[0]
-                if not unfit:
-                    await commit()
+        async def work(connection: Connection, attempt: Attempt) -> list[Outcome]:
+            steps = steps_of(units)
+            async with self._transaction(connection, attempt) as commit, connection.piped():
+                await self._store.begin(connection, "begin_write")
+                await self._queries.run(connection, "hold_rows", {"wanted": needed})
+                answers = [await self._run_step(step, connection) for step in steps]
+                await commit()
+            results: list[Results] = [[None] * len(unit) for unit in units]
+            for step, answer in zip(steps, answers, strict=True):
+                for number, place, _, result in step.results(await answer()):
+                    results[number][place] = result and result[0]
+            return list(results)
 
         try:
-            await self._with_connection(work, attempt)
+            return await self._with_connection(work, attempt)
         except psycopg.Error as error:
             if is_about_all(error):
                 return [unit_error(self._store, error, unit) for unit in units]
-            return [None] * len(units)
-        if not unfit:
-            return list(results)
-        fit = [number for number in range(len(units)) if number not in unfit]
-        outcomes: list[Outcome | None] = [None] * len(units)
-        if fit:
-            again = await self.run_units([units[number] for number in fit], attempt)
-            for number, outcome in zip(fit, again, strict=True):
-                outcomes[number] = outcome
-        return outcomes
+        if len(units) == 1:
+            return [None]
+        half = len(units) // 2
+        return [*await self.run_units(units[:half], attempt), *await self.run_units(units[half:], attempt)]
 
     async def run_held_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome]:
         """Run units of work by themselves, one after the other, each once the rows are free that it changes."""

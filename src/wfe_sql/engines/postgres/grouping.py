@@ -6,7 +6,7 @@ parameters of its other queries; it returns rows that begin with the unit's numb
 one whose row has null found that somebody else holds the row that it is to change.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +117,6 @@ GROUPS = {
             writes=False,
         ),
         Group("claim_runnable_instances", _rows, alike="as_at"),
-        Group("check_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("renew_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("release_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),
@@ -126,7 +125,6 @@ GROUPS = {
         Group("mark_event_processed", _changed, key="id", lock="lock_events"),
         Group("mark_event_unprocessed", _changed, key="id", lock="lock_events"),
         Group("claim_runnable_events", _rows, alike="as_at"),
-        Group("check_event_claim", _changed, key="id", lock="lock_events"),
         Group("renew_event_claim", _changed, key="id", lock="lock_events"),
         Group("release_event_claim", _changed, key="id", lock="lock_events"),
         Group("create_event_subscription", _changed),
@@ -186,9 +184,12 @@ def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
     return by_unit
 
 
-_TOGETHER = frozenset({"persist_errors", "schedule_command"})
-"""Queries without a group that may be in units that go together: they wait for nobody for long. The application's own
-may not: what they lock is held until the transaction ends, in an order that is right for their own unit only."""
+_CHECKS = {"check_workflow_claim": "lock_workflows", "check_event_claim": "lock_events"}
+"""What looks whether a claim holds, with the query that waits for the row."""
+
+_TOGETHER = frozenset({*GROUPS, *_POINTER_WRITES, *_CHECKS, "persist_errors", "schedule_command"})
+"""What may be in units that go together: it waits for nobody for long. The application's own queries may not: what they
+lock is held until the transaction ends, in an order that is right for their own unit only."""
 
 
 _Part = tuple[int, int, Unit]
@@ -220,14 +221,19 @@ class Step:
 def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
     """Return what runs units of work in one transaction: all their parts of one group are one statement.
 
-    With `one_by_one`, what belongs to two operations of a unit never is, so that an error is that of one.
+    What checks claims is left out, because `hold_rows` does so too. With `one_by_one`, no two parts are one statement,
+    nor what belongs to two operations, so that an error is that of one; nothing is left out.
     """
     alike: dict[Any, list[_Part]] = {}
     for number, unit in enumerate(units):
         for place, part in _parts_of(unit, one_by_one=one_by_one):
+            if not one_by_one and part[0].query in _CHECKS:
+                continue
             query = part[0].query
-            is_shared = query in GROUPS and not one_by_one
-            alike.setdefault(query if is_shared else (number, place), []).append((number, place, part))
+            if one_by_one or query not in GROUPS:
+                alike[number, place] = [(number, place, part)]
+            else:
+                alike.setdefault(query, []).append((number, place, part))
     steps: list[Step] = []
     for parts in alike.values():
         lead = parts[0][2][0]
@@ -264,18 +270,43 @@ def _parts_of(unit: Unit, *, one_by_one: bool) -> Iterator[tuple[int, Unit]]:
 
 def go_together(unit: Unit) -> bool:
     """Tell whether a unit of work may run in one transaction with others."""
-    return all(part[0].query in GROUPS or part[0].query in _TOGETHER for _, part in _parts_of(unit, one_by_one=False))
+    return all(statement.query in _TOGETHER for statement in unit)
 
 
 def rows_changed(unit: Unit) -> dict[str, list[str]]:
     """Return the ids of the rows that a unit of work changes, by the query that waits for such rows."""
     rows: dict[str, list[str]] = {}
     for statement in unit:
-        group = GROUPS.get(statement.query)
-        if group is not None and group.lock:
+        if lock := _lock_of(statement):
             params: Any = statement.params
-            rows.setdefault(group.lock, []).append(params[group.key])
+            rows.setdefault(lock, []).append(params["id"])
     return rows
+
+
+def needed_of(units: Sequence[Unit]) -> str | None:
+    """Return the parameter of `hold_rows` for units of work; None where it cannot make sure that they succeed."""
+    needed = []
+    for statement in [statement for unit in units for statement in unit]:
+        lock, params = _lock_of(statement), statement.params
+        if lock and isinstance(params, Mapping):
+            token, revision = params.get("claim_token", params.get("token")), params.get("expected_revision")
+            needed.append(
+                {
+                    "lock": lock,
+                    "id": params["id"],
+                    "token": token,
+                    "revision": revision,
+                    "create_time": params.get("expected_create_time"),
+                }
+            )
+        elif statement.otherwise is not None or statement.refused is not None:
+            return None
+    return msgspec.json.encode(needed).decode()
+
+
+def _lock_of(statement: Statement) -> str:
+    group = GROUPS.get(statement.query)
+    return _CHECKS.get(statement.query, "") if group is None else group.lock
 
 
 async def run_by_parts(unit: Unit, run: Callable[[Statement, Unit], Awaitable[Any]]) -> Results | None:

@@ -526,7 +526,7 @@ class TestBadUnits:
     async def test_arguments_are_checked_when_they_are_added(self, provider: PersistenceProvider) -> None:
         unit: Any = provider.unit()
         naive = datetime(2026, 5, 28)
-        for add in (
+        adds: tuple[Callable[[], object], ...] = (
             lambda: unit.persist_workflow("w"),
             lambda: unit.persist_workflow(sample_instance(data=float("nan"))),
             lambda: unit.create_new_workflow(None),
@@ -545,7 +545,8 @@ class TestBadUnits:
             lambda: unit.persist_errors(["e"]),
             lambda: unit.persist_errors("e"),
             lambda: unit.run(5),
-        ):
+        )
+        for add in adds:
             with pytest.raises(SerializationError):
                 add()
         async with unit:
