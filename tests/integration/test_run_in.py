@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from joining import WAYS, Transaction, Way, asyncpg_options
 from servers import OwnServer
 from wfe_sql import (
+    ClaimLostError,
     CommandName,
     EventAlreadyExistsError,
     EventNotFoundError,
@@ -28,6 +30,8 @@ from wfe_sql import (
     StoreReadOnlyError,
     WorkflowConflictError,
     WorkflowNotFoundError,
+    WorkflowStatus,
+    utc_now,
 )
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
@@ -258,6 +262,82 @@ async def test_a_conflict_may_be_overwritten(
         await transaction.add(unit)
         await transaction.commit()
     assert (await provider.get_workflow_instance("w")).description == "mine"
+
+
+@pytest.mark.parametrize("way", DRIVERS, ids=str, indirect=True)
+async def test_every_operation(provider: SqlPersistenceProvider, connect: Connect) -> None:
+    """Each driver has to say each parameter so that the server takes it for what its column is."""
+    for id_ in ("ended", "taken", "given back"):
+        free = full_subscription(id=id_, external_token=None, external_worker_id=None, external_token_expiry=None)
+        await provider.create_event_subscription(free)
+    expiry = utc_now() + timedelta(minutes=1)
+    assert await provider.set_subscription_token("given back", "token", "worker", expiry)
+    await provider.create_event(full_event(id="done", is_processed=False))
+    workflow = full_instance(id="w", status=WorkflowStatus.Runnable, next_execution=1)
+    await provider.create_new_workflow(workflow)
+    (claim,) = await provider.claim_runnable_instances(TIME, "worker", lease=timedelta(minutes=1), limit=1)
+
+    workflow.description = "changed"
+    unit = provider.unit(claim, release=True)
+    unit.persist_workflow_with_subscriptions(workflow, [full_subscription(id="new")])
+    unit.create_event_subscription(full_subscription(id="newer"))
+    unit.terminate_subscription("ended")
+    unit.set_subscription_token("taken", "token", "worker", expiry)
+    unit.clear_subscription_token("given back", "token")
+    unit.mark_event_processed("done")
+    transaction = await connect()
+    await transaction.add(unit)
+    await transaction.commit()
+
+    assert (await provider.get_workflow_instance("w")).description == "changed"
+    for id_ in ("new", "newer"):
+        assert await provider.get_subscription(id_) == full_subscription(
+            id=id_, workflow_id=ANY, execution_pointer_id=ANY
+        )
+    assert (await provider.get_event("done")).is_processed
+    taken, given_back = await provider.get_subscription("taken"), await provider.get_subscription("given back")
+    assert (taken.external_token, taken.external_token_expiry) == ("token", expiry)
+    assert given_back.external_token is None
+    with pytest.raises(ClaimLostError):
+        await provider.renew_claim(claim, timedelta(minutes=1))
+    lost = provider.unit(claim)
+    lost.create_event(full_event(id="e"))
+    with pytest.raises(ClaimLostError):
+        await (await connect()).add(lost)
+
+
+@pytest.mark.parametrize("way", DRIVERS, ids=str, indirect=True)
+async def test_queries_of_the_application_s_own(
+    provider: SqlPersistenceProvider,
+    make_provider: Callable[..., SqlPersistenceProvider],
+    connect: Connect,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "sql"
+    folder.mkdir()
+    values = "VALUES (:id, :amount, :price, :is_paid)"
+    (folder / "invoices.sql").write_text(
+        "-- name: make_table#\n-- Makes it.\nDROP TABLE IF EXISTS invoices;\n"
+        "CREATE TABLE invoices (id TEXT, amount BIGINT, price DOUBLE PRECISION, is_paid BOOLEAN);\n"
+        f"-- name: insert_invoice!\n-- Adds one.\nINSERT INTO invoices {values};\n"
+        f"-- name: insert_and_tell\n-- Adds one.\nINSERT INTO invoices {values} RETURNING id, amount;\n"
+        "-- name: count_invoices$\n-- Counts them.\nSELECT count(*) FROM invoices WHERE amount > :above;\n"
+        "-- name: drop_table#\n-- Drops it.\nDROP TABLE invoices;\n"
+    )
+    async with make_provider(app_sql=folder) as own:
+        unit = own.unit()
+        unit.run("make_table")
+        inserted = unit.run("insert_invoice", id="it's", amount=2**40, price=1.5, is_paid=True)
+        told = unit.run("insert_and_tell", id=None, amount=1, price=-0.1, is_paid=None)
+        counted = unit.run("count_invoices", above=0)
+        transaction = await connect()
+        await transaction.add(unit)
+        assert (inserted.value, counted.value) == (1, 2)
+        assert told.value == [{"id": None, "amount": 1}]
+        unit = own.unit()
+        unit.run("drop_table")
+        await transaction.add(unit)
+        await transaction.commit()
 
 
 async def _refused(provider: SqlPersistenceProvider, transaction: Transaction, match: str) -> None:
