@@ -727,6 +727,20 @@ async def test_a_transaction_that_only_reads_is_said_to(provider: SqlPersistence
         await transaction.add(unit)
 
 
+@pytest.mark.parametrize("way", [way for way in DRIVERS if way.dialect == "postgres"], ids=str, indirect=True)
+async def test_a_connection_that_is_lost_is_said_to_be(
+    target: str, provider: SqlPersistenceProvider, connect: Connect
+) -> None:
+    transaction = await connect()
+    ((process,),) = await transaction.run("SELECT pg_backend_pid()")
+    with psycopg.connect(target, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [process])
+    unit = provider.unit()
+    unit.create_event(full_event(id="e"))
+    with pytest.raises(StoreError, match="cannot be reached|it is closed"):
+        await transaction.add(unit)
+
+
 async def test_a_lent_connection_of_a_pool_of_asyncpg(postgres_url: str, empty_schema: str) -> None:
     async with (
         PostgresPersistenceProvider(postgres_url, schema=empty_schema) as provider,
