@@ -56,20 +56,26 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
+    ExecutionErrorRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
     UnitOfWork,
+    UnitRepository,
     WorkflowRepository,
 )
+
+__version__ = "0.2.0"
 
 __all__ = [
     "Backlog",
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -81,6 +87,7 @@ __all__ = [
     "EventRepository",
     "EventSubscription",
     "ExecutionError",
+    "ExecutionErrorRepository",
     "ExecutionPointer",
     "Finding",
     "FindingKind",
@@ -113,6 +120,7 @@ __all__ = [
     "SubscriptionSummary",
     "SubscriptionTokenError",
     "UnitOfWork",
+    "UnitRepository",
     "WfeError",
     "WorkflowAlreadyExistsError",
     "WorkflowConflictError",
@@ -122,6 +130,7 @@ __all__ = [
     "WorkflowRepository",
     "WorkflowStatus",
     "WorkflowSummary",
+    "__version__",
     "connect",
     "epoch_ms",
     "utc_now",

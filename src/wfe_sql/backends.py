@@ -196,7 +196,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
         app_sql: As for `SqlitePersistenceProvider`, with a folder `postgres`. A table without a schema before its name
-            is looked for in the store's schema only, as with every setting of the server's and each pooler.
+            is looked for in the store's schema only, whatever the role's search_path. The queries run with the settings
+            of this library's own (`set_up_connection`).
         on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
         application_name: What the server's views and log call the connections, unless the URL says so.
         connect_timeout: How long connecting may take, for each host of the URL, and how long a call waits for a free

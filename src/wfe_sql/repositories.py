@@ -3,7 +3,8 @@
 Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
 do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
 stated order. Times must be aware; a naive one is a `SerializationError`. Lengths of time are `timedelta`s; a number, or
-an argument of any other wrong type, is a `SerializationError` too.
+an argument of any other wrong type, is a `SerializationError` too. Where something is unknown, in use or cannot be
+stored, the message names it: its id or name, or the field or argument.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +28,17 @@ CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 
 
 class WorkflowRepository(Protocol):
-    """Workflow instances with their execution pointers."""
+    """Workflow instances with their execution pointers.
+
+    Example:
+        steps = [ExecutionPointer(step_id=0, step_name="reserve")]
+        order = WorkflowInstance(workflow_definition_id="order", version=1, data={}, execution_pointers=steps)
+        await provider.create_new_workflow(order)
+        order.data["paid"] = True
+        order.status = WorkflowStatus.Complete
+        await provider.persist_workflow(order)
+        assert await provider.get_workflow_instance(order.id) == order
+    """
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
         """Store a new workflow and return its id. A name of "" is stored as the id.
@@ -55,7 +66,8 @@ class WorkflowRepository(Protocol):
             WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
                 or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
-            SerializationError: A value cannot be stored; the message names the field.
+            SerializationError: A value cannot be stored, and the message names the field; or the claim is on another
+                workflow.
             StoreError: One of its pointers has the id of another workflow's pointer.
         """
         ...
@@ -139,7 +151,23 @@ class WorkflowRepository(Protocol):
 
 
 class SubscriptionRepository(Protocol):
-    """Waits for events, and the tokens by which one worker holds one."""
+    """Waits for events, and the tokens by which one worker holds one.
+
+    A step that waits stores a subscription with its workflow, from `subscribe_as_of` on: events with an earlier
+    `event_time` are none of its. An event is then handed to each subscription of its name and key:
+
+        for waiting in await provider.get_subscriptions(event.event_name, event.event_key, event.event_time):
+            ...  # store what the event means for waiting.workflow_id
+            await provider.terminate_subscription(waiting.id)
+
+    A token is for work that is done outside, by a worker that nobody else knows: whoever sets it holds the subscription
+    until it expires, and publishes its result as an event.
+
+        first = await provider.get_first_open_subscription("assess", "claim-7", now)
+        if first and await provider.set_subscription_token(first.id, token, "worker-1", now + timedelta(minutes=5)):
+            ...  # ours until then; set it again with the same token to hold it for longer
+            await provider.clear_subscription_token(first.id, token)
+    """
 
     async def create_event_subscription(self, subscription: EventSubscription) -> str:
         """Store a new subscription and return its id.
@@ -216,7 +244,15 @@ class SubscriptionRepository(Protocol):
 
 
 class EventRepository(Protocol):
-    """Events from outside."""
+    """Events from outside.
+
+    Example:
+        event = Event(event_name="paid", event_key="order-3", event_data={"amount": 12})
+        await provider.create_event(event)
+        for claim in await provider.claim_runnable_events(now, "host-1", lease=lease, limit=10):
+            ...  # hand it to its subscriptions
+            await provider.mark_event_processed(claim.id, claim=claim)
+    """
 
     async def create_event(self, event: Event) -> str:
         """Store a new event and return its id.
@@ -274,6 +310,7 @@ class EventRepository(Protocol):
         Raises:
             EventNotFoundError: No event has this id.
             ClaimLostError: The claim does not hold the event any more; nothing was changed.
+            SerializationError: The claim is on another event.
         """
         ...
 
@@ -287,7 +324,15 @@ class EventRepository(Protocol):
 
 
 class ScheduledCommandRepository(Protocol):
-    """Things to do at a time."""
+    """Things to do at a time, at least once.
+
+    `next_execution` of a workflow already says when the engine looks at it next. A command is for what must happen
+    beside that: to wake a workflow, or hand on an event, from outside its own steps, at a time of its own, without
+    loading and storing it.
+
+        await provider.schedule_command(ScheduledCommand.process_workflow(order.id, epoch_ms(tomorrow)))
+        await provider.process_commands(now, handle)  # handle: an async function of one ScheduledCommand
+    """
 
     @property
     def supports_scheduled_commands(self) -> bool:
@@ -336,8 +381,70 @@ class ScheduledCommandRepository(Protocol):
         ...
 
 
+class ClaimRepository(Protocol):
+    """Claims on workflows and events, once they are taken.
+
+    `claim_runnable_instances` and `claim_runnable_events` take them, each write that is made under one checks it:
+
+        for claim in await provider.claim_runnable_instances(now, "host-1", lease=lease, limit=10):
+            order = await provider.get_workflow_instance(claim.id)
+            ...  # run what is due; renew_claim when it takes longer than a third of the lease
+            await provider.persist_workflow(order, claim=claim)  # ClaimLostError: too late, nothing was written
+            await provider.release_claim(claim)
+    """
+
+    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
+        """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
+
+        A claim that has expired is renewed too, as long as nobody else took what it is on.
+
+        Raises:
+            ClaimLostError: The claim does not hold it any more.
+            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
+        """
+        ...
+
+    async def release_claim(self, claim: Claim) -> None:
+        """Give a workflow or event back, so that anybody may take it at once.
+
+        Raises:
+            ClaimLostError: The claim does not hold it any more; nothing was changed.
+        """
+        ...
+
+
+class ExecutionErrorRepository(Protocol):
+    """What went wrong in steps, for people to read.
+
+    Example:
+        error = ExecutionError(workflow_id=order.id, execution_pointer_id=step.id, message="card declined")
+        await provider.persist_errors([error])
+        for error in await provider.get_execution_errors(order.id):
+            print(error.error_time, error.message)
+    """
+
+    async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
+        """Store errors, all or nothing.
+
+        Raises:
+            SerializationError: A value cannot be stored; the message names the field.
+        """
+        ...
+
+    async def get_execution_errors(
+        self, workflow_id: str | None = None, *, limit: int | None = None
+    ) -> list[ExecutionError]:
+        """Return stored errors, of one workflow or of all, in the order in which they were stored.
+
+        Raises:
+            SerializationError: `limit` is below 1.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+
 class UnitOfWork(Protocol):
-    """Operations that are stored in one commit, all of them or none; `PersistenceProvider.unit` makes one.
+    """Operations that are stored in one commit, all of them or none; `UnitRepository.unit` makes one.
 
     The methods are those of the repositories, with the same arguments, but for `claim`: the whole unit has it. They are
     not awaited. Nothing is sent before the `async with` block ends, and where it raises nothing is sent at all. A unit
@@ -389,7 +496,7 @@ class UnitOfWork(Protocol):
         """Add what `create_event_subscription` does; what is returned tells the events that were there before it.
 
         They are read when the unit is stored, so that none is missed: whoever handles an event that is stored later
-        finds the subscription.
+        finds the subscription. Where that read fails the block raises, although the unit is stored.
         """
         ...
 
@@ -425,7 +532,7 @@ class UnitOfWork(Protocol):
         ...
 
     def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        """Add what `PersistenceProvider.persist_errors` does."""
+        """Add what `ExecutionErrorRepository.persist_errors` does."""
         ...
 
     def run(self, name: str, /, **params: Any) -> Ran:
@@ -479,29 +586,16 @@ class UnitOfWork(Protocol):
         ...
 
 
-class PersistenceProvider(
-    WorkflowRepository, SubscriptionRepository, EventRepository, ScheduledCommandRepository, Protocol
-):
-    """Everything that a workflow host needs from a store."""
+class UnitRepository(Protocol):
+    """Units of work, and reads with the application's own queries.
 
-    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
-        """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
-
-        A claim that has expired is renewed too, as long as nobody else took what it is on.
-
-        Raises:
-            ClaimLostError: The claim does not hold it any more.
-            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
-        """
-        ...
-
-    async def release_claim(self, claim: Claim) -> None:
-        """Give a workflow or event back, so that anybody may take it at once.
-
-        Raises:
-            ClaimLostError: The claim does not hold it any more; nothing was changed.
-        """
-        ...
+    Example:
+        async with provider.unit(claim, release=True) as unit:
+            unit.persist_workflow(order)
+            unit.schedule_command(command)
+            unit.run("insert_invoice", order_id=order.id, amount=12)  # of the folder app_sql
+        rows = await provider.fetch("unpaid_invoices", before=now)
+    """
 
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         """Return a new unit of work, for `async with`.
@@ -529,24 +623,18 @@ class PersistenceProvider(
         """
         ...
 
-    async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        """Store errors, all or nothing.
 
-        Raises:
-            SerializationError: A value cannot be stored; the message names the field.
-        """
-        ...
-
-    async def get_execution_errors(
-        self, workflow_id: str | None = None, *, limit: int | None = None
-    ) -> list[ExecutionError]:
-        """Return stored errors, of one workflow or of all, in the order in which they were stored.
-
-        Raises:
-            SerializationError: `limit` is below 1.
-            CorruptRowError: A stored row cannot be read.
-        """
-        ...
+class PersistenceProvider(
+    ClaimRepository,
+    WorkflowRepository,
+    SubscriptionRepository,
+    EventRepository,
+    ScheduledCommandRepository,
+    ExecutionErrorRepository,
+    UnitRepository,
+    Protocol,
+):
+    """Everything that a workflow host needs from a store."""
 
     async def ensure_store_exists(self) -> None:
         """Make the tables and indexes that are missing. Opening a provider has done so already."""

@@ -131,7 +131,13 @@ def not_open(target: object, home: Home | None) -> ProviderClosedError:
 
 
 class Engine(Protocol):
-    """What a provider needs from a database."""
+    """What a provider needs from a database.
+
+    Attributes:
+        commits: How many transactions that may have written something it has committed.
+    """
+
+    commits: int
 
     @property
     def store_id(self) -> str:

@@ -2,7 +2,7 @@
 
 A round trip and a commit cost far more than what a statement does, so units of one kind that wait at the same time are
 one statement over a JSON array (see `grouping`); other units run as they are. A unit of one statement is a transaction
-by itself.
+by itself. Units of work of several operations that wait at the same time are one transaction, of such statements.
 """
 
 import asyncio
@@ -114,6 +114,7 @@ class PostgresEngine:
         self._types_of_parameters: Types = {}
         self._is_connected = False
         self._gives_up = False
+        self.commits = 0
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -505,7 +506,7 @@ class PostgresEngine:
             raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
         attempt.connection = connection
         try:
-            return await work(connection, attempt)
+            done = await work(connection, attempt)
         except psycopg.Error as error:
             if is_missing_right(error):
                 raise self._store.missing_right(error, connection) from error
@@ -520,6 +521,8 @@ class PostgresEngine:
             ) from error
         finally:
             attempt.connection = None
+        self.commits += attempt.may_have_committed
+        return done
 
     async def _make_store(self) -> None:
         async def make(connection: Connection, _: Attempt) -> None:

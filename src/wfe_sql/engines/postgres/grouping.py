@@ -4,6 +4,8 @@ The query `persist_workflow_group(units)` runs any number of units that begin wi
 one JSON array of objects with the unit's number, the parameters of its first query, and under their names lists of the
 parameters of its other queries; it returns rows that begin with the unit's number. A unit without a row found nothing;
 one whose row has null found that somebody else holds the row that it is to change.
+
+A unit of work of several operations is cut into such units, its parts (`steps_of`).
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
