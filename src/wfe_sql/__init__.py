@@ -63,6 +63,7 @@ from wfe_sql.repositories import (
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
+    WaitingRepository,
     WorkflowRepository,
 )
 
@@ -115,6 +116,7 @@ __all__ = [
     "SubscriptionRepository",
     "SubscriptionSummary",
     "SubscriptionTokenError",
+    "WaitingRepository",
     "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",
