@@ -189,7 +189,9 @@ SELECT
 -- keep: the two numbers of the lock; the trigger's are the same
 -- keep: the lock before the number; one who begins to write in between would not notify, and not be waited for
 SELECT
-    pg_advisory_lock_shared(hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])) AS asked,
+    pg_advisory_lock_shared(
+        hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])
+    ) AS asked,
     cast(pg_current_xact_id() AS TEXT) AS horizon;
 
 -- name: end_wake()$
@@ -197,7 +199,10 @@ SELECT
 -- used by: rest
 -- index: none
 -- keep: the two numbers of the lock; those of ask_for_wake are the same
-SELECT pg_advisory_unlock_shared(hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])) AS ended;
+SELECT
+    pg_advisory_unlock_shared(
+        hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])
+    ) AS ended;
 
 -- name: have_writers_ended(horizon)$
 -- Whether all transactions have ended whose number is below :horizon.

@@ -67,6 +67,7 @@ from wfe_sql.repositories import (
     SubscriptionRepository,
     UnitOfWork,
     UnitRepository,
+    WaitingRepository,
     WorkflowRepository,
 )
 
@@ -123,6 +124,7 @@ __all__ = [
     "SubscriptionTokenError",
     "UnitOfWork",
     "UnitRepository",
+    "WaitingRepository",
     "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",

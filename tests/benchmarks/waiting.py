@@ -152,7 +152,7 @@ def server_cpu(places: Schemas, sample: dict[str, float]) -> Iterator[None]:
         first = psutil.Process(places.server_process())
         times = [process.cpu_times() for process in [first, *first.children(recursive=True)]]
         ended = first.cpu_times()
-        return sum(each.user + each.system for each in times) + ended.children_user + ended.children_system
+        return float(sum(each.user + each.system for each in times) + ended.children_user + ended.children_system)
 
     before = seconds()
     yield

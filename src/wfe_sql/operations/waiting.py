@@ -14,6 +14,7 @@ from wfe_sql.engines import Engine, Statement
 from wfe_sql.engines.alarms import Alarm, WakesOn, forget, listen
 from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.models import utc_now
+from wfe_sql.repositories import WaitingRepository
 
 _LEASES = 10_000
 """How many held workflows, events or commands a look reads at most, to find the first lease that ends."""
@@ -52,7 +53,7 @@ async def poll_for_work(
     await asyncio.sleep(max(0.0, seconds))
 
 
-class Waiting:
+class Waiting(WaitingRepository):
     """`wait_for_work`, and what it goes by."""
 
     _engine: Engine
