@@ -43,7 +43,7 @@ WITH listed AS (
     SELECT pg_class.oid, pg_class.relname, pg_class.relkind
     FROM pg_class
     INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
-    WHERE pg_namespace.nspname = (parse_ident(current_setting('search_path')))[1]
+    WHERE pg_namespace.nspname = (parse_ident(current_setting('search_path'), FALSE))[1]
 )
 
 SELECT
@@ -76,7 +76,7 @@ ORDER BY part;
 -- used by: ensure_store_exists
 -- index: none
 -- keep: a lock that ends with the transaction; two hosts that start at once would both make the store
-SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext((parse_ident(current_setting('search_path')))[1]));
+SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1]));
 
 -- name: lift_statement_timeout(is_local)^
 -- Lets statements take as long as they take, until the transaction ends or the connection does: tables are changed and
@@ -175,11 +175,11 @@ SELECT setval(pg_get_serial_sequence(:table_name, :column_name), cast(:highest A
 -- index: none
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = (parse_ident(current_setting('search_path')))[1]) THEN
-        EXECUTE format('CREATE SCHEMA %I', (parse_ident(current_setting('search_path')))[1]);
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = (parse_ident(current_setting('search_path'), FALSE))[1]) THEN
+        EXECUTE format('CREATE SCHEMA %I', (parse_ident(current_setting('search_path'), FALSE))[1]);
     END IF;
-    IF current_schema() IS DISTINCT FROM (parse_ident(current_setting('search_path')))[1] THEN
-        RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema ' || (parse_ident(current_setting('search_path')))[1];
+    IF current_schema() IS DISTINCT FROM (parse_ident(current_setting('search_path'), FALSE))[1] THEN
+        RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema ' || (parse_ident(current_setting('search_path'), FALSE))[1];
     END IF;
 END
 $$;

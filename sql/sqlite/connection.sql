@@ -75,7 +75,7 @@ PRAGMA busy_timeout = 0;
 
 -- name: begin_write()!
 -- Takes the write lock at once, so that a unit never has to be started again half way.
--- used by: begin_write
+-- used by: begin_write, begin_unit
 -- index: none
 -- keep: IMMEDIATE; a unit that has read could no longer write when another wrote meanwhile
 BEGIN IMMEDIATE;
@@ -94,30 +94,40 @@ COMMIT;
 
 -- name: rollback()!
 -- Undoes everything since begin_write.
--- used by: run_writes, run_reads, ensure_store_exists
+-- used by: run_writes, run_reads, ensure_store_exists, abandon_unit
 -- index: none
 ROLLBACK;
 
 -- name: begin_unit()!
--- Units of work share a transaction; after one has failed half done, they run again, each in a savepoint of its own.
--- used by: run_writes
+-- Units of work share a transaction; after one has failed half done, they run again, each in a savepoint of its own. So
+-- does one that joins somebody else's transaction.
+-- used by: run_writes, begin_unit
 -- index: none
 -- keep: the savepoint's name, which the next two queries name too
 SAVEPOINT unit_of_work;
 
 -- name: commit_unit()!
 -- The unit's changes become part of the transaction.
--- used by: run_writes
+-- used by: run_writes, commit_unit, abandon_unit
 -- index: none
 -- keep: the savepoint's name
 RELEASE unit_of_work;
 
 -- name: rollback_unit()!
 -- The unit's changes are undone; its savepoint stays until commit_unit.
--- used by: run_writes
+-- used by: run_writes, rollback_unit, abandon_unit
 -- index: none
 -- keep: the savepoint's name
 ROLLBACK TO unit_of_work;
+
+-- name: get_file()$
+-- The path of the file that a connection is on; empty in memory. Also something that has SQLAlchemy begin its transaction.
+-- https://sqlite.org/pragma.html#pragma_database_list
+-- used by: run_in, run_in_sync, begin_unit
+-- index: none
+SELECT file
+FROM pragma_database_list
+WHERE name = 'main';
 
 -- name: explain_query(query)!
 -- The plan of a query. What is explained cannot be bound: the text of a query comes here in place of :query, and only

@@ -68,6 +68,7 @@ from wfe_sql.repositories import (
     SubscriptionRepository,
     UnitOfWork,
     UnitRepository,
+    WaitingRepository,
     WorkflowRepository,
 )
 
@@ -125,6 +126,7 @@ __all__ = [
     "UnitOfWork",
     "UnitRepository",
     "UnitStats",
+    "WaitingRepository",
     "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",

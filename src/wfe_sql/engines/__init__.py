@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -60,6 +60,9 @@ Unit = Sequence[Statement]
 Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
 
+Script = Generator[Unit, Results, None]
+"""Yields what is to run next, and is told its results, or its error once that was undone; all it ran is one unit."""
+
 Ended = Callable[[Results | Exception | None], None]
 """Is told how a unit ended."""
 
@@ -115,8 +118,7 @@ def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
         StoreError: It belongs to another event loop, or to the process that this one was forked from.
     """
     if home is None or not is_open:
-        what = "is not open; await open() first, or use 'async with'" if home is None else "is closed"
-        raise ProviderClosedError(f"the provider of {target} {what}")
+        raise not_open(target, home)
     if os.getpid() != home.process:
         raise StoreError(
             f"the provider of {target} belongs to process {home.process}, which this one was forked from; "
@@ -124,6 +126,12 @@ def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
         )
     if running_loop(target) is not home.loop:
         raise StoreError(f"the provider of {target} belongs to another event loop; use and close it there")
+
+
+def not_open(target: object, home: Home | None) -> ProviderClosedError:
+    """Return the error of a provider that was never opened, or is closed."""
+    what = "is not open; await open() first, or use 'async with'" if home is None else "is closed"
+    return ProviderClosedError(f"the provider of {target} {what}")
 
 
 class Engine(Protocol):
@@ -211,6 +219,22 @@ class Engine(Protocol):
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
+        ...
+
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run what a script yields as one unit, on a connection that is not the store's own, in its transaction.
+
+        The script is told the results of what it yields, or the error once that was undone. When this raises, nothing
+        of the unit is left.
+
+        Args:
+            connection: One with async: a driver's or SQLAlchemy's.
+            script: What to run.
+        """
+        ...
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Do as `run_in` on a connection without async, on any thread."""
         ...
 
     async def may_find(self, look: Statement) -> bool:

@@ -22,8 +22,9 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
-from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Script, Statement, Unit, check_usable, not_open
 from wfe_sql.engines.alarms import Alarm, WakesOn, ring
+from wfe_sql.engines.joining import Entrance, play, run_at_once
 from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
@@ -47,15 +48,23 @@ from wfe_sql.engines.postgres.grouping import (
     param_of,
     row_of,
     rows_by_unit,
-    rows_changed,
+    run_by_parts,
     steps_of,
 )
+from wfe_sql.engines.postgres.joining import ASYNC_DRIVERS, SYNC_DRIVERS, PostgresJoined, Types, guest
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, tell
 from wfe_sql.engines.watching import Watch
-from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreUnavailableError, WfeError
+from wfe_sql.errors import (
+    ProviderClosedError,
+    StoreBusyError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    WfeError,
+)
 from wfe_sql.queries import QuerySet
 
 _log = logging.getLogger("wfe_sql")
@@ -124,6 +133,7 @@ class PostgresEngine:
         self._rows: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
         self._alarm: PostgresAlarm | None = None
         self._home: Home | None = None
+        self._types_of_parameters: Types = {}
         self._is_connected = False
         self._gives_up = False
         self.commits = 0
@@ -226,6 +236,26 @@ class PostgresEngine:
         """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
         self.check_open()
         return True
+
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        entrance = self._entrance()
+        await play(self._join(await entrance.find_async(connection)), script)
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
+        entrance = self._entrance()
+        run_at_once(play(self._join(entrance.find(connection)), script))
+
+    def _entrance(self) -> Entrance:
+        if not self.is_open:
+            raise not_open(self._store, self._home)
+        if self._store.mode == "ro":
+            raise StoreReadOnlyError(f"{self._store} is open for reading only (mode=ro)")
+        return Entrance(self._store, SYNC_DRIVERS, ASYNC_DRIVERS, self._queries["get_server_process"].sql)
+
+    def _join(self, connection: Any) -> PostgresJoined:
+        return PostgresJoined(self._store, self._queries, guest(connection, self._types_of_parameters))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
@@ -344,27 +374,22 @@ class PostgresEngine:
 
     async def _run_by_itself(self, unit: Unit, attempt: Attempt) -> Outcome:
         """Run a unit of work statement by statement; it waits for the rows that it changes, in an order."""
-        steps = steps_of([unit], one_by_one=True)
-        locks = [Statement(lock, {"ids": encode_ids(ids)}) for lock, ids in sorted(rows_changed(unit).items())]
         results: Results = []
         part = unit
 
         async def work(connection: Connection, attempt: Attempt) -> bool:
-            nonlocal part
-            results[:] = [None] * len(unit)
+            async def run(statement: Statement, of: Unit) -> Any:
+                nonlocal part
+                part = of
+                return await self._queries.run(connection, statement.query, statement.params)
+
             async with self._transaction(connection, attempt) as commit:
                 await self._store.begin(connection, "begin_write")
-                for lock in locks:
-                    await self._run_statement(lock, connection)
-                for step in steps:
-                    ((_, place, part),) = step.parts
-                    ((*_, result),) = step.results(await self._run_step(step, connection))
-                    if result is None:  # a row that was not there to be locked was made, and is held
-                        return False
-                    if (failure := part[0].failure(result[0])) is not None:
-                        raise failure
-                    results[place] = result[0]
+                ran = await run_by_parts(unit, run)
+                if ran is None:
+                    return False
                 await commit()
+            results[:] = ran
             return True
 
         try:
@@ -584,7 +609,11 @@ class PostgresEngine:
         return done
 
     async def _make_store(self) -> None:
-        await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
+        async def make(connection: Connection, _: Attempt) -> None:
+            await self._store.ensure_store_exists(connection)
+            await self._store.find_database(connection)
+
+        await self._with_connection(make, Attempt())
 
     def check_open(self) -> None:
         """Check that calls can be made now."""

@@ -1,5 +1,6 @@
 """A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
 
+import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -101,6 +102,7 @@ class PostgresStore:
     Attributes:
         target: What it connects to.
         id: What tells the store from all others, once there was a connection.
+        database: What tells its database from all others, once the store was opened by a role that may ask.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class PostgresStore:
             raise StoreError(f"statement_timeout must be at least a millisecond, or None, not {statement_timeout}")
         self.target = target
         self.id = ""
+        self.database: str | None = None
         self._queries = queries
         self._scripts = Scripts(_SCRIPTS, queries)
         self._schema = schema
@@ -164,6 +167,24 @@ class PostgresStore:
             raise
         self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
+
+    async def find_database(self, connection: Connection) -> None:
+        """Find out which database it is in, for `run_in` to compare; a role that may not ask goes without."""
+        try:
+            self.database = await self._runner(connection)("get_database")
+        except psycopg.Error as error:
+            if not is_missing_right(error):
+                raise
+
+    def settings_within(self, settings: str) -> dict[str, Any]:
+        """Return what to set up for a unit in somebody else's transaction, of which `get_settings` returned this."""
+        timeout = json.loads(settings)["statement_timeout"]
+        return {"schema": self._schema, "statement_timeout": timeout, "read_only": None, "is_local": "True"}
+
+    @property
+    def mode(self) -> str:
+        """Whether it is open for reading only, "ro"."""
+        return self._mode
 
     async def begin(self, connection: Connection, query: str) -> None:
         """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""

@@ -19,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from wfe_sql.damaged import UNPARSED
-from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Script, Statement, UniqueViolationError, Unit, check_usable, not_open
 from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
+from wfe_sql.engines.joining import Entrance, unusable
 from wfe_sql.engines.queues import Job, Outcome
 from wfe_sql.engines.sqlite.alarm import SqliteAlarm
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
+from wfe_sql.engines.sqlite.joining import ASYNC_DRIVERS, SYNC_DRIVERS, SqliteJoined, play_on
 from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
 from wfe_sql.engines.watching import Watch
-from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError
+from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError, WfeError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
 
@@ -180,6 +182,32 @@ class SqliteEngine:
         self._open_lane(self._writers)
         (found,) = await self.read([look])
         return bool(found)
+
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        found = await self._entrance().find_async(connection)
+        try:
+            await found._execute(lambda: self._play(found._conn, script))
+        except ValueError as error:  # aiosqlite's, of one that is closed
+            if isinstance(error, WfeError):
+                raise
+            raise unusable(self._target, str(error)) from error
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
+        self._play(self._entrance().find(connection), script)
+
+    def _entrance(self) -> Entrance:
+        if not self.is_open:
+            raise not_open(self._target, self._home)
+        if self._target.mode == "ro":
+            raise StoreReadOnlyError(f"{self._target} is open for reading only (mode=ro)")
+        if self._target.path is None:
+            raise StoreError(f"{self._target} is the provider's own: no other connection can reach it; use a file")
+        return Entrance(self._target, SYNC_DRIVERS, ASYNC_DRIVERS, self._queries["get_file"].sql)
+
+    def _play(self, connection: sqlite3.Connection, script: Script) -> None:
+        play_on(SqliteJoined(self._store, self._queries, self._try_unit, connection), connection, script)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:

@@ -19,7 +19,7 @@ from wfe_sql.queries import Query, QuerySet
 from wfe_sql.urls import SqliteTarget
 
 _INDEX = re.compile(r"USING .*?(INTEGER PRIMARY KEY|(?<=INDEX )\w+)")
-_SCAN = re.compile(r"SCAN (?:TABLE |SUBQUERY )?(?P<table>\S+)|SEARCH (?:TABLE )?\S+$")
+_SCAN = re.compile(r"SCAN (?:TABLE |SUBQUERY )?(?P<table>\S+)|SEARCH (?:TABLE )?(?P<whole>\S+)$")
 _READS_NO_TABLE = re.compile(r"VIRTUAL TABLE|CONSTANT ROW")
 _SORT = re.compile(r"USE TEMP B-TREE FOR .*ORDER BY")
 _MADE_BY_THE_PLAN = re.compile(r"(?:MATERIALIZE|CO-ROUTINE) (\S+)")
@@ -106,4 +106,6 @@ def _scans(detail: str, made_by_the_plan: set[str]) -> bool:
     if _SORT.match(detail):
         return True
     scan = _SCAN.match(detail)
-    return scan is not None and not _READS_NO_TABLE.search(detail) and scan["table"] not in made_by_the_plan
+    if scan is None or _READS_NO_TABLE.search(detail):
+        return False
+    return (scan["table"] or scan["whole"]) not in made_by_the_plan

@@ -374,6 +374,10 @@ _NO_SHARED_MEMORY = (
 
 _ERRORS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreBusyError, "is busy: another connection held it for longer than the busy timeout"),
+    sqlite3.SQLITE_BUSY_SNAPSHOT: (
+        StoreBusyError,
+        "was changed by another connection since the transaction began to read; roll it back and begin again",
+    ),
     sqlite3.SQLITE_LOCKED: (StoreBusyError, "is locked by another statement"),
     sqlite3.SQLITE_CORRUPT: (StoreCorruptError, "is damaged"),
     sqlite3.SQLITE_NOTADB: (StoreCorruptError, "is no SQLite database"),

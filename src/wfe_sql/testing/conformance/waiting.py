@@ -200,10 +200,12 @@ class TestWakingUp:
     ) -> None:
         await _store_event(provider, clock.now)
         loop, began, turns = asyncio.get_running_loop(), asyncio.get_running_loop().time(), 0
-        while loop.time() < began + 0.1:
+        while loop.time() < began + 0.3:
             await provider.wait_for_work()
             turns += 1
-        assert turns <= 9  # after the last of these the pauses are 255 ms together
+        assert (
+            turns < 30
+        )  # after ten, the pauses are longer than that together, unless something has changed once or twice
 
     async def test_what_changes_beside_what_is_left_is_told_at_once(
         self, provider: PersistenceProvider, clock: ManualClock
