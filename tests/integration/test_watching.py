@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from servers import OwnServer
 from wfe_sql import (
     Claim,
     ClaimLostError,
@@ -313,3 +314,21 @@ async def _mark_both(provider: SqlPersistenceProvider) -> None:
     async with provider.unit() as unit:
         unit.mark_event_processed("e1")
         unit.mark_event_processed("e2")
+
+
+async def test_a_call_that_waits_for_the_server(
+    own_server: OwnServer, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "wfe_sql")
+    own_server.start()
+    async with PostgresPersistenceProvider(own_server.url, schema=schema, wait_for_server=MINUTE) as provider:
+        own_server.stop()
+        try:
+            creating = asyncio.create_task(provider.create_event(full_event(id="e1")))
+            async with asyncio.timeout(30):
+                while "cannot be reached; a call waits 60 s for it" not in caplog.text:
+                    await asyncio.sleep(0)
+        finally:
+            own_server.start()
+        assert await creating == "e1"
+    assert caplog.text.count("a call waits 60 s for it") == 1
