@@ -2,6 +2,8 @@
 
 import inspect
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -156,7 +158,8 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
         import psycopg  # noqa: F401
     except ImportError as error:
         raise StoreError(
-            "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
+            "PostgreSQL needs the driver psycopg, which is not installed; run: "
+            f"{shlex.quote(sys.executable)} -m pip install 'psycopg[binary]'"
         ) from error
     from wfe_sql.engines.postgres.driver import PostgresAdapter
 

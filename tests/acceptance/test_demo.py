@@ -168,7 +168,8 @@ def test_without_its_packages_the_command_says_what_to_install() -> None:
     program = "import sys; sys.modules['rich'] = None; from wfe_sql.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "wfe-sql needs its command-line packages: pip install 'wfe-sql[cli]'\n"
+    what_to_do = f"run: {sys.executable} -m pip install rich typer"
+    assert result.stderr == f"wfe-sql needs packages that are not installed; {what_to_do}\n"
 
 
 def test_the_host_knows_only_protocols_and_models() -> None:

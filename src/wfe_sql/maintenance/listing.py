@@ -8,10 +8,10 @@ import msgspec
 
 from wfe_sql import tables
 from wfe_sql.arguments import Row, encode_argument, encode_count, encode_key
-from wfe_sql.codecs import ID, INTEGER, TIME
+from wfe_sql.codecs import ID, INTEGER, TEXT, TIME
 from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import SerializationError
-from wfe_sql.maintenance.models import CommandSummary, Page, SubscriptionSummary, WorkflowSummary
+from wfe_sql.maintenance.models import CommandSummary, ErrorSummary, Page, SubscriptionSummary, WorkflowSummary
 from wfe_sql.models import Event, EventSubscription, ExecutionError, WorkflowStatus
 from wfe_sql.tables import Column, Table
 
@@ -38,7 +38,16 @@ _COMMANDS = _part(
     tables.SCHEDULED_COMMANDS,
     ["id", "command_name", "data", "execute_time", "claim_worker_id", "claim_expires_at", "rescheduled_time"],
 )
-_ERRORS = _part(tables.EXECUTION_ERRORS, ["id", "error_time", "workflow_id", "execution_pointer_id", "message"])
+_ERRORS = Table(
+    "execution_errors",
+    [
+        Column("id", INTEGER),
+        *tables.EXECUTION_ERRORS.columns,
+        Column("workflow_name", TEXT, optional=True),
+        Column("step_id", INTEGER, optional=True),
+        Column("step_name", TEXT, optional=True),
+    ],
+)
 
 
 class Listing:
@@ -52,6 +61,7 @@ class Listing:
         status: WorkflowStatus | None = None,
         definition_id: str | None = None,
         since: datetime | None = None,
+        root_workflow_id: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[WorkflowSummary]:
@@ -66,7 +76,11 @@ class Listing:
             "after_id": after_id,
             "row_limit": encode_count("limit", limit, at_most=_LONGEST_PAGE),
         }
-        (rows,) = await self._engine.read([Statement("list_workflows", params)])
+        query = "list_workflows"
+        if root_workflow_id is not None:
+            query = "list_workflows_of_root"
+            params["root_workflow_id"] = encode_key("root_workflow_id", root_workflow_id)
+        (rows,) = await self._engine.read([Statement(query, params)])
         workflows = []
         for document in map(_WORKFLOWS.plain, rows):
             document["workflow_definition_id"] = document.pop("definition_id")
@@ -101,6 +115,14 @@ class Listing:
     async def list_execution_errors(
         self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
     ) -> Page[ExecutionError]:
+        return await self._list_errors(ExecutionError, workflow_id, after, limit)
+
+    async def list_error_summaries(
+        self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[ErrorSummary]:
+        return await self._list_errors(ErrorSummary, workflow_id, after, limit)
+
+    async def _list_errors(self, kind: type[_T], workflow_id: str | None, after: str | None, limit: int) -> Page[_T]:
         (after_id,) = _after(after, _number)
         params = {
             "workflow_id": None if workflow_id is None else encode_key("workflow_id", workflow_id),
@@ -108,7 +130,7 @@ class Listing:
             "row_limit": encode_count("limit", limit, at_most=_LONGEST_PAGE),
         }
         (rows,) = await self._engine.read([Statement("list_execution_errors", params)])
-        errors = [_build(ExecutionError, document) for document in map(_ERRORS.plain, rows)]
+        errors = [_build(kind, document) for document in map(_ERRORS.plain, rows)]
         return Page(errors, str(rows[-1][0]) if len(rows) == limit else None)
 
     async def list_event_subscriptions(self, workflow_id: str, *, limit: int = 100) -> list[SubscriptionSummary]:

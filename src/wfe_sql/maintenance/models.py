@@ -55,6 +55,22 @@ class CommandSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSummary:
+    """An error of a step, with the names of the workflow and the step.
+
+    The names and `step_id` are None once the workflow or the step is deleted; `step_name` also for a step without one.
+    """
+
+    error_time: datetime
+    workflow_id: str
+    workflow_name: str | None
+    execution_pointer_id: str
+    step_id: int | None
+    step_name: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionSummary:
     """A subscription, and whether it was terminated."""
 

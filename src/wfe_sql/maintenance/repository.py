@@ -7,6 +7,7 @@ from typing import Protocol
 
 from wfe_sql.maintenance.models import (
     CommandSummary,
+    ErrorSummary,
     Finding,
     Page,
     QueryStats,
@@ -110,6 +111,7 @@ class MaintenanceRepository(Protocol):
         status: WorkflowStatus | None = None,
         definition_id: str | None = None,
         since: datetime | None = None,
+        root_workflow_id: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[WorkflowSummary]:
@@ -119,6 +121,7 @@ class MaintenanceRepository(Protocol):
             status: Only those of this status.
             definition_id: Only those of this definition.
             since: Only those with a `create_time` at or after this.
+            root_workflow_id: Only those with this `root_workflow_id`, that is, the children of that workflow.
             after: Go on after the page that gave this.
             limit: How many, at most 10,000.
 
@@ -152,6 +155,17 @@ class MaintenanceRepository(Protocol):
         self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
     ) -> Page[ExecutionError]:
         """Return a page of errors, of one workflow or of all, the last stored first.
+
+        Raises:
+            SerializationError: `after` is not from a page, or `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
+    async def list_error_summaries(
+        self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[ErrorSummary]:
+        """Return the page of `list_execution_errors` with the names of the workflows and steps.
 
         Raises:
             SerializationError: `after` is not from a page, or `limit` is out of its range.

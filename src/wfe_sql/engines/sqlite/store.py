@@ -41,6 +41,7 @@ _SCRIPTS = (
     "name_workflows_without_name",
     "add_workflows_claim_and_revision",
     "create_workflows_indexes",
+    "create_workflows_root_index",
     "create_workflows_revision_trigger",
     "create_workflow_documents_view",
     "create_execution_pointers_table",
