@@ -638,7 +638,7 @@ def test_a_copy_that_was_killed(run: Run, store: Path, tmp_path: Path) -> None:
     assert run("copy", store, copy).code == 0
     with closing(sqlite3.connect(copy)) as connection, connection:
         connection.execute("UPDATE wfe_sql_store SET version = 2147483647")
-    assert "unfinished copy: a copy into it was begun and is not finished" in run("check", copy).out
+    assert "unfinished copy: a copy into it was started but not finished" in run("check", copy).out
     result = run("stats", copy)
     assert (result.code, result.out) == (1, "")
     assert "copy into it again, which starts over (wfe-sql copy), or delete it" in result.err

@@ -60,7 +60,7 @@ async def test_check_warns_when_half_of_the_numbers_are_given(
         assert await _numbers(provider) == []
         run_sql(f"SELECT setval('{table}_id_seq', %s)", SERIAL // 2 + 1)
         assert await _numbers(provider) == [
-            f"1,073,741,824 of the 2,147,483,647 numbers of {table}.id are given; "
+            f"1,073,741,824 of the 2,147,483,647 numbers of {table}.id are used; "
             "wfe-sql copy into another store gives its rows numbers from 1"
         ]
 

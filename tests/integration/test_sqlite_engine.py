@@ -161,7 +161,7 @@ def folder() -> Iterator[Path]:
         ("rwc", 0o444, 0o777, "may not read and write it"),
         ("rwc", 0o000, 0o777, "may not read and write it"),
         ("ro", 0o000, 0o777, "may not read it"),
-        ("rwc", 0o666, 0o555, "may not write in .*, where its log lies"),
+        ("rwc", 0o666, 0o555, "no permission to write in .*, where SQLite keeps its log"),
         ("rwc", 0o666, 0o000, "may not look into"),
     ],
 )

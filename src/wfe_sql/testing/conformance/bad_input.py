@@ -187,7 +187,7 @@ class TestBadInput:
         await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))
         await provider.process_commands(time, handler)
         assert len(commands) == 1
-        with pytest.raises(SerializationError, match="WorkflowInstance.data cannot be JSON"):
+        with pytest.raises(SerializationError, match="WorkflowInstance.data cannot be stored as JSON"):
             await provider.create_new_workflow(sample_instance(data=time))
 
     async def test_arguments_of_a_wrong_type(self, provider: PersistenceProvider) -> None:
@@ -258,7 +258,7 @@ class TestBadInput:
                 ),
             }
             for field, call in bad.items():
-                with pytest.raises(SerializationError, match=f"{field} is beyond 64 bits"):
+                with pytest.raises(SerializationError, match=f"{field} does not fit into 64 bits"):
                     await call
 
     async def test_the_largest_integers_come_back(self, provider: PersistenceProvider) -> None:
@@ -304,7 +304,7 @@ class TestBadInput:
             "worker_id": provider.set_subscription_token("s1", "t", "", TIME),
         }
         for field, call in bad.items():
-            with pytest.raises(SerializationError, match=f"{field.strip()} is empty"):
+            with pytest.raises(SerializationError, match=f"{field.strip()} must not be empty"):
                 await call
 
     async def test_ids_with_a_nul_character(self, provider: PersistenceProvider) -> None:
@@ -313,7 +313,7 @@ class TestBadInput:
             _create(provider, id="p\0"),
             provider.create_event(full_event(id="e\0")),
         ):
-            with pytest.raises(SerializationError, match="id has a NUL character"):
+            with pytest.raises(SerializationError, match="id contains a NUL character"):
                 await call
 
     async def test_two_pointers_with_one_id(self, provider: PersistenceProvider) -> None:

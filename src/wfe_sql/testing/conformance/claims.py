@@ -186,7 +186,7 @@ class TestClaims:
     async def test_bad_input(self, provider: PersistenceProvider) -> None:
         await _store(provider, "a")
         bad: dict[str, dict[str, Any]] = {
-            "worker_id is empty": {"worker_id": ""},
+            "worker_id must not be empty": {"worker_id": ""},
             "limit must be": {"limit": 0},
             "lease must be above zero": {"lease": timedelta(0)},
             "as_at is naive": {"as_at": TIME.replace(tzinfo=None)},

@@ -26,7 +26,7 @@ class MaintainedProvider(PersistenceProvider, MaintenanceRepository, Protocol):
 
 
 async def _store(provider: MaintainedProvider, id_: str, **fields: Any) -> None:
-    """Store a workflow with one of everything that hangs on it."""
+    """Store a workflow with one of everything that can belong to it."""
     await provider.create_new_workflow(full_instance(id=id_, name=f"name of {id_}", **fields))
     await provider.create_event_subscription(full_subscription(id=f"s-{id_}", workflow_id=id_))
     await provider.persist_errors([ExecutionError(workflow_id=id_, execution_pointer_id="p", message="boom")])
@@ -464,7 +464,7 @@ class TestHealth:
         for overdue_after, message in (
             (five, r"overdue_after must be a timedelta, not int: write timedelta\(seconds=5\)"),
             (-DAY, "overdue_after must not be negative"),
-            (timedelta.max, "overdue_after goes back further than times do"),
+            (timedelta.max, "overdue_after is too far in the past"),
         ):
             with pytest.raises(SerializationError, match=message):
                 await provider.check(overdue_after=overdue_after)
@@ -508,7 +508,7 @@ class TestHealth:
             "scheduled_commands.data",
             "scheduled_commands.data",
         ]
-        assert "'gone too', which is not there" in orphans[3]
+        assert "'gone too', which does not exist" in orphans[3]
 
     async def test_statistics_can_be_updated(self, provider: MaintainedProvider) -> None:
         await _store(provider, "w")
