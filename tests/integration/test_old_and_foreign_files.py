@@ -246,7 +246,7 @@ async def test_other_tables_are_left_alone(file: Path) -> None:
     ("change", "message"),
     [
         ("UPDATE wfe_sql_store SET version = 2", r"version 2, made by a later wfe-sql; .* version 1: upgrade wfe-sql"),
-        ("DELETE FROM wfe_sql_store", "is a store of version None"),
+        ("DELETE FROM wfe_sql_store", "has version None"),
     ],
 )
 async def test_a_store_of_a_version_that_is_not_known(file: Path, wal: bool, change: str, message: str) -> None:

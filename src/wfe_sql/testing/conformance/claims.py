@@ -275,8 +275,8 @@ class TestClaims:
     @pytest.mark.parametrize(
         ("lease", "message"),
         [
-            (timedelta.max, "lease is too long, it would end after the year 9999"),
-            (timedelta(days=3_650_000), "lease is too long, it would end after the year 9999"),
+            (timedelta.max, "lease is too long: it would end after the year 9999"),
+            (timedelta(days=3_650_000), "lease is too long: it would end after the year 9999"),
             (30, r"lease must be a timedelta, not int: write timedelta\(seconds=30\)"),
             (1.5, r"lease must be a timedelta, not float: write timedelta\(seconds=1.5\)"),
             (None, "lease must be a timedelta, not NoneType"),

@@ -190,7 +190,7 @@ class TestDeleting:
             (provider.purge_workflows(WorkflowStatus.Runnable, DAY), "only Complete or Terminated"),
             (provider.purge_workflows(Complete, TIME.replace(tzinfo=None)), "older_than is naive"),
             (provider.purge_workflows(Complete, -DAY), "older_than must not be negative"),
-            (provider.purge_workflows(Complete, timedelta(days=999_999)), "older_than goes back further"),
+            (provider.purge_workflows(Complete, timedelta(days=999_999)), "older_than is too far in the past"),
             (provider.purge_workflows(Complete, DAY, batch_size=0), "batch_size must be at least 1"),
             (provider.purge_events(TIME.replace(tzinfo=None)), "older_than is naive"),
             (provider.purge_events(DAY, batch_size=0), "batch_size must be at least 1"),
@@ -417,9 +417,9 @@ class TestHealth:
         findings = await provider.check(overdue_after=timedelta(minutes=1))
         assert [finding.kind for finding in findings] == [FindingKind.Overdue] * 3
         assert [finding.message.split(" and ")[0] for finding in findings] == [
-            "1 workflows are due",
-            "1 events are not processed",
-            "1 scheduled commands are due",
+            "1 workflows are overdue",
+            "1 events are overdue",
+            "1 scheduled commands are overdue",
         ]
 
     async def test_what_was_just_made_or_is_claimed_is_not_overdue(
