@@ -55,8 +55,10 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
+    ExecutionErrorRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
@@ -68,6 +70,7 @@ __all__ = [
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -80,6 +83,7 @@ __all__ = [
     "EventRepository",
     "EventSubscription",
     "ExecutionError",
+    "ExecutionErrorRepository",
     "ExecutionPointer",
     "Finding",
     "FindingKind",

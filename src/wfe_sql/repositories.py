@@ -3,7 +3,8 @@
 Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
 do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
 stated order. Times must be aware; a naive one is a `SerializationError`. Lengths of time are `timedelta`s; a number, or
-an argument of any other wrong type, is a `SerializationError` too.
+an argument of any other wrong type, is a `SerializationError` too. Where something is unknown, in use or cannot be
+stored, the message names it: its id or name, or the field or argument.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,7 +46,8 @@ class WorkflowRepository(Protocol):
             WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
                 or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
-            SerializationError: A value cannot be stored; the message names the field.
+            SerializationError: A value cannot be stored, and the message names the field; or the claim is on another
+                workflow.
             StoreError: One of its pointers has the id of another workflow's pointer.
         """
         ...
@@ -264,6 +266,7 @@ class EventRepository(Protocol):
         Raises:
             EventNotFoundError: No event has this id.
             ClaimLostError: The claim does not hold the event any more; nothing was changed.
+            SerializationError: The claim is on another event.
         """
         ...
 
@@ -326,10 +329,8 @@ class ScheduledCommandRepository(Protocol):
         ...
 
 
-class PersistenceProvider(
-    WorkflowRepository, SubscriptionRepository, EventRepository, ScheduledCommandRepository, Protocol
-):
-    """Everything that a workflow host needs from a store."""
+class ClaimRepository(Protocol):
+    """What is done with the claims that `claim_runnable_instances` and `claim_runnable_events` return."""
 
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
         """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
@@ -350,6 +351,10 @@ class PersistenceProvider(
         """
         ...
 
+
+class ExecutionErrorRepository(Protocol):
+    """What went wrong in steps, for people to read."""
+
     async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
         """Store errors, all or nothing.
 
@@ -368,6 +373,18 @@ class PersistenceProvider(
             CorruptRowError: A stored row cannot be read.
         """
         ...
+
+
+class PersistenceProvider(
+    WorkflowRepository,
+    SubscriptionRepository,
+    EventRepository,
+    ScheduledCommandRepository,
+    ClaimRepository,
+    ExecutionErrorRepository,
+    Protocol,
+):
+    """Everything that a workflow host needs from a store."""
 
     async def ensure_store_exists(self) -> None:
         """Make the tables and indexes that are missing. Opening a provider has done so already."""

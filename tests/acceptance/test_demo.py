@@ -61,7 +61,7 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
     replaced = re.search(rf"host (\d+) takes its place, and host {second} goes on", result.stdout)
     assert replaced is not None
     assert f"host {first} is killed with SIGKILL" in result.stdout
-    assert "Nothing was run twice that had been stored as done" in result.stdout
+    assert "No step ran again once it was stored as done" in result.stdout
     counts = re.findall(r"^  host (\d+): (\d+)(, then it was killed)?$", result.stdout, re.MULTILINE)
     assert [(pid, bool(killed)) for pid, _, killed in counts] == [
         (first, True),

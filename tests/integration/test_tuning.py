@@ -80,7 +80,7 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
             "get_event",
             "SELECT document\nFROM event_documents",
             "SELECT json_object('id', id, 'event_name', event_name) AS document\nFROM events",
-            "must read its documents from event_documents: a persist would erase the fields that another document lacks",
+            "must read its documents from event_documents: a persist would erase the fields",
         ),
         ("create_event_documents_view", "'event_key', event_key,", "", "event_documents.'event_key' is missing"),
         ("claim_runnable_events", "RETURNING id, event_time", "RETURNING event_time, id", "must return the columns"),
