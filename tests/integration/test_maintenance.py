@@ -110,9 +110,7 @@ async def test_a_broken_foreign_key(file: Path, provider: SqlitePersistenceProvi
     await _fill(provider)
     _by_hand(file, "PRAGMA foreign_keys = OFF", "DELETE FROM workflows WHERE id = 'a'")
     messages = await _found(provider, FindingKind.ForeignKey)
-    assert messages == [
-        f"execution_pointers row {row} refers to a missing row of workflows" for row in (3, 4)
-    ]
+    assert messages == [f"execution_pointers row {row} refers to a missing row of workflows" for row in (3, 4)]
 
 
 async def test_an_index_that_is_missing_is_found_and_made_again(file: Path) -> None:
