@@ -101,9 +101,9 @@ class QuerySet(Mapping[str, Query]):
         self, queries: Iterable[Query], adapter: DriverAdapterProtocol, *, replaced: Iterable[Query] = ()
     ) -> None:
         self._queries = {query.name: query for query in queries}
-        self.replaced = {query.name: query for query in replaced}
+        self.replaced: dict[str, Query] = {query.name: query for query in replaced}
         """The library's own queries that tuned ones replace."""
-        self.tuned = frozenset(self.replaced)
+        self.tuned: frozenset[str] = frozenset(self.replaced)
         """The names of the tuned queries."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
         self._run = {

@@ -14,6 +14,7 @@ from wfe_sql.errors import StoreCorruptError, StoreError
 from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, QueryStats, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
+from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.plans import is_about
 from wfe_sql.tables import Table
 
@@ -32,7 +33,7 @@ _WORTH_STATISTICS = 10_000
 """Rows from which a table needs statistics for good plans."""
 
 
-class Health(Paging):
+class Health(Paging, MaintenanceRepository):
     """The methods of `MaintenanceRepository` on the store as a whole."""
 
     _engine: Engine

@@ -12,6 +12,7 @@ from wfe_sql.codecs import ID, INTEGER, TEXT, TIME
 from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import SerializationError
 from wfe_sql.maintenance.models import CommandSummary, ErrorSummary, Page, SubscriptionSummary, WorkflowSummary
+from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.models import Event, EventSubscription, ExecutionError, WorkflowStatus
 from wfe_sql.tables import Column, Table
 
@@ -50,7 +51,7 @@ _ERRORS = Table(
 )
 
 
-class Listing:
+class Listing(MaintenanceRepository):
     """The listing methods of `MaintenanceRepository`."""
 
     _engine: Engine

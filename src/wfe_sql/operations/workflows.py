@@ -20,10 +20,11 @@ from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, Workflow
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
 from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
 from wfe_sql.operations.subscriptions import create_subscription
+from wfe_sql.repositories import WorkflowRepository
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 
-class Workflows(Claims):
+class Workflows(Claims, WorkflowRepository):
     """A `WorkflowRepository`."""
 
     _raises_on_conflict: bool
@@ -172,10 +173,14 @@ class Workflows(Claims):
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
-        exhausted = StoreError(
-            f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
-        )
-        (number,) = await self._engine.write([Statement("next_definition_sequence", params, otherwise=exhausted)])
+        next_number = Statement("next_definition_sequence", params, otherwise=NothingChangedError())
+        try:
+            (number,) = await self._engine.write([next_number])
+        except NothingChangedError:
+            raise StoreError(
+                f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to "
+                "2**63"
+            ) from None
         return int(number)
 
 
