@@ -68,9 +68,74 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 -- keep: REPEATABLE READ; a dump and a copy would be of several moments
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
+-- name: hold_rows(wanted)
+-- Holds the rows that units of work change, until the transaction ends, and fails where one is not as the units need it:
+-- gone, held by somebody else, of another revision, or claimed with another token. The units follow in the same round
+-- trip, and so does commit: nobody looks at results in between, so this must be an error. :wanted is a JSON array of
+-- objects with the query that locks such a row, its id, and what must be true of it; null is anything.
+-- used by: run_units
+-- index: workflows_pkey, events_pkey, event_subscriptions_pkey
+-- keep: FOR UPDATE SKIP LOCKED; what was found must still be so when it is written, and one held row would hold up others
+-- keep: the cast, which is the error; a unit that failed would be stored in part
+-- keep: the conditions on token, revision and create_time; a late host would write over the work of another
+WITH wanted AS (
+    SELECT row_wanted.*
+    FROM
+        jsonb_to_recordset(:wanted) AS row_wanted (
+            lock TEXT, id TEXT, token TEXT, revision BIGINT, create_time TIMESTAMPTZ
+        )
+),
+
+held_workflows AS (
+    SELECT id, claim_token, revision, create_time
+    FROM workflows
+    WHERE id = any(array(SELECT wanted.id FROM wanted WHERE wanted.lock = 'lock_workflows'))
+    FOR UPDATE SKIP LOCKED
+),
+
+held_events AS (
+    SELECT id, claim_token
+    FROM events
+    WHERE id = any(array(SELECT wanted.id FROM wanted WHERE wanted.lock = 'lock_events'))
+    FOR UPDATE SKIP LOCKED
+),
+
+held_subscriptions AS (
+    SELECT id
+    FROM event_subscriptions
+    WHERE id = any(array(SELECT wanted.id FROM wanted WHERE wanted.lock = 'lock_event_subscriptions'))
+    FOR UPDATE SKIP LOCKED
+),
+
+held AS (
+    SELECT 'lock_workflows' AS lock, id, claim_token, revision, create_time
+    FROM held_workflows
+    UNION ALL
+    SELECT 'lock_events' AS lock, id, claim_token, NULL AS revision, NULL AS create_time
+    FROM held_events
+    UNION ALL
+    SELECT 'lock_event_subscriptions' AS lock, id, NULL AS claim_token, NULL AS revision, NULL AS create_time
+    FROM held_subscriptions
+)
+
+SELECT cast('not as it must be: ' || wanted.id AS INT) AS missing
+FROM wanted
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM held
+        WHERE
+            held.lock = wanted.lock AND held.id = wanted.id
+            AND (wanted.token IS NULL OR wanted.token = held.claim_token)
+            AND (
+                wanted.revision IS NULL
+                OR (wanted.revision = held.revision AND wanted.create_time = held.create_time)
+            )
+    );
+
 -- name: commit()!
 -- Makes all since begin_write durable.
--- used by: run_alone, ensure_store_exists, execute
+-- used by: run_alone, run_units, ensure_store_exists, execute
 -- index: none
 COMMIT;
 

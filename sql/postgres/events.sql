@@ -238,6 +238,15 @@ FROM units
 INNER JOIN events AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
+-- name: check_event_claim(id, token)$
+-- Returns 1 where the token holds the event; whoever needs that to stay so holds the row first (lock_events).
+-- used by: unit
+-- index: events_pkey
+-- keep: the condition on the token; a host whose claim was lost would write over the work of another
+SELECT 1 AS is_held
+FROM events
+WHERE id = :id AND claim_token = :token;
+
 -- name: get_events(event_name, event_key, as_of, row_limit)
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
@@ -248,6 +257,17 @@ FROM events
 WHERE
     event_name = :event_name AND event_key = :event_key
     AND event_time <= cast(left(:as_of, 26) || '+00:00' AS TIMESTAMPTZ)
+ORDER BY event_time, id
+LIMIT :row_limit;
+
+-- name: get_events_since(event_name, event_key, since, row_limit)
+-- Ids of the events of one name and key from :since on, the oldest first.
+-- used by: subscribe
+-- index: idx_events_name_key_time
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+SELECT id
+FROM events
+WHERE event_name = :event_name AND event_key = :event_key AND event_time >= :since
 ORDER BY event_time, id
 LIMIT :row_limit;
 

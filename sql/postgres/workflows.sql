@@ -572,6 +572,15 @@ FROM units
 INNER JOIN workflows AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
+-- name: check_workflow_claim(id, token)$
+-- Returns 1 where the token holds the workflow; whoever needs that to stay so holds the row first (lock_workflows).
+-- used by: unit
+-- index: workflows_pkey
+-- keep: the condition on the token; a host whose claim was lost would write over the work of another
+SELECT 1 AS is_held
+FROM workflows
+WHERE id = :id AND claim_token = :token;
+
 -- name: get_workflow_instance_alone(id)^
 -- One workflow by id, with its pointers in list order.
 -- used by: get_workflow_instance

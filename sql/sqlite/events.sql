@@ -127,6 +127,15 @@ UPDATE events
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
 WHERE id = :id AND claim_token = :token;
 
+-- name: check_event_claim(id, token)$
+-- Returns 1 where the token holds the event, which stays so until the transaction ends: no other connection writes.
+-- used by: unit
+-- index: sqlite_autoindex_events_1
+-- keep: the condition on the token; a host whose claim was lost would write over the work of another
+SELECT 1 AS is_held
+FROM events
+WHERE id = :id AND claim_token = :token;
+
 -- name: get_events(event_name, event_key, as_of, row_limit)
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
@@ -137,6 +146,17 @@ FROM events
 WHERE event_name = :event_name AND event_key = :event_key AND event_time <= :as_of
 ORDER BY event_time, id
 LIMIT coalesce(:row_limit, -1);
+
+-- name: get_events_since(event_name, event_key, since, row_limit)
+-- Ids of the events of one name and key from :since on, the oldest first.
+-- used by: subscribe
+-- index: idx_events_name_key_time
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+SELECT id
+FROM events
+WHERE event_name = :event_name AND event_key = :event_key AND event_time >= :since
+ORDER BY event_time, id
+LIMIT :row_limit;
 
 -- name: mark_event_processed(id, claim_token)!
 -- Removes an event from the poll; changes no row if :claim_token is given and does not hold it.

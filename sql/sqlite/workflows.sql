@@ -257,6 +257,15 @@ UPDATE workflows
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
 WHERE id = :id AND claim_token = :token;
 
+-- name: check_workflow_claim(id, token)$
+-- Returns 1 where the token holds the workflow, which stays so until the transaction ends: no other connection writes.
+-- used by: unit
+-- index: sqlite_autoindex_workflows_1
+-- keep: the condition on the token; a host whose claim was lost would write over the work of another
+SELECT 1 AS is_held
+FROM workflows
+WHERE id = :id AND claim_token = :token;
+
 -- name: get_workflow_instance(id)^
 -- One workflow by id.
 -- used by: get_workflow_instance

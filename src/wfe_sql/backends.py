@@ -13,7 +13,7 @@ from typing import Any, Never, TypedDict, Unpack
 
 from wfe_sql.codecs import INTEGER, TEXT
 from wfe_sql.durations import check_duration
-from wfe_sql.engines.sqlite.driver import InTransactionAdapter
+from wfe_sql.engines.sqlite.driver import InTransactionAdapter, NamedRowsAdapter, split_script
 from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.plans import open_sqlite_planner
 from wfe_sql.engines.sqlite.store import Durability, SqliteStore, new_store_scripts
@@ -23,7 +23,7 @@ from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.plans import Planner
 from wfe_sql.provider import OnConflict, SqlPersistenceProvider
-from wfe_sql.queries import QuerySet, load
+from wfe_sql.queries import QuerySet, load, load_application
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
 _LONGEST_TIMEOUT = timedelta(milliseconds=2**31 - 1)
@@ -39,6 +39,7 @@ class StoreOptions(TypedDict, total=False):
     clock: Callable[[], datetime]
     on_conflict: OnConflict
     sql_dir: str | os.PathLike[str] | None
+    app_sql: str | os.PathLike[str] | None
     allow_unfinished_copy: bool
     schema: str
     application_name: str
@@ -59,9 +60,9 @@ def _check_options(
         known = ", ".join(inspect.getfullargspec(provider).kwonlyargs)
         raise StoreError(f"{provider.__name__} has no option {name!r}; its options are {known}")
     for name, value in options.items():
-        if value is None and name in ("sql_dir", "statement_timeout"):
+        if value is None and name in ("sql_dir", "app_sql", "statement_timeout"):
             continue
-        if name == "sql_dir":
+        if name in ("sql_dir", "app_sql"):
             _check_path(name, value)
         elif name == "allow_unfinished_copy":
             if not isinstance(value, bool):
@@ -107,6 +108,10 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         on_conflict: With "raise", persisting raises `WorkflowConflictError` if the workflow was changed, or deleted and
             created again, since the instance was loaded or stored; "overwrite" overwrites it, as the reference does.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
+        app_sql: A folder with `.sql` files of the application's own, for `UnitOfWork.run` and `fetch`: queries as this
+            library has them, each with a line of text below its name. Those in its folder `sqlite`, if it has one, are
+            for SQLite only. They may not begin or end transactions. Their tables are the application's: it makes them,
+            and maintenance leaves them alone.
         allow_unfinished_copy: Open a store even if a `copy_to` into it was killed, or is in progress: to check it, or
             to copy into it again. It has only some of the rows, so no host may work on it.
 
@@ -125,6 +130,7 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         clock: Callable[[], datetime] = utc_now,
         on_conflict: OnConflict = "raise",
         sql_dir: str | os.PathLike[str] | None = None,
+        app_sql: str | os.PathLike[str] | None = None,
         allow_unfinished_copy: bool = False,
         **unknown: Never,
     ) -> None:
@@ -133,11 +139,15 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             SqlitePersistenceProvider,
             unknown,
             sql_dir=sql_dir,
+            app_sql=app_sql,
             allow_unfinished_copy=allow_unfinished_copy,
             max_connections=max_connections,
             busy_timeout=busy_timeout,
         )
         queries = load_sqlite_queries(sql_dir)
+        if app_sql is not None:
+            own = load_application("sqlite", NamedRowsAdapter, Path(app_sql), split_script)
+            queries = queries.with_application(own)
         target = parse_sqlite_url(url)
         store = SqliteStore(target, queries, durability, busy_timeout, allow_unfinished_copy=allow_unfinished_copy)
         engine = SqliteEngine(store, queries, max_connections=max_connections)
@@ -166,6 +176,13 @@ def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> Quer
     return load("postgres", adapter, overlay=None if sql_dir is None else Path(sql_dir))
 
 
+def _load_postgres_application(folder: Path) -> QuerySet:
+    from wfe_sql.engines.postgres.driver import NamedRowsAdapter, split_script
+
+    adapter: Any = NamedRowsAdapter
+    return load_application("postgres", adapter, folder, split_script)
+
+
 class PostgresPersistenceProvider(SqlPersistenceProvider):
     """A `PersistenceProvider` on one schema of a PostgreSQL database (14 or newer); needs `wfe-sql[postgres]`.
 
@@ -180,6 +197,9 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         max_connections: The most connections; each is opened when it is needed.
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
+        app_sql: As for `SqlitePersistenceProvider`, with a folder `postgres`. A table without a schema before its name
+            is looked for in the store's schema only, whatever the role's search_path. The queries run with the settings
+            of this library's own (`set_up_connection`).
         on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
         application_name: The name of the connections in the server's views and log, unless the URL has one.
         connect_timeout: How long connecting to each host of the URL may take, and how long a call waits for a free
@@ -202,6 +222,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         max_connections: int = 10,
         clock: Callable[[], datetime] = utc_now,
         sql_dir: str | os.PathLike[str] | None = None,
+        app_sql: str | os.PathLike[str] | None = None,
         on_conflict: OnConflict = "raise",
         application_name: str = "wfe-sql",
         connect_timeout: timedelta = timedelta(seconds=10),
@@ -216,6 +237,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             PostgresPersistenceProvider,
             unknown,
             sql_dir=sql_dir,
+            app_sql=app_sql,
             allow_unfinished_copy=allow_unfinished_copy,
             schema=schema,
             max_connections=max_connections,
@@ -225,6 +247,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             wait_for_server=wait_for_server,
         )
         queries = load_postgres_queries(sql_dir)
+        if app_sql is not None:
+            queries = queries.with_application(_load_postgres_application(Path(app_sql)))
         from wfe_sql.engines.postgres.engine import PostgresEngine
         from wfe_sql.engines.postgres.pool import PostgresTarget
         from wfe_sql.engines.postgres.store import PostgresStore

@@ -334,3 +334,28 @@ class ExecutionError:
     workflow_id: str
     execution_pointer_id: str
     message: str
+
+
+@dataclass(slots=True)
+class Subscribed:
+    """A subscription of a unit of work, and the events that were there before it.
+
+    Attributes:
+        event_ids: The ids of the events that the subscription is for: those of its name and key with `event_time` at or
+            after its `subscribe_as_of`, processed or not, by (event_time, id), the oldest 100 at most. Empty until the
+            unit is stored.
+    """
+
+    event_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Ran:
+    """A query of the application's own in a unit of work, and what it returned.
+
+    Attributes:
+        value: Its rows as dicts; with `^` one row as a dict or None; with `$` a value; with `!` how many rows it
+            changed; with `#` the word DONE. None until the unit is stored.
+    """
+
+    value: Any = None

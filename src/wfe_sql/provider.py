@@ -12,7 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from wfe_sql.arguments import encode_key, encode_limit, listed, to_utc
+from wfe_sql.arguments import encode_key, encode_limit, to_utc
 from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import StoreError
 from wfe_sql.maintenance import Maintenance
@@ -20,6 +20,7 @@ from wfe_sql.models import ExecutionError
 from wfe_sql.operations.commands import Commands
 from wfe_sql.operations.events import Events
 from wfe_sql.operations.subscriptions import Subscriptions
+from wfe_sql.operations.units import Units, persist_errors
 from wfe_sql.operations.workflows import Workflows
 from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.tables import EXECUTION_ERRORS
@@ -27,7 +28,7 @@ from wfe_sql.tables import EXECUTION_ERRORS
 OnConflict = Literal["overwrite", "raise"]
 
 
-class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Maintenance, PersistenceProvider):
+class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Units, Maintenance, PersistenceProvider):
     """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 
     Use it as an async context manager, or `await open()` it and `await close()` it.
@@ -77,8 +78,8 @@ class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Mainten
         await self._engine.ensure_store_exists()
 
     async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        if rows := [EXECUTION_ERRORS.encode(error) for error in listed("errors", ExecutionError, errors)]:
-            await self._engine.write([Statement("persist_errors", rows)])
+        if unit := persist_errors(errors):
+            await self._engine.write(unit)
 
     async def get_execution_errors(
         self, workflow_id: str | None = None, *, limit: int | None = None

@@ -22,6 +22,7 @@ the checks here turn each of these cases into a `QueryFileError` that names file
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -43,7 +44,13 @@ _LOOKS_LIKE_A_NAME = re.compile(r"--\s*name(\s*:|\s+[\w-]+\s*\()", re.IGNORECASE
 _HEADER_KEY = re.compile(r"-- (?P<key>used by|index|scan|keep): (?P<value>.+)")
 _TOKEN = re.compile(r"'(?:''|[^'])*'|\"(?:\"\"|[^\"])*\"|--.*|/\*|;")
 _HAS_A_PLAN = {"select", "insert", "replace", "update", "delete", "merge", "with", "values"}
-"""The first words of statements that read or write tables."""
+"""How a statement begins that reads or writes tables."""
+_FIRST_WORD = re.compile(r"(?:\s|--[^\n]*\n)*([A-Za-z]+)")
+_NOT_IN_A_UNIT = {
+    *("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start"),
+    *("attach", "detach", "discard", "pragma", "reset", "set", "vacuum"),
+}
+"""How a statement begins that ends a transaction, or changes its connection for those who have it next."""
 _DOCUMENTS = re.compile(r"\b\w+_documents\b")
 """The names of the views whose documents become objects."""
 _RESERVED_BY_AIOSQL = {"self", "conn"}
@@ -109,6 +116,22 @@ class QuerySet(Mapping[str, Query]):
         self._run = {
             query.name: _runner(query, getattr(runnable, query.name).sql, adapter) for query in self._queries.values()
         }
+        self.application: Mapping[str, Query] = {}
+        """The queries of the application's own, by name: they can be run, and are not among the queries of this set."""
+
+    def with_application(self, application: "QuerySet") -> "QuerySet":
+        """Return a set that runs the application's own queries too.
+
+        Raises:
+            QueryFileError: One of them has the name of one of these.
+        """
+        for query in application.values():
+            if query.name in self._queries:
+                raise QueryFileError(f"{query.place}: the name is one of the library's own; choose another")
+        both = copy(self)
+        both._run = {**self._run, **application._run}
+        both.application = application
+        return both
 
     def run(self, connection: Any, name: str, params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
         """Run a query on a connection of the driver: with one set of parameters, or a list of them for `*!`.
@@ -162,6 +185,41 @@ def load(
     return _load(folder, adapter, check, tuned)
 
 
+def load_application(
+    dialect: str, adapter: Callable[[], DriverAdapterProtocol], folder: Path, split: Callable[[str], Iterable[str]]
+) -> QuerySet:
+    """Load the queries of the application's own: those in its folder, and those in the folder in it of the dialect.
+
+    Their header is a line of text that says what they do; lines such as `used by:` are not asked for.
+
+    Args:
+        dialect: The name of the dialect's folder, such as "sqlite".
+        adapter: Makes aiosql's adapter for the driver.
+        folder: The folder.
+        split: Cuts a script into its statements.
+
+    Raises:
+        QueryFileError: A file breaks a rule of the house, or a query would end the transaction that it runs in; the
+            message names file, line and query.
+    """
+    if not folder.is_dir():
+        raise QueryFileError(f"{folder} is not a folder; it should hold the application's .sql files")
+    queries = _read_files([*folder.glob("*.sql"), *(folder / dialect).glob("*.sql")], is_application=True)
+    if not queries:
+        raise QueryFileError(f"{folder} holds no queries for {dialect}; they are in .sql files in it, or in {dialect}/")
+    for query in queries.values():
+        if query.operation == "*!":
+            raise QueryFileError(f"{query.place}: an application's query runs once; use ! for one that writes")
+        for statement in split(query.sql) if query.operation == "#" else [query.sql]:
+            found = _FIRST_WORD.match(statement)
+            if found is not None and found[1].lower() in _NOT_IN_A_UNIT:
+                raise QueryFileError(
+                    f"{query.place}: {found[1].upper()} would end the transaction that the query runs in, or change "
+                    "its connection, which are the library's"
+                )
+    return QuerySet(queries.values(), adapter())
+
+
 @lru_cache(maxsize=16)
 def _load(
     folder: Path,
@@ -184,19 +242,24 @@ def _load(
 def _read_folder(folder: Path) -> dict[str, Query]:
     if not folder.is_dir():
         raise QueryFileError(f"{folder} is not a folder; name a folder with .sql files")
-    queries: dict[str, Query] = {}
-    for file in sorted(folder.glob("*.sql")):
-        for query in _read_file(file):
-            if query.name in queries:
-                raise QueryFileError(f"{query.place}: the name is already used by {queries[query.name].place}")
-            queries[query.name] = query
+    queries = _read_files(folder.glob("*.sql"))
     if not queries:
         raise QueryFileError(f"{folder} contains no queries; put them into .sql files directly in this folder")
     return queries
 
 
-def _read_file(file: Path) -> Iterator[Query]:
-    """Split a file into its queries; comments above the first one belong to the file."""
+def _read_files(files: Iterable[Path], *, is_application: bool = False) -> dict[str, Query]:
+    queries: dict[str, Query] = {}
+    for file in sorted(files):
+        for query in _read_file(file, is_application=is_application):
+            if query.name in queries:
+                raise QueryFileError(f"{query.place}: the name is already used by {queries[query.name].place}")
+            queries[query.name] = query
+    return queries
+
+
+def _read_file(file: Path, *, is_application: bool) -> Iterator[Query]:
+    """Cut a file into its queries; comments above the first one are the file's own."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -206,10 +269,11 @@ def _read_file(file: Path) -> Iterator[Query]:
         if line.strip() and not line.startswith("--"):
             raise QueryFileError(f"{file}:{number}: SQL without a '-- name:' line above it would be lost")
     for start, end in pairwise([*starts, len(lines)]):
-        yield _read_query(str(file), start + 1, [line.rstrip() for line in lines[start:end]])
+        of_query = [line.rstrip() for line in lines[start:end]]
+        yield _read_query(str(file), start + 1, of_query, is_application=is_application)
 
 
-def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
+def _read_query(file: str, line_number: int, lines: list[str], *, is_application: bool) -> Query:
     name_line = _NAME_LINE.fullmatch(lines[0])
     if name_line is None:
         raise QueryFileError(
@@ -225,7 +289,9 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
     keys = {match["key"]: match["value"] for match in found if match["key"] != "keep"}
     keep = tuple(match["value"] for match in found if match["key"] == "keep")
     summary = " ".join(line[3:] for line in header if line[3:] and not _HEADER_KEY.fullmatch(line))
-    if not summary or len(found) - len(keep) != 2 or "used by" not in keys or len(keys) != 2:
+    if is_application and not summary:
+        raise QueryFileError(f"{place}: needs a line below its name that says what it does: '-- Stores an invoice.'")
+    if not is_application and (not summary or len(found) - len(keep) != 2 or "used by" not in keys or len(keys) != 2):
         raise QueryFileError(
             f"{place}: needs a header below its name: what it does, 'used by:', and one of 'index:' and 'scan:'"
         )
@@ -241,7 +307,7 @@ def _read_query(file: str, line_number: int, lines: list[str]) -> Query:
         params=_params_in(sql) if name_line["params"] is None else _params_listed(name_line["params"]),
         operation=name_line["operation"],
         summary=summary,
-        used_by=tuple(user.strip() for user in keys["used by"].split(",")),
+        used_by=tuple(user.strip() for user in keys.get("used by", "").split(",")),
         index=tuple(index.strip() for index in keys.get("index", "none").split(",") if index.strip() != "none"),
         scan=keys.get("scan"),
         keep=keep,

@@ -9,9 +9,19 @@ stored, the message names it: its id or name, or the field or argument.
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
-from wfe_sql.models import Claim, Event, EventSubscription, ExecutionError, ScheduledCommand, WorkflowInstance
+from wfe_sql.models import (
+    Claim,
+    Event,
+    EventSubscription,
+    ExecutionError,
+    Ran,
+    ScheduledCommand,
+    Subscribed,
+    WorkflowInstance,
+)
 
 CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 """What `process_commands` calls with each command that is due."""
@@ -433,6 +443,151 @@ class ExecutionErrorRepository(Protocol):
         ...
 
 
+class UnitOfWork(Protocol):
+    """Operations that are stored in one commit, all of them or none; `UnitRepository.unit` makes one.
+
+    The methods are those of the repositories, with the same arguments, but for `claim`: the whole unit has it. They are
+    not awaited. Nothing is sent before the `async with` block ends, and where it raises nothing is sent at all. A unit
+    is for one block: it cannot be used again.
+
+    What is stored of an object is what it is when its operation is added. Instances remember that they were stored once
+    the unit is, also when the caller is cancelled meanwhile. Operations run in an order of the unit's own, by kind and
+    id, and after them the application's queries, in the order in which they were added.
+
+    Every method raises `SerializationError` when a value cannot be stored, and `StoreError` when the unit is over or
+    has an operation on the same workflow, event, subscription or command. The end of the block raises what the single
+    calls raise, with a note (`__notes__`) that names the operation, and `ClaimLostError` when the unit's claim is lost;
+    nothing of the unit was written then.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Return the unit.
+
+        Raises:
+            StoreError: It was used before.
+        """
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Store everything, or nothing where the block raised. An empty unit with a claim checks the claim."""
+        ...
+
+    def create_new_workflow(self, instance: WorkflowInstance) -> None:
+        """Add what `WorkflowRepository.create_new_workflow` does."""
+        ...
+
+    def persist_workflow(self, instance: WorkflowInstance) -> None:
+        """Add what `WorkflowRepository.persist_workflow` does."""
+        ...
+
+    def persist_workflow_with_subscriptions(
+        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
+    ) -> None:
+        """Add what `WorkflowRepository.persist_workflow_with_subscriptions` does."""
+        ...
+
+    def create_event_subscription(self, subscription: EventSubscription) -> None:
+        """Add what `SubscriptionRepository.create_event_subscription` does."""
+        ...
+
+    def subscribe(self, subscription: EventSubscription) -> Subscribed:
+        """Add what `create_event_subscription` does; what is returned tells the events that were there before it.
+
+        They are read when the unit is stored, so that none is missed: whoever handles an event that is stored later
+        finds the subscription. Where that read fails the block raises, although the unit is stored.
+        """
+        ...
+
+    def terminate_subscription(self, id: str) -> None:
+        """Add what `SubscriptionRepository.terminate_subscription` does."""
+        ...
+
+    def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> None:
+        """Add what `SubscriptionRepository.set_subscription_token` does.
+
+        Where that returns False, the unit fails with `SubscriptionTokenError`.
+        """
+        ...
+
+    def clear_subscription_token(self, id: str, token: str) -> None:
+        """Add what `SubscriptionRepository.clear_subscription_token` does."""
+        ...
+
+    def create_event(self, event: Event) -> None:
+        """Add what `EventRepository.create_event` does."""
+        ...
+
+    def mark_event_processed(self, id: str) -> None:
+        """Add what `EventRepository.mark_event_processed` does."""
+        ...
+
+    def mark_event_unprocessed(self, id: str) -> None:
+        """Add what `EventRepository.mark_event_unprocessed` does."""
+        ...
+
+    def schedule_command(self, command: ScheduledCommand) -> None:
+        """Add what `ScheduledCommandRepository.schedule_command` does."""
+        ...
+
+    def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
+        """Add what `ExecutionErrorRepository.persist_errors` does."""
+        ...
+
+    def run(self, name: str, /, **params: Any) -> Ran:
+        """Add a query of the application's own; what is returned tells what it returned.
+
+        Args:
+            name: The query's name.
+            params: Its parameters: None, a bool, int, float, str, bytes, or an aware `datetime`, which becomes text as
+                the store has times. JSON is encoded by the caller.
+
+        Raises:
+            QueryFileError: There is no query of this name.
+            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+        """
+        ...
+
+
+class UnitRepository(Protocol):
+    """Units of work, and reads with the application's own queries.
+
+    Example:
+        async with provider.unit(claim, release=True) as unit:
+            unit.persist_workflow(order)
+            unit.schedule_command(command)
+            unit.run("insert_invoice", order_id=order.id, amount=12)  # of the folder app_sql
+        rows = await provider.fetch("unpaid_invoices", before=now)
+    """
+
+    def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
+        """Return a new unit of work, for `async with`.
+
+        Args:
+            claim: Store it only if this claim still holds what it is on, whatever is in the unit.
+            release: Release the claim in the same commit.
+
+        Raises:
+            SerializationError: `claim` is not a `Claim`, or there is none to release.
+        """
+        ...
+
+    async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
+        """Read with a query of the application's own, on one snapshot, and return its rows as dicts by column.
+
+        Args:
+            name: The query's name.
+            params: As for `UnitOfWork.run`.
+
+        Raises:
+            QueryFileError: There is no query of this name, or it does not return rows.
+            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+            StoreReadOnlyError: It writes.
+        """
+        ...
+
+
 class PersistenceProvider(
     ClaimRepository,
     WorkflowRepository,
@@ -440,6 +595,7 @@ class PersistenceProvider(
     EventRepository,
     ScheduledCommandRepository,
     ExecutionErrorRepository,
+    UnitRepository,
     Protocol,
 ):
     """Everything that a workflow host needs from a store."""

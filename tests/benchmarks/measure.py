@@ -102,6 +102,8 @@ class Worker:
     def can_run(self, cell: Cell) -> bool:
         if cell.workload.finished:
             return self._side.on_finished
+        if cell.workload.caller.needs_units and not self._side.has_units:
+            return False
         return not (self._side.in_turns and cell.workload.beside)
 
     def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:

@@ -24,10 +24,19 @@ def run(script: Path, folder: Path, *options: str) -> Any:
 
 def check_report(report: Any, sides: set[str], *workloads: str) -> None:
     assert set(report["sides"]) == sides
-    assert {line["workload"] for line in report["results"]} == {"lifecycle", "persist", "get", "sequence", *workloads}
+    assert {line["workload"] for line in report["results"]} == {
+        "lifecycle",
+        "persist",
+        "step",
+        "get",
+        "sequence",
+        *workloads,
+    }
     for line in report["results"]:
         if line["finished"]:
             assert set(line["values"]) == sides & {"wfe-sql", "reference"}
+        elif line["workload"] == "step":
+            assert set(line["values"]) == {"wfe-sql"}
         elif line["workload"] == "mixed":
             assert set(line["values"]) == sides - {"sqlite3", "reference"}
         else:

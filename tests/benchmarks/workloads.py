@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from uuid import NAMESPACE_URL, uuid5
 
-from sides import Models, Store
+from sides import Models, Store, StoreWithUnits
 
-from wfe_sql import WorkflowStatus, utc_now
+from wfe_sql import Event, EventSubscription, ScheduledCommand, WorkflowStatus, utc_now
 
 NAME = "bench"
 
@@ -53,11 +53,13 @@ class Caller(ABC):
     Attributes:
         pointers: How many the workflow has that is in the store for it before it starts; 0 for no workflow.
         per_operation: What an operation adds to the state.
+        needs_units: Whether only a side with units of work can do it.
         durations: Seconds that each operation took.
     """
 
     pointers: ClassVar[int] = 0
     per_operation: ClassVar[State] = State()
+    needs_units: ClassVar[bool] = False
 
     def __init__(self, store: Store, models: Models, number: int) -> None:
         self.store = store
@@ -177,6 +179,34 @@ class Persist(Caller):
         assert_same(await self.store.get_workflow_instance(self.workflow.id), self.workflow)
 
 
+class Step(Persist):
+    """A step as one unit of work: a persist as above, a subscription, an event and a command."""
+
+    store: StoreWithUnits
+    needs_units = True
+    per_operation = State({"rounds in data": 1, "retries of pointers": 1, "events": 1, "subscriptions": 1})
+
+    async def operate(self) -> None:
+        self.round += 1
+        workflow, pointer = self.workflow, self.workflow.execution_pointers[self.round % self.pointers]
+        workflow.data = data(self.round)
+        pointer.retry_count += 1
+        async with self.store.unit() as unit:
+            unit.persist_workflow(workflow)
+            unit.create_event_subscription(
+                EventSubscription(
+                    workflow_id=workflow.id,
+                    step_id=pointer.step_id,
+                    execution_pointer_id=pointer.id,
+                    event_name=NAME,
+                    event_key=workflow.id,
+                    subscribe_as_of=utc_now(),
+                )
+            )
+            unit.create_event(Event(event_name=NAME, event_key=workflow.id, event_data={"paid": True}))
+            unit.schedule_command(ScheduledCommand.process_workflow(workflow.id, self.round))
+
+
 class Get(Caller):
     """A workflow of its own, decoded to objects."""
 
@@ -259,6 +289,7 @@ WORKLOADS = (
     Workload("lifecycle", Lifecycle, (1, 16, 64, 256), targets={1: 1.3, 16: 6, 64: 8}, most_written={64: 25}),
     Workload("lifecycle", Lifecycle, (1, 64), finished=FINISHED, targets={64: 10}, least_of_empty={64: 0.8}),
     Workload("persist", Persist, (1, 16, 64, 256), targets={1: 2, 64: 12}),
+    Workload("step", Step, (1, 16, 64)),
     Workload("get", Get, (1, 64), targets={1: 3, 64: 1.4}),
     Workload("sequence", DrawNumber, (1, 64, 256), targets={64: 20}),
     Workload("big_persist", BigPersist, (1,), targets={1: 20}),
@@ -269,6 +300,7 @@ WORKLOADS = (
 _TARGETS_ON_POSTGRES: dict[str, dict[int, float]] = {
     "lifecycle": {1: 1.1, 16: 2.5, 64: 3},
     "persist": {1: 1, 16: 2.5, 64: 4},
+    "step": {},
     "get": {1: 1.2, 64: 3},
     "sequence": {1: 1, 64: 5},
 }

@@ -117,6 +117,7 @@ class PostgresCase:
     )
     indexes_of_keys: frozenset[str] = frozenset()
     own_part: Mapping[str, Params] = {
+        "hold_rows": {"wanted": '[{"lock": "lock_workflows", "id": "workflow-1"}]'},
         "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None, "is_local": "False"},
     }
     session: Sequence[str] = (

@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "now": NOW,
     "root_workflow_id": "root",
     "row_limit": 2,
+    "since": START.isoformat(),
     "transactions": 100_000,
     "token": "token",
     "version": 2,
@@ -133,12 +134,15 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
 
 FIND_NOTHING = {
     *("check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id", "find_old_snapshots"),
+    "hold_rows",
 }
-"""Queries that return what is wrong with a store, and nothing is."""
+"""Queries that return what is wrong, and nothing is."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
     "list_statistics": ["update_statistics"],
+    "check_workflow_claim": ["claim_runnable_instances"],
+    "check_event_claim": ["claim_runnable_events"],
     "renew_workflow_claim": ["claim_runnable_instances"],
     "release_workflow_claim": ["claim_runnable_instances"],
     "renew_event_claim": ["claim_runnable_events"],
@@ -235,11 +239,17 @@ def params_of(query: Query, case: Case) -> Params:
     return {param: known[param] for param in query.params}
 
 
+def run_before(store: Store, query: str, case: Case) -> None:
+    """Run what a query needs to have something to do, in the form that the dialect has."""
+    for name in RUN_BEFORE.get(query, ()):
+        known = case.queries.get(name) or case.queries[f"{name}_group"]
+        store.run(known.name, params_of(known, case))
+
+
 def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]:
     """Run a query and undo it; return what it returned and changed as text, and whether that is anything at all."""
     with store.undone():
-        for name in RUN_BEFORE.get(query.name, ()):
-            store.run(name, params_of(case.queries[name], case))
+        run_before(store, query.name, case)
         before = store.dump()
         result = store.run(query.name, params_of(query, case))
         changes = changed_lines(before, store.dump())

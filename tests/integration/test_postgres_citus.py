@@ -60,14 +60,20 @@ async def test_queries_need_no_generic_plan(postgres_url: str, schema: str, plan
             await provider.mark_event_processed(instance.id)
             await provider.mark_event_unprocessed(instance.id)
             await provider.schedule_command(ScheduledCommand.process_workflow(instance.id, 5))
+            async with provider.unit() as unit:
+                unit.persist_workflow(instance)
+                unit.mark_event_unprocessed(instance.id)
+                unit.subscribe(full_subscription())
         assert await provider.get_workflow_instances([instance.id for instance in instances]) == instances
-        assert len(await provider.get_subscriptions("paid", "k1", TIME)) == 12
+        assert len(await provider.get_subscriptions("paid", "k1", TIME)) == 24
         for claims in (
             await provider.claim_runnable_instances(TIME, "one", lease=LEASE, limit=12),
             await provider.claim_runnable_events(TIME, "one", lease=LEASE, limit=12),
         ):
             assert len(claims) == 12
             for claim in claims:
+                async with provider.unit(claim) as unit:
+                    unit.persist_errors([])
                 await provider.release_claim(await provider.renew_claim(claim, LEASE))
         handled = []
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from wfe_sql import PostgresPersistenceProvider, StoreBusyError
+from wfe_sql import PostgresPersistenceProvider, ScheduledCommand, StoreBusyError
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -79,6 +79,53 @@ async def test_all_others_are_answered_while_a_row_is_locked(
         finally:
             somebody.rollback()
         await calls[7]
+
+
+async def test_units_without_the_locked_rows_are_stored_while_they_are_locked(
+    provider: PostgresPersistenceProvider, somebody: psycopg.Connection
+) -> None:
+    """Each unit changes a workflow, an event and a subscription; of three of them somebody holds one row."""
+    await _calls(provider)
+    workflows = await provider.get_workflow_instances([f"w{n:02}" for n in range(COUNT)])
+    somebody.execute("SELECT 1 FROM workflows WHERE id = 'w03' FOR UPDATE")
+    somebody.execute("SELECT 1 FROM events WHERE id = 'e07' FOR UPDATE")
+    somebody.execute("SELECT 1 FROM event_subscriptions WHERE id = 's11' FOR UPDATE")
+
+    async def step(n: int) -> None:
+        async with provider.unit() as unit:
+            unit.persist_workflow(workflows[n])
+            unit.mark_event_processed(f"e{n:02}")
+            unit.terminate_subscription(f"s{n:02}")
+            unit.schedule_command(ScheduledCommand.process_workflow(f"w{COUNT - n:02}", 1))
+
+    steps = [asyncio.ensure_future(step(n)) for n in range(COUNT)]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(steps[n] for n in range(COUNT) if n not in (3, 7, 11)))
+    assert not any(steps[n].done() for n in (3, 7, 11))
+    somebody.rollback()
+    await asyncio.gather(*steps)
+    assert await provider.get_runnable_events(TIME) == []
+
+
+async def test_units_that_want_each_other_s_rows_do_not_wait_for_ever(
+    postgres_url: str, schema: str, provider: PostgresPersistenceProvider
+) -> None:
+    """Two hosts whose units change the same rows, added in opposite orders, again and again."""
+    await _calls(provider)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, on_conflict="overwrite") as other:
+
+        async def change(host: PostgresPersistenceProvider, ids: list[str]) -> None:
+            for _ in range(10):
+                async with host.unit() as unit:
+                    for id_ in ids:
+                        unit.mark_event_processed(f"e{id_}")
+                        unit.terminate_subscription(f"s{id_}")
+                        unit.schedule_command(ScheduledCommand.process_event(f"e{id_}", 1))
+                        unit.persist_workflow(full_instance(id=f"w{id_}", name=f"w{id_}"))
+
+        some = [f"{n:02}" for n in range(6)]
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(change(host, ids) for host in (provider, other) for ids in (some, some[::-1])))
 
 
 async def test_who_wants_the_locked_row_waits_for_the_statement_timeout(

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from poolers import pooler
-from wfe_sql import PostgresPersistenceProvider, SerializationError, StoreError, WorkflowInstance
+from wfe_sql import PostgresPersistenceProvider, ScheduledCommand, SerializationError, StoreError, WorkflowInstance
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines.postgres.plans import open_postgres_planner
 from wfe_sql.engines.postgres.pool import PostgresTarget
-from wfe_sql.testing import full_event, sample_instance
+from wfe_sql.testing import full_event, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
 LEFT_BEHIND = """
@@ -90,6 +90,25 @@ async def test_a_call_takes_one_round_trip(transaction_url: str, schema: str, ma
         before = relay.round_trips
         await host.get_event("e1")
         await host.next_definition_sequence("order")
+        assert relay.round_trips - before == 2
+
+
+async def test_a_unit_takes_one_round_trip(transaction_url: str, schema: str, make_relay: Any) -> None:
+    relay = await make_relay(transaction_url)
+    async with PostgresPersistenceProvider(relay.url, schema=schema, max_connections=1) as host:
+        await host.create_event(full_event(id="e1"))
+        instance = sample_instance()
+        before = relay.round_trips
+        async with host.unit() as unit:
+            unit.create_new_workflow(instance)
+            unit.mark_event_processed("e1")
+            unit.schedule_command(ScheduledCommand.process_workflow(instance.id, 1))
+            unit.create_event_subscription(full_subscription())
+        assert relay.round_trips - before == 1
+        instance.data = "new"
+        async with host.unit() as unit:
+            unit.persist_workflow(instance)
+            unit.mark_event_unprocessed("e1")
         assert relay.round_trips - before == 2
 
 

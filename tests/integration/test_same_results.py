@@ -11,7 +11,7 @@ import pytest
 
 from dialects import CASES, Case, Store
 from dialects.filling import fill_small
-from dialects.results import LEADS, RUN_BEFORE, params_of, unit_of
+from dialects.results import LEADS, params_of, run_before, unit_of
 from wfe_sql.engines.postgres.grouping import GROUPS, encode_units, rows_by_unit
 from wfe_sql.testing.clock import ManualClock
 
@@ -46,8 +46,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, dialects: None) -> Iterator
 def _returned(store: Store, name: str, case: Case) -> Any:
     query = case.queries[name]
     with store.undone():
-        for before in RUN_BEFORE.get(name, ()):
-            store.run(before, params_of(case.queries[before], case))
+        run_before(store, name, case)
         result = _plain(store.run(name, params_of(query, case)))
     return sorted(result, key=repr) if "in no order" in query.summary else result
 
@@ -84,12 +83,10 @@ def test_a_unit_of_a_group_returns_what_its_queries_return_in_sqlite(stores: Sto
     unit, group = unit_of(lead, POSTGRES), GROUPS[lead]
     sqlite, postgres = stores["sqlite"], stores["postgres"]
     with sqlite.undone():
-        for before in RUN_BEFORE.get(lead, ()):
-            sqlite.run(before, params_of(SQLITE.queries[before], SQLITE))
+        run_before(sqlite, lead, SQLITE)
         expected = [_plain(sqlite.run(statement.query, statement.params)) for statement in unit]
     with postgres.undone():
-        for before in RUN_BEFORE.get(group.query, ()):
-            postgres.run(before, params_of(POSTGRES.queries[before], POSTGRES))
+        run_before(postgres, group.query, POSTGRES)
         ((_, units),) = encode_units([unit])
         rows = postgres.run(group.query, {"units": units})
     found = _plain(group.results(rows_by_unit(1, rows)[0]))

@@ -50,6 +50,7 @@ ONLY_IN_POSTGRES = {
     "prepare_query": "SQLite plans a query with its parameters unbound",
     "forget_query": "as prepare_query",
     **{group.lock: "in SQLite nobody else writes meanwhile" for group in GROUPS.values() if group.lock},
+    "hold_rows": "as what waits for rows: in SQLite nobody else writes meanwhile",
     "lift_statement_timeout": "SQLite has none",
     "drop_invalid_indexes": "SQLite makes an index whole or not at all",
     "list_numbers": "SQLite's numbers have 64 bits, and go on after the highest that is stored",

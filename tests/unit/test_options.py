@@ -6,7 +6,7 @@ import pytest
 
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreError, connect
 
-SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir, allow_unfinished_copy"
+SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir, app_sql, allow_unfinished_copy"
 URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
 
 

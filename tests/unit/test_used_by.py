@@ -17,11 +17,12 @@ from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import SqliteStore
+from wfe_sql.operations.units import SqlUnitOfWork
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
-SQLITE_USERS = (SqlPersistenceProvider, SqliteEngine, SqliteStore, Backup, SqlitePlanner)
-POSTGRES_USERS = (SqlPersistenceProvider, PostgresEngine, PostgresStore, PostgresPlanner, Connection)
+SQLITE_USERS = (SqlPersistenceProvider, SqlUnitOfWork, SqliteEngine, SqliteStore, Backup, SqlitePlanner)
+POSTGRES_USERS = (SqlPersistenceProvider, SqlUnitOfWork, PostgresEngine, PostgresStore, PostgresPlanner, Connection)
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),
     *(pytest.param(query, POSTGRES_USERS, id=f"postgres-{name}") for name, query in load_postgres_queries().items()),

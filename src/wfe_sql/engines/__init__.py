@@ -25,6 +25,8 @@ class Statement:
         conflicts: The error of the unit if a unique column, "table.column", already has the value.
         ended: For the first statement of a unit: called when the unit ended, before its caller knows, and even if the
             caller was cancelled, with the results, the error, or None if nothing ran.
+        refused: The error of the unit if the row that the query returns begins with 0.
+        operation: The operation that it belongs to, for people, in a unit of several; a failed unit names it.
     """
 
     query: str
@@ -32,6 +34,20 @@ class Statement:
     otherwise: Exception | None = None
     conflicts: Mapping[str, Exception] = field(default_factory=dict)
     ended: "Ended | None" = None
+    operation: str = ""
+    refused: Exception | None = None
+
+    def failure(self, result: Any) -> Exception | None:
+        """Return what the unit fails with where the query returned this; None where it goes on."""
+        if self.otherwise is not None and not result:
+            return self.otherwise
+        return self.refused if self.refused is not None and not result[0] else None
+
+    def name_in(self, error: Exception) -> None:
+        """Add to an error of this statement which of a unit's operations it is the error of."""
+        note = f"the operation of the unit that failed: {self.operation}"
+        if self.operation and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 Unit = Sequence[Statement]

@@ -38,8 +38,7 @@ class Claims(ClaimRepository):
         return replace(claim, expires_at=expires_at)
 
     async def release_claim(self, claim: Claim) -> None:
-        query = "release_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "release_event_claim"
-        await self._engine.write([Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))])
+        await self._engine.write([release_claim(claim)])
 
     async def _claim(self, query: str, look: str, params: Row, release: str) -> Sequence[Any]:
         """Run a query that claims and return its rows; a caller that is cancelled meanwhile gives back what it took.
@@ -95,6 +94,18 @@ def claim_lost(claim: Claim) -> ClaimLostError:
         f"worker {claim.worker_id!r} does not hold {claim.kind.lower()} {claim.id!r} any more: its claim was released, "
         "or expired and was taken by another; nothing was written"
     )
+
+
+def release_claim(claim: Claim) -> Statement:
+    """Return what ends a claim."""
+    query = "release_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "release_event_claim"
+    return Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))
+
+
+def check_claim(claim: Claim) -> Statement:
+    """Return what fails where a claim does not hold any more, and else has it hold until the transaction ends."""
+    query = "check_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "check_event_claim"
+    return Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))
 
 
 def token_of(claim: Claim | None, kind: ClaimKind, id_: str) -> str | None:

@@ -55,7 +55,7 @@ class Commands(Claims, ScheduledCommandRepository):
         return True
 
     async def schedule_command(self, command: ScheduledCommand) -> None:
-        await self._engine.write([Statement("schedule_command", SCHEDULED_COMMANDS.encode(command))])
+        await self._engine.write([schedule_command(command)])
 
     async def process_commands(
         self,
@@ -160,6 +160,11 @@ class Commands(Claims, ScheduledCommandRepository):
                 if id_ in held.ids and id_ not in renewed:
                     held.ids.remove(id_)
                     _log_lost(id_)
+
+
+def schedule_command(command: ScheduledCommand) -> Statement:
+    """Return what stores a command, or makes its twin due earlier."""
+    return Statement("schedule_command", SCHEDULED_COMMANDS.encode(command))
 
 
 def _log_lost(command_id: int) -> None:

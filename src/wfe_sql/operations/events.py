@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 
 from wfe_sql.arguments import encode_bound, encode_key, encode_limit, encode_name_key_bound
 from wfe_sql.engines import Statement
-from wfe_sql.errors import EventAlreadyExistsError, EventNotFoundError
+from wfe_sql.errors import ClaimLostError, EventAlreadyExistsError, EventNotFoundError
 from wfe_sql.models import Claim, ClaimKind, Event
-from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
+from wfe_sql.operations.claims import Claims, claim_lost, claims_of, token_of
 from wfe_sql.repositories import EventRepository
 from wfe_sql.tables import EVENTS
 
@@ -15,9 +15,7 @@ class Events(Claims, EventRepository):
     """An `EventRepository`."""
 
     async def create_event(self, event: Event) -> str:
-        row = EVENTS.encode(event)
-        exists = EventAlreadyExistsError(f"an event with id {event.id!r} exists already")
-        await self._engine.write([Statement("create_event", row, conflicts={"events.id": exists})])
+        await self._engine.write([create_event(event)])
         return event.id
 
     async def get_event(self, id: str) -> Event:
@@ -46,16 +44,32 @@ class Events(Claims, EventRepository):
         return [row[0] for row in rows]
 
     async def mark_event_processed(self, id: str, *, claim: Claim | None = None) -> None:
-        params = {"id": encode_key("id", id), "claim_token": token_of(claim, ClaimKind.Event, id)}
         try:
-            await self._engine.write([Statement("mark_event_processed", params, otherwise=NothingChangedError())])
-        except NothingChangedError:
+            await self._engine.write([mark_event_processed(id, claim)])
+        except ClaimLostError:
             await self.get_event(id)
-            raise (_no_event(id) if claim is None else claim_lost(claim)) from None
+            raise
 
     async def mark_event_unprocessed(self, id: str) -> None:
-        params = {"id": encode_key("id", id)}
-        await self._engine.write([Statement("mark_event_unprocessed", params, otherwise=_no_event(id))])
+        await self._engine.write([mark_event_unprocessed(id)])
+
+
+def create_event(event: Event) -> Statement:
+    """Return what inserts an event."""
+    row = EVENTS.encode(event)
+    exists = EventAlreadyExistsError(f"an event with id {event.id!r} exists already")
+    return Statement("create_event", row, conflicts={"events.id": exists})
+
+
+def mark_event_processed(id_: str, claim: Claim | None) -> Statement:
+    """Return what takes an event out of the poll; with a claim, only if it still holds the event."""
+    params = {"id": encode_key("id", id_), "claim_token": token_of(claim, ClaimKind.Event, id_)}
+    return Statement("mark_event_processed", params, otherwise=_no_event(id_) if claim is None else claim_lost(claim))
+
+
+def mark_event_unprocessed(id_: str) -> Statement:
+    """Return what puts an event back into the poll."""
+    return Statement("mark_event_unprocessed", {"id": encode_key("id", id_)}, otherwise=_no_event(id_))
 
 
 def _no_event(id_: str) -> EventNotFoundError:

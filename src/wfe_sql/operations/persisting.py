@@ -95,7 +95,7 @@ def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | 
     return dict(zip(documents, fingerprints(pointers), strict=True))
 
 
-def creation(snapshot: Snapshot, ended: Ended) -> list[Statement]:
+def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
     """Return what stores a new workflow; `ended` is told how that ended."""
     workflow = snapshot.workflow
     conflicts = {
@@ -106,7 +106,7 @@ def creation(snapshot: Snapshot, ended: Ended) -> list[Statement]:
     return [create, *_insert_pointers(snapshot, snapshot.fingerprints)]
 
 
-def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended) -> list[Statement]:
+def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> list[Statement]:
     """Return what makes a workflow that is still in the stored state that of the snapshot; any workflow, if it is None.
 
     It fails with `NothingChangedError` where the workflow is not in that state. `ended` is told how it ended, first of

@@ -28,8 +28,7 @@ class Subscriptions(Claims, SubscriptionRepository):
         return EVENT_SUBSCRIPTIONS.decode_all([row[0] for row in rows])
 
     async def terminate_subscription(self, id: str) -> None:
-        params = {"id": encode_key("id", id)}
-        await self._engine.write([Statement("terminate_subscription", params, otherwise=_no_subscription(id))])
+        await self._engine.write([terminate_subscription(id)])
 
     async def get_subscription(self, id: str) -> EventSubscription:
         params = {"id": encode_key("id", id)}
@@ -44,27 +43,11 @@ class Subscriptions(Claims, SubscriptionRepository):
         return None if row is None else EVENT_SUBSCRIPTIONS.decode(row[0])
 
     async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
-        params = {
-            "id": encode_key("id", id),
-            "token": encode_argument("token", TOKEN, token),
-            "worker_id": encode_argument("worker_id", ID, worker_id),
-            "expiry": encode_argument("expiry", TIME, expiry),
-            "now": self._now(),
-        }
-        ((is_taken,),) = await self._engine.write(
-            [Statement("set_subscription_token", params, otherwise=_no_subscription(id))]
-        )
+        ((is_taken,),) = await self._engine.write([set_subscription_token(id, token, worker_id, expiry, self._now())])
         return bool(is_taken)
 
     async def clear_subscription_token(self, id: str, token: str) -> None:
-        _, changed = await self._engine.write(
-            [
-                Statement("get_subscription", {"id": encode_key("id", id)}, otherwise=_no_subscription(id)),
-                Statement("clear_subscription_token", {"id": id, "token": encode_key("token", token)}),
-            ]
-        )
-        if not changed:
-            raise SubscriptionTokenError(f"subscription {id!r} does not hold token {token!r}; nothing was changed")
+        await self._engine.write(clear_subscription_token(id, token))
 
 
 def create_subscription(subscription: EventSubscription) -> Statement:
@@ -73,6 +56,32 @@ def create_subscription(subscription: EventSubscription) -> Statement:
     exists = StoreError(f"a subscription with id {subscription.id!r} exists already; nothing was written")
     conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
     return Statement("create_event_subscription", row, conflicts=conflicts)
+
+
+def terminate_subscription(id_: str) -> Statement:
+    """Return what ends a subscription."""
+    return Statement("terminate_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_))
+
+
+def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetime, now: str) -> Statement:
+    """Return what takes a subscription, or renews one's hold of it, if it may."""
+    params = {
+        "id": encode_key("id", id_),
+        "token": encode_argument("token", TOKEN, token),
+        "worker_id": encode_argument("worker_id", ID, worker_id),
+        "expiry": encode_argument("expiry", TIME, expiry),
+        "now": now,
+    }
+    return Statement("set_subscription_token", params, otherwise=_no_subscription(id_))
+
+
+def clear_subscription_token(id_: str, token: str) -> list[Statement]:
+    """Return what gives a subscription back, if it holds the token."""
+    wrong = SubscriptionTokenError(f"subscription {id_!r} does not hold token {token!r}; nothing was changed")
+    return [
+        Statement("get_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_)),
+        Statement("clear_subscription_token", {"id": id_, "token": encode_key("token", token)}, otherwise=wrong),
+    ]
 
 
 def _no_subscription(id_: str) -> SubscriptionNotFoundError:

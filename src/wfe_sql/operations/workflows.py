@@ -65,16 +65,10 @@ class Workflows(Claims, WorkflowRepository):
             stored = instance._stored.get(self._engine.store_id)
             while not await self._try_persist(instance, snapshot, stored, more, turn):
                 id_ = snapshot.workflow["id"]
-                params = {"id": id_, "expected_create_time": None if stored is None else stored.create_time}
-                (guards,) = await self._engine.read([Statement("get_workflow_guards", params)])
-                if guards is None:
-                    raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
-                if claim is not None and guards[0] != claim.token:
-                    raise claim_lost(claim)
+                (guards,) = await self._engine.read([get_guards(id_, stored)])
+                check_guards(id_, stored, claim, guards, raises_on_conflict=self._raises_on_conflict)
                 if not self._raises_on_conflict:
                     stored = None
-                elif stored is not None:
-                    _check_conflict(stored, id_, *guards[1:])
 
     async def _try_persist(
         self, instance: WorkflowInstance, snapshot: Snapshot, stored: Stored | None, more: Unit, turn: Turn
@@ -102,16 +96,10 @@ class Workflows(Claims, WorkflowRepository):
         try:
             await self._engine.write(unit)
         except UniqueViolationError as error:
-            id_ = snapshot.workflow["id"]
-            params = {"ids": encode_ids(snapshot.fingerprints), "workflow_id": id_}
-            (found,) = await self._engine.read([Statement("find_execution_pointer_of_another_workflow", params)])
+            (found,) = await self._engine.read([find_pointer_of_another_workflow(snapshot)])
             if found is None:
                 raise
-            pointer_id, owner = found
-            raise StoreError(
-                f"execution pointer {pointer_id!r} of workflow {id_!r} belongs to workflow {owner!r}; "
-                "nothing was written"
-            ) from error.__cause__
+            raise pointer_of_another_workflow(snapshot, found) from error.__cause__
 
     async def get_runnable_instances(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
         params = {"as_at": encode_ms_bound("as_at", as_at), "row_limit": encode_limit(limit)}
@@ -182,6 +170,45 @@ class Workflows(Claims, WorkflowRepository):
                 "2**63"
             ) from None
         return int(number)
+
+
+def get_guards(id_: str, stored: Stored | None) -> Statement:
+    """Return what reads why a workflow was not persisted that was known in a state."""
+    params = {"id": id_, "expected_create_time": None if stored is None else stored.create_time}
+    return Statement("get_workflow_guards", params)
+
+
+def check_guards(
+    id_: str, stored: Stored | None, claim: Claim | None, guards: Sequence[Any] | None, *, raises_on_conflict: bool
+) -> None:
+    """Raise why a workflow was not persisted that was known in a state; nothing, where it may be tried again.
+
+    Raises:
+        WorkflowNotFoundError: There is none.
+        ClaimLostError: The claim does not hold it.
+        WorkflowConflictError: It is in another state.
+    """
+    if guards is None:
+        raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
+    if claim is not None and guards[0] != claim.token:
+        raise claim_lost(claim)
+    if raises_on_conflict and stored is not None:
+        _check_conflict(stored, id_, *guards[1:])
+
+
+def find_pointer_of_another_workflow(snapshot: Snapshot) -> Statement:
+    """Return what looks for a pointer of an instance that is another workflow's."""
+    params = {"ids": encode_ids(snapshot.fingerprints), "workflow_id": snapshot.workflow["id"]}
+    return Statement("find_execution_pointer_of_another_workflow", params)
+
+
+def pointer_of_another_workflow(snapshot: Snapshot, found: Sequence[Any]) -> StoreError:
+    """Return the error of an instance with a pointer that is another workflow's."""
+    pointer_id, owner = found
+    return StoreError(
+        f"execution pointer {pointer_id!r} of workflow {snapshot.workflow['id']!r} belongs to workflow {owner!r}; "
+        "nothing was written"
+    )
 
 
 def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int | None) -> None:

@@ -43,6 +43,12 @@ class Store(Protocol):
     async def terminate_subscription(self, id: str, /) -> None: ...
 
 
+class StoreWithUnits(Store, Protocol):
+    """One that also has units of work."""
+
+    def unit(self) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Side:
     """A way to keep workflows.
@@ -54,6 +60,7 @@ class Side:
         models: The classes of what it stores.
         in_turns: It knows no concurrency: callers have their operations done one after the other.
         on_finished: It is also measured on stores that are not empty.
+        has_units: It has units of work.
     """
 
     name: str
@@ -62,6 +69,7 @@ class Side:
     models: Models = DATACLASSES
     in_turns: bool = False
     on_finished: bool = False
+    has_units: bool = False
 
 
 def texts_of(queries: Any) -> dict[str, str]:

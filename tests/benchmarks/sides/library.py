@@ -18,5 +18,7 @@ def open_library_on_postgres(schema: "Schema") -> PostgresPersistenceProvider:
     return PostgresPersistenceProvider(schema.url, schema=schema.name)
 
 
-LIBRARY = Side("wfe-sql", "the library with its defaults", open_library, on_finished=True)
-LIBRARY_ON_POSTGRES = Side("wfe-sql", "the library with its defaults: 10 connections", open_library_on_postgres)
+LIBRARY = Side("wfe-sql", "the library with its defaults", open_library, on_finished=True, has_units=True)
+LIBRARY_ON_POSTGRES = Side(
+    "wfe-sql", "the library with its defaults: 10 connections", open_library_on_postgres, has_units=True
+)

@@ -43,7 +43,7 @@ class Reference:
         return cls(target / ("debug" if quick else "release") / "wfe-sql-reference", postgres=postgres)
 
     def can_run(self, cell: Cell) -> bool:
-        return not cell.workload.beside
+        return not (cell.workload.beside or cell.workload.caller.needs_units)
 
     def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
         key = str(cell)

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,24 @@ class Connection(psycopg.AsyncConnection[Any]):
                 await run("rollback")
             raise
         return cursor
+
+    @asynccontextmanager
+    async def piped(self) -> AsyncIterator[None]:
+        """Send all that is executed within before any of it is answered; the first error that there is ends the block.
+
+        It is `pipeline()`, which logs a warning where an error that is expected comes before the end of the block.
+        """
+        failed: psycopg.Error | None = None
+        try:
+            async with self.pipeline():
+                try:
+                    yield
+                except psycopg.Error as error:
+                    failed = error
+        except psycopg.Error as error:
+            raise (failed or error) from None
+        if failed is not None:
+            raise failed
 
     async def wait(self, *args: Any, **options: Any) -> Any:
         """Wait for the server, as all that talks to it does, and no longer than it may take."""

@@ -2,7 +2,7 @@
 
 A round trip and a commit cost far more than what a statement does, so units of one kind that wait at the same time are
 one statement over a JSON array (see `grouping`); other units run as they are. A unit of one statement is a transaction
-by itself.
+by itself. Units of work of several operations that wait at the same time are one transaction, of such statements.
 """
 
 import asyncio
@@ -22,20 +22,33 @@ from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
-    RETRIED,
+    is_about_all,
     is_about_values,
     is_lost,
     is_missing_right,
     is_of_replica,
+    is_retried,
     text_of,
     unit_error,
 )
-from wfe_sql.engines.postgres.grouping import GROUPS, Group, encode_units, group_of, param_of, rows_by_unit
+from wfe_sql.engines.postgres.grouping import (
+    GROUPS,
+    Group,
+    Step,
+    encode_units,
+    go_together,
+    group_of,
+    needed_of,
+    param_of,
+    rows_by_unit,
+    rows_changed,
+    steps_of,
+)
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
-from wfe_sql.engines.queues import Outcome
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError
+from wfe_sql.engines.queues import Outcome, report_end
+from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError, WfeError
 from wfe_sql.queries import QuerySet
 
 _STATEMENTS_AT_ONCE = 3
@@ -90,6 +103,7 @@ class PostgresEngine:
             lead: GroupQueue(group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns)
             for lead, group in GROUPS.items()
         }
+        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns)
         self._alone: set[asyncio.Task[Results]] = set()
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
@@ -167,10 +181,15 @@ class PostgresEngine:
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
         self._check_open()
+        queue = self._queue_of(unit)
+        return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
+
+    def _queue_of(self, unit: Unit) -> GroupQueue | None:
+        """Return where a unit waits for others to go with, or None if it runs alone."""
+        if unit[0].operation and any(statement.operation != unit[0].operation for statement in unit):
+            return self._units if go_together(unit) else None
         group = group_of(unit)
-        return (
-            self._begin_alone(unit, Attempt(), writes=True) if group is None else self._groups[group.lead].submit(unit)
-        )
+        return None if group is None else self._groups[group.lead]
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
@@ -220,9 +239,9 @@ class PostgresEngine:
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
         self._check_open()
-        group = group_of(unit)
-        if group is not None:
-            return await self._groups[group.lead].submit(unit)
+        queue = self._queue_of(unit)
+        if queue is not None:
+            return await queue.submit(unit)
         attempt = Attempt()
         task = self._begin_alone(unit, attempt, writes=writes)
         try:
@@ -236,6 +255,98 @@ class PostgresEngine:
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
         return task
+
+    async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:
+        """Run units of work in one transaction and one round trip; None for those that must run by themselves.
+
+        `hold_rows` makes sure that all of them succeed, or is an error; then they run in halves, until one fails alone.
+        """
+        needed = needed_of(units)
+        if needed is None:
+            return [None] * len(units)
+
+        async def work(connection: Connection, attempt: Attempt) -> list[Outcome]:
+            steps = steps_of(units)
+            async with self._transaction(connection, attempt) as commit, connection.piped():
+                await self._store.begin(connection, "begin_write")
+                await self._queries.run(connection, "hold_rows", {"wanted": needed})
+                answers = [await self._run_step(step, connection) for step in steps]
+                await commit()
+            results: list[Results] = [[None] * len(unit) for unit in units]
+            for step, answer in zip(steps, answers, strict=True):
+                for number, place, _, result in step.results(await answer()):
+                    results[number][place] = result and result[0]
+            return list(results)
+
+        try:
+            return await self._with_connection(work, attempt)
+        except psycopg.Error as error:
+            if is_about_all(error):
+                return [unit_error(self._store, error, unit) for unit in units]
+        if len(units) == 1:
+            return [None]
+        half = len(units) // 2
+        return [*await self.run_units(units[:half], attempt), *await self.run_units(units[half:], attempt)]
+
+    async def run_held_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome]:
+        """Run units of work by themselves, one after the other, each once the rows are free that it changes."""
+        async with self._held_at_once, self._alone_at_once:
+            return [await self._run_by_itself(unit, attempt) for unit in units]
+
+    async def _run_by_itself(self, unit: Unit, attempt: Attempt) -> Outcome:
+        """Run a unit of work statement by statement; it waits for the rows that it changes, in an order."""
+        steps = steps_of([unit], one_by_one=True)
+        locks = [Statement(lock, {"ids": encode_ids(ids)}) for lock, ids in sorted(rows_changed(unit).items())]
+        results: Results = []
+        part = unit
+
+        async def work(connection: Connection, attempt: Attempt) -> bool:
+            nonlocal part
+            results[:] = [None] * len(unit)
+            async with self._transaction(connection, attempt) as commit:
+                await self._store.begin(connection, "begin_write")
+                for lock in locks:
+                    await self._run_statement(lock, connection)
+                for step in steps:
+                    ((_, place, part),) = step.parts
+                    ((*_, result),) = step.results(await self._run_step(step, connection))
+                    if result is None:  # a row that was not there to be locked was made, and is held
+                        return False
+                    if (failure := part[0].failure(result[0])) is not None:
+                        raise failure
+                    results[place] = result[0]
+                await commit()
+            return True
+
+        try:
+            while not await self._with_connection(work, attempt):
+                pass
+        except psycopg.Error as error:
+            return self._unit_error(error, part)
+        except Exception as error:
+            part[0].name_in(error)
+            return error
+        return results
+
+    async def _run_step(self, step: Step, connection: Connection) -> Any:
+        return await self._queries.run(connection, step.statement.query, step.statement.params)
+
+    @asynccontextmanager
+    async def _transaction(
+        self, connection: Connection, attempt: Attempt, *, writes: bool = True
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Undo what the block began and did not commit with what it is given."""
+        run = partial(self._queries.run, connection, params={})
+
+        async def commit() -> None:
+            attempt.may_have_committed = writes
+            await run("commit")
+
+        try:
+            yield commit
+        finally:
+            if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                await run("rollback")
 
     async def run_group(
         self, group: Group, units: Sequence[Unit], attempt: Attempt, *locks: Statement
@@ -271,7 +382,7 @@ class PostgresEngine:
             rows = (await self._run_statements(statements, attempt, writes=group.writes))[-1]
         except psycopg.Error as error:
             if len(units) == 1 or not is_about_values(error):
-                return [unit_error(self._store, error, unit) for unit in units]
+                return [self._unit_error(error, unit) for unit in units]
             return [outcome for unit in units for outcome in await self.run_group(group, [unit], attempt)]
         results = (
             [group.results_alone(rows)]
@@ -280,17 +391,40 @@ class PostgresEngine:
         )
         return [None if result is None else _outcome(unit, result) for unit, result in zip(units, results, strict=True)]
 
+    def _unit_error(self, error: psycopg.Error, unit: Unit) -> WfeError:
+        """Return what an error means for a unit of one operation."""
+        meaning = unit_error(self._store, error, unit)
+        unit[0].name_in(meaning)
+        return meaning
+
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run a unit as it is.
 
         Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
         behind every unit that runs alone.
         """
+        if unit[0].operation:
+            return await self._run_unit_of_work(unit, attempt)
         async with self._alone_at_once:
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
                 raise unit_error(self._store, error, unit) from error
+
+    async def _run_unit_of_work(self, unit: Unit, attempt: Attempt) -> Results:
+        outcome: Outcome | None = None
+        try:
+            async with self._alone_at_once:
+                (outcome,) = await self.run_units([unit], attempt)
+            if outcome is None:
+                (outcome,) = await self.run_held_units([unit], attempt)
+        except Exception as error:
+            outcome = error
+        finally:
+            report_end(unit, outcome)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""
@@ -304,27 +438,23 @@ class PostgresEngine:
         return await self._with_connection(work, attempt)
 
     def _is_one_statement(self, statement: Statement) -> bool:
-        return not isinstance(statement.params, Sequence) and self._queries[statement.query].operation != "#"
+        if isinstance(statement.params, Sequence) or statement.query in self._queries.application:
+            return False
+        return self._queries[statement.query].operation != "#"
 
     async def _run_in_transaction(
         self, unit: Unit, connection: Connection, attempt: Attempt, *, writes: bool
     ) -> Results:
-        run = partial(self._queries.run, connection, params={})
-        await self._store.begin(connection, "begin_write" if writes else "begin_read")
-        try:
+        async with self._transaction(connection, attempt, writes=writes) as commit:
+            await self._store.begin(connection, "begin_write" if writes else "begin_read")
             results = [await self._run_statement(statement, connection) for statement in unit]
-            attempt.may_have_committed = writes
-            await run("commit")
-        except BaseException:
-            if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-                await run("rollback")
-            raise
+            await commit()
         return results
 
     async def _run_statement(self, statement: Statement, connection: Connection) -> Any:
         result = await self._queries.run(connection, statement.query, statement.params)
-        if statement.otherwise is not None and not result:
-            raise statement.otherwise
+        if (failure := statement.failure(result)) is not None:
+            raise failure
         return result
 
     async def _with_connection(self, work: Work[_T], attempt: Attempt) -> _T:
@@ -350,7 +480,7 @@ class PostgresEngine:
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
                 tries -= 1
-                if error.sqlstate not in RETRIED or not tries:
+                if not is_retried(error) or not tries:
                     raise
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
@@ -387,7 +517,7 @@ class PostgresEngine:
         giving_up = asyncio.get_running_loop().call_later(
             (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
         )
-        for queue in self._groups.values():
+        for queue in (*self._groups.values(), self._units):
             await queue.finish()
         while self._alone:
             await asyncio.wait(self._alone)
@@ -401,6 +531,8 @@ class PostgresEngine:
 
 def _outcome(unit: Unit, results: Results) -> Outcome:
     """Return a unit's results, or its error where its first query found nothing."""
-    if unit[0].otherwise is not None and not results[0]:
-        return unit[0].otherwise
-    return results
+    failure = unit[0].failure(results[0])
+    if failure is None:
+        return results
+    unit[0].name_in(failure)
+    return failure

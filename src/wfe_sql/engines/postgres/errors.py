@@ -23,9 +23,8 @@ from wfe_sql.errors import (
 )
 from wfe_sql.escaping import visible
 
-RETRIED = {"23503", "40001", "40P01"}
-"""What may go better the next time: a serialization failure, a deadlock, and a foreign key, which only a workflow's
-deletion can meet, while somebody else changes its pointers."""
+_RETRIED = {"40001", "40P01"}
+_FOREIGN_KEY_VIOLATION = "23503"
 
 _UNIQUE_VIOLATION = "23505"
 _NOT_NULL_VIOLATION = "23502"
@@ -55,6 +54,9 @@ _VALUE_CLASSES = {"21", _DATA_CLASS, "23", _SIZE_CLASS}
 """A row that is written twice, data, constraints, and sizes."""
 _STATEMENT_CLASSES = {"0A", _DATA_CLASS, "42"}
 """What the server cannot do, data that stand in a statement, and syntax, names and types."""
+
+_STATE_CLASSES = {"25", "40", "53", "55", "57", "58"}
+"""Read-only and failed transactions, serialization failures, resources, locks and an operator's intervention."""
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LOST_WORKER = re.compile(
@@ -121,12 +123,28 @@ def is_of_replica(error: psycopg.Error) -> bool:
     return error.sqlstate == _READ_ONLY
 
 
+def is_retried(error: psycopg.Error) -> bool:
+    """Tell whether it may go better the next time.
+
+    That are a serialization failure, a deadlock, and the foreign key of pointers, which only a workflow's deletion can
+    meet, while somebody else changes its pointers. The application's own keys are its own business.
+    """
+    return error.sqlstate in _RETRIED or (
+        error.sqlstate == _FOREIGN_KEY_VIOLATION and "execution_pointers" in str(error.diag.message_primary)
+    )
+
+
 def is_about_values(error: psycopg.Error) -> bool:
     """Tell whether an error comes from what is to be written, and not from the state of the server.
 
     The driver's own, without a code, does not: where it cannot read what came back, that may be committed.
     """
     return _code(error)[:2] in _VALUE_CLASSES
+
+
+def is_about_all(error: psycopg.Error) -> bool:
+    """Tell whether an error comes from the server or its state, so that all units of a transaction have it."""
+    return (error.sqlstate or "")[:2] in _STATE_CLASSES
 
 
 def is_about_statement(error: psycopg.Error) -> bool:
@@ -155,7 +173,7 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
     if code == _UNIQUE_VIOLATION:
         column = _unique_column(error)
         mapped = _conflict(unit, column, error.diag.message_detail or "") or UniqueViolationError(column)
-    elif code == _NOT_NULL_VIOLATION and (error.diag.column_name or _named(error)) == "workflow_id":
+    elif code == _NOT_NULL_VIOLATION and _is_of_pointers(error):
         mapped = UniqueViolationError("execution_pointers.id")
     elif not code and isinstance(error, psycopg.DataError) and not _refused(unit):
         mapped = StoreError(
@@ -207,6 +225,11 @@ def _named(error: psycopg.Error) -> str:
     """Return the first name that an error's message quotes."""
     found = _NAME.search(error.diag.message_primary or "")
     return found[1] if found else ""
+
+
+def _is_of_pointers(error: psycopg.Error) -> bool:
+    table = error.diag.table_name or "execution_pointers"
+    return table.startswith("execution_pointers") and (error.diag.column_name or _named(error)) == "workflow_id"
 
 
 def _is_lost_worker(error: psycopg.Error) -> bool:

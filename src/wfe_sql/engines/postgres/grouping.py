@@ -4,15 +4,17 @@ The query `persist_workflow_group(units)` runs any number of units that begin wi
 one JSON array of objects with the unit's number, the parameters of its first query, and under their names lists of the
 parameters of its other queries; it returns rows that begin with the unit's number. A unit without a row found nothing;
 one whose row has null found that somebody else holds the row that it is to change.
+
+A unit of work of several operations is cut into such units, its parts (`steps_of`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from wfe_sql.engines import Results, Unit
+from wfe_sql.engines import Results, Statement, Unit
 
 Rows = Sequence[Sequence[Any]]
 
@@ -181,3 +183,128 @@ def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
     for number, *row in rows:
         by_unit[number].append(row)
     return by_unit
+
+
+_CHECKS = {"check_workflow_claim": "lock_workflows", "check_event_claim": "lock_events"}
+"""What looks whether a claim holds, with the query that waits for the row."""
+
+_TOGETHER = frozenset({*GROUPS, *_POINTER_WRITES, *_CHECKS, "persist_errors", "schedule_command"})
+"""What may be in units that go together: it waits for nobody for long. The application's own queries may not: what they
+lock is held until the transaction ends, in an order that is right for their own unit only."""
+
+
+_Part = tuple[int, int, Unit]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A statement of units of work that run together: what it runs of each of them.
+
+    Attributes:
+        statement: What runs.
+        parts: For each part of a unit that it runs, the number of the unit, the place of the part in it, and the part.
+        group: What it is the group of, if it is.
+    """
+
+    statement: Statement
+    parts: Sequence[_Part]
+    group: Group | None = None
+
+    def results(self, returned: Any) -> Iterator[tuple[int, int, Unit, Any]]:
+        """Yield for each part its unit's number, its place, itself, and its result: None where its row is held."""
+        if self.group is None:
+            yield *self.parts[0], [returned]
+            return
+        for part, rows in zip(self.parts, rows_by_unit(len(self.parts), returned), strict=True):
+            yield *part, self.group.results_of(rows)
+
+
+def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
+    """Return what runs units of work in one transaction: all their parts of one group are one statement.
+
+    What checks claims is left out, because `hold_rows` does so too. With `one_by_one`, no two parts are one statement,
+    nor what belongs to two operations, so that an error is that of one; nothing is left out.
+    """
+    alike: dict[Any, list[_Part]] = {}
+    for number, unit in enumerate(units):
+        for place, part in _parts_of(unit, one_by_one=one_by_one):
+            if not one_by_one and part[0].query in _CHECKS:
+                continue
+            query = part[0].query
+            if one_by_one or query not in GROUPS:
+                alike[number, place] = [(number, place, part)]
+            else:
+                alike.setdefault(query, []).append((number, place, part))
+    steps: list[Step] = []
+    for parts in alike.values():
+        lead = parts[0][2][0]
+        group = GROUPS.get(lead.query)
+        if group is None:
+            steps.append(Step(lead, parts))
+            continue
+        for count, encoded in encode_units([part for _, _, part in parts]):
+            steps.append(Step(Statement(group.query, {"units": encoded}), parts[:count], group))
+            parts = parts[count:]
+    if len(units) > 1:
+        steps.sort(key=lambda step: _command(step.statement))
+    return steps
+
+
+def _command(statement: Statement) -> tuple[str, str]:
+    """Return by what commands are in order, after all else, so that no two transactions wait for each other."""
+    params: Any = statement.params
+    return (params["command_name"], params["data"]) if statement.query == "schedule_command" else ("", "")
+
+
+def _parts_of(unit: Unit, *, one_by_one: bool) -> Iterator[tuple[int, Unit]]:
+    """Cut a unit of work into what a group runs, and single statements; with the place of each."""
+    begin = 0
+    for at, statement in enumerate(unit[1:], 1):
+        lead = unit[begin]
+        group = GROUPS.get(lead.query)
+        is_part = group is not None and statement.query in group.parts
+        if not is_part or (one_by_one and statement.operation != lead.operation):
+            yield begin, unit[begin:at]
+            begin = at
+    yield begin, unit[begin:]
+
+
+def go_together(unit: Unit) -> bool:
+    """Tell whether a unit of work may run in one transaction with others."""
+    return all(statement.query in _TOGETHER for statement in unit)
+
+
+def rows_changed(unit: Unit) -> dict[str, list[str]]:
+    """Return the ids of the rows that a unit of work changes, by the query that waits for such rows."""
+    rows: dict[str, list[str]] = {}
+    for statement in unit:
+        if lock := _lock_of(statement):
+            params: Any = statement.params
+            rows.setdefault(lock, []).append(params["id"])
+    return rows
+
+
+def needed_of(units: Sequence[Unit]) -> str | None:
+    """Return the parameter of `hold_rows` for units of work; None where it cannot make sure that they succeed."""
+    needed = []
+    for statement in [statement for unit in units for statement in unit]:
+        lock, params = _lock_of(statement), statement.params
+        if lock and isinstance(params, Mapping):
+            token, revision = params.get("claim_token", params.get("token")), params.get("expected_revision")
+            needed.append(
+                {
+                    "lock": lock,
+                    "id": params["id"],
+                    "token": token,
+                    "revision": revision,
+                    "create_time": params.get("expected_create_time"),
+                }
+            )
+        elif statement.otherwise is not None or statement.refused is not None:
+            return None
+    return msgspec.json.encode(needed).decode()
+
+
+def _lock_of(statement: Statement) -> str:
+    group = GROUPS.get(statement.query)
+    return _CHECKS.get(statement.query, "") if group is None else group.lock

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.connection import Attempt
-from wfe_sql.engines.postgres.grouping import Group, param_of
+from wfe_sql.engines.postgres.grouping import Group, param_of, rows_changed
 from wfe_sql.engines.queues import Outcome, Waiting, report_end, resolve_futures
 
 _UNITS_TOGETHER = 32
@@ -65,7 +65,7 @@ class GroupQueue:
     else holds waits for it by itself, with what shares its key; the others are answered without it.
 
     Args:
-        group: Which units these are.
+        group: Which units these are; None for units of work, each of which changes rows of several kinds.
         run: Runs units as one statement, and returns the outcome of each, in order; None where its row is held.
         run_held: Runs units of one key once their row is free, and returns the outcome of each, in order.
         at_once: How many statements may be under way.
@@ -74,16 +74,17 @@ class GroupQueue:
 
     def __init__(
         self,
-        group: Group,
+        group: Group | None,
         run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome | None]]],
         run_held: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome]]],
         at_once: int,
         turns: Turns,
     ) -> None:
-        self._key = group.key
-        self._shares = group.shares
-        self._together = _SHARING_TOGETHER if group.shares else _UNITS_TOGETHER
-        self._alike = group.alike
+        self._key = "" if group is None else group.key
+        self._is_of_work = group is None
+        self._shares = group is not None and group.shares
+        self._together = _SHARING_TOGETHER if self._shares else _UNITS_TOGETHER
+        self._alike = None if group is None else group.alike
         self._run_units = run
         self._run_held = run_held
         self._at_once = at_once
@@ -137,24 +138,24 @@ class GroupQueue:
 
     def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> None:
         """Answer those whose units ran; have those wait for their rows whose rows are held."""
-        held: dict[Any, list[Waiting]] = {}
+        held: dict[tuple[Any, ...], list[Waiting]] = {}
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            key = self._key_of(waiting[0])
+            keys = self._keys_of(waiting[0])
             if outcome is None:
-                held.setdefault(key, []).append(waiting)
+                held.setdefault(keys, []).append(waiting)
             else:
-                self._keys_under_way.discard(key)
+                self._keys_under_way.difference_update(keys)
                 resolve_futures([waiting], [outcome])
-        for key, some in held.items():
-            self._begin(self._wait_for_row(key, some))
+        for keys, some in held.items():
+            self._begin(self._wait_for_row(keys, some))
 
-    async def _wait_for_row(self, key: Any, held: Sequence[Waiting]) -> None:
+    async def _wait_for_row(self, keys: tuple[Any, ...], held: Sequence[Waiting]) -> None:
         try:
             resolve_futures(held, await _run_all(self._run_held, held))
         finally:
             for _, future in held:
                 future.cancel()
-            self._keys_under_way.discard(key)
+            self._keys_under_way.difference_update(keys)
             self._start()
 
     async def _run(self, batch: Sequence[Waiting]) -> Sequence[Outcome | None]:
@@ -176,7 +177,7 @@ class GroupQueue:
     def _take(self) -> list[Waiting]:
         """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
         batch: list[Waiting] = []
-        keys: set[Any] = set()
+        shared: set[Any] = set()
         passed: deque[Waiting] = deque()
         while self._waiting and len(batch) < self._together:
             unit, future = self._waiting.popleft()
@@ -187,20 +188,18 @@ class GroupQueue:
                 passed.append((unit, future))
                 continue
             batch.append((unit, future))
-            key = self._key_of(unit)
-            if self._shares:
-                keys.add(key)
-            elif key is not None:
-                self._keys_under_way.add(key)
-        self._keys_under_way |= keys
+            (shared if self._shares else self._keys_under_way).update(self._keys_of(unit))
+        self._keys_under_way |= shared
         self._waiting.extendleft(reversed(passed))
         return batch
 
-    def _key_of(self, unit: Unit) -> Any:
-        return param_of(unit, self._key) if self._key else None
+    def _keys_of(self, unit: Unit) -> tuple[Any, ...]:
+        if self._is_of_work:
+            return tuple((lock, id_) for lock, ids in rows_changed(unit).items() for id_ in ids)
+        return (param_of(unit, self._key),) if self._key else ()
 
     def _must_wait(self, unit: Unit, first: Unit) -> bool:
-        if self._key_of(unit) in self._keys_under_way:
+        if not self._keys_under_way.isdisjoint(self._keys_of(unit)):
             return True
         return self._alike is not None and param_of(unit, self._alike) != param_of(first, self._alike)
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from psycopg.pq import PipelineStatus
 
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.driver import split_script
@@ -165,12 +166,15 @@ class PostgresStore:
 
     async def begin(self, connection: Connection, query: str) -> None:
         """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""
-        if connection.run_shared is None:
+        run = connection.run_shared
+        if run is None:
             await self._runner(connection)(query)
-            return
-        async with connection.pipeline():
-            await connection.run_shared(query)
-            await connection.run_shared("set_up_connection")
+        elif connection.pgconn.pipeline_status == PipelineStatus.OFF:
+            async with connection.pipeline():
+                await self.begin(connection, query)
+        else:
+            await run(query)
+            await run("set_up_connection")
 
     @asynccontextmanager
     async def settled(self, connection: Connection) -> AsyncIterator[None]:

@@ -58,6 +58,21 @@ class InTransactionAdapter(SQLite3Adapter):
         return "DONE"
 
 
+class NamedRowsAdapter(InTransactionAdapter):
+    """The same with rows as dicts, for the application's own queries."""
+
+    def select(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
+        """Return all rows."""
+        cursor = conn.execute(sql, self._values[query_name](parameters))
+        rows = cursor.fetchall()
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def select_one(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
+        """Return the first row, or None."""
+        return next(iter(self.select(conn, query_name, sql, parameters)), None)
+
+
 def _values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
     """Return a function that takes these values from a mapping; itemgetter returns a tuple only for two or more."""
     if len(names) > 1:

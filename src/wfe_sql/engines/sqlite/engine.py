@@ -141,8 +141,11 @@ class SqliteEngine:
         return self._open_lane(self._writers).submit(unit)
 
     async def read(self, unit: Unit) -> Results:
-        """Run a unit that changes nothing, on one snapshot."""
+        """Run a unit that changes nothing, on one snapshot; a query of the application's that writes is refused."""
         readers = self._open_lane(self._readers)
+        if readers is self._writers and unit[0].query in self._queries.application:
+            async with self.snapshot() as read:
+                return await read(unit)
         self._calls += 1
         try:
             brief_reader = self._brief_reader if self._calls <= _FEW_CALLS else None
@@ -307,7 +310,7 @@ class SqliteEngine:
             nothing_changed = not results and isinstance(statement.params, Mapping)
             if connection.in_transaction and not nothing_changed:
                 raise _HalfDoneError from error
-            return self._store.error(error) if isinstance(error, DRIVER_ERRORS) else error
+            return self._meaning(error, statement)
         return results
 
     def _run_in_savepoint(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
@@ -334,12 +337,19 @@ class SqliteEngine:
         return [outcome for job in jobs for outcome in self.run_writes([job], connection)]
 
     def _try_unit(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
-        try:
-            return [self._run_statement(statement, connection) for statement in unit]
-        except DRIVER_ERRORS as error:
-            return self._store.error(error)
-        except Exception as error:  # it belongs to the caller of this unit
-            return error
+        results: Results = []
+        for statement in unit:
+            try:
+                results.append(self._run_statement(statement, connection))
+            except Exception as error:  # it belongs to the caller of this unit
+                return self._meaning(error, statement)
+        return results
+
+    def _meaning(self, error: Exception, statement: Statement) -> Exception:
+        """Return what an error of a statement means for its unit."""
+        meaning = self._store.error(error) if isinstance(error, DRIVER_ERRORS) else error
+        statement.name_in(meaning)
+        return meaning
 
     def _run_statement(self, statement: Statement, connection: sqlite3.Connection) -> Any:
         try:
@@ -356,8 +366,8 @@ class SqliteEngine:
                 result = self._run_with_unreadable_columns(statement, connection)
             else:
                 raise
-        if statement.otherwise is not None and not result:
-            raise statement.otherwise
+        if (failure := statement.failure(result)) is not None:
+            raise failure
         return result
 
     def _run_with_undecodable_text(self, statement: Statement, connection: sqlite3.Connection) -> Any:

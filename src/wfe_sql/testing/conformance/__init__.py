@@ -42,6 +42,7 @@ from wfe_sql.testing.conformance.maintenance import (
 )
 from wfe_sql.testing.conformance.store import TestStore
 from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
+from wfe_sql.testing.conformance.units import TestBadUnits, TestUnits
 from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
 from wfe_sql.testing.conformance.workflows_with_subscriptions import TestWorkflowsWithSubscriptions
 
@@ -66,6 +67,7 @@ __all__ = [
     "TestBadEvents",
     "TestBadExecutionErrors",
     "TestBadSubscriptions",
+    "TestBadUnits",
     "TestBadWorkflows",
     "TestBadWorkflowsWithSubscriptions",
     "TestClaimsOfWorkflowsWithSubscriptions",
@@ -80,6 +82,7 @@ __all__ = [
     "TestScheduledCommandRepository",
     "TestStore",
     "TestSubscriptionRepository",
+    "TestUnits",
     "TestWorkflowClaims",
     "TestWorkflowConflicts",
     "TestWorkflowConflictsWithDeleted",
