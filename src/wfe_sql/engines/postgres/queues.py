@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.connection import Attempt
 from wfe_sql.engines.postgres.grouping import Group, param_of, rows_changed
-from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
+from wfe_sql.engines.queues import Outcome, Waiting, report_end, resolve_futures
 
 _UNITS_TOGETHER = 32
 """Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
@@ -145,13 +145,13 @@ class GroupQueue:
                 held.setdefault(keys, []).append(waiting)
             else:
                 self._keys_under_way.difference_update(keys)
-                answer([waiting], [outcome])
+                resolve_futures([waiting], [outcome])
         for keys, some in held.items():
             self._begin(self._wait_for_row(keys, some))
 
     async def _wait_for_row(self, keys: tuple[Any, ...], held: Sequence[Waiting]) -> None:
         try:
-            answer(held, await _run_all(self._run_held, held))
+            resolve_futures(held, await _run_all(self._run_held, held))
         finally:
             for _, future in held:
                 future.cancel()
@@ -182,7 +182,7 @@ class GroupQueue:
         while self._waiting and len(batch) < self._together:
             unit, future = self._waiting.popleft()
             if future.done():
-                tell(unit, None)
+                report_end(unit, None)
                 continue
             if self._must_wait(unit, batch[0][0] if batch else unit):
                 passed.append((unit, future))
