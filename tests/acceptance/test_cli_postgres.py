@@ -105,7 +105,7 @@ def test_a_store_is_made_moved_and_worked_on(demo: Path, url: str, urls: Callabl
     assert _run("copy", url, urls()).code == 0
     refused = _run("copy", demo, url)
     assert (refused.code, refused.out) == (1, "")
-    assert "is not empty, it has 1 workflows" in refused.err
+    assert "the destination is not empty (1 workflows" in refused.err
 
 
 @pytest.mark.parametrize(

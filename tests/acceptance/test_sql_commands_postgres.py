@@ -141,7 +141,7 @@ def test_explain_of_a_store_that_is_not_up_to_date(database: str) -> None:
         connection.execute((DATA / "wfe-postgres-1.11.4.sql").read_bytes())
     result = run_command("explain", database)
     assert (result.code, result.out) == (1, "")
-    assert re.fullmatch(r"wfe-sql: \S+ \(schema wfc\) is not up to date; .*: wfe-sql init\n", result.err)
+    assert re.fullmatch(r"wfe-sql: \S+ \(schema wfc\) is out of date; .*: wfe-sql init\n", result.err)
     assert run_command("init", database).code == 0
     result = run_command("explain", database)
     assert (result.code, result.err) == (0, "")

@@ -128,6 +128,7 @@ class PostgresCase:
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_schema": ("", ()),
+        "create_workflows_root_index": ("", ("create_schema", "create_workflows_table")),
         "create_workflows_revision_trigger": ("", ("create_schema", "create_workflows_table")),
         "create_workflow_documents_view": ("", ("create_schema", "create_workflows_table")),
         "create_execution_pointer_documents_view": (

@@ -91,6 +91,7 @@ class SqliteCase:
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_workflows_indexes": (REFERENCE, ()),
+        "create_workflows_root_index": (REFERENCE, ()),
         "create_workflows_revision_trigger": ("", ("create_workflows_table",)),
         "add_workflows_claim_and_revision": (REFERENCE, ()),
         "add_events_claim": (REFERENCE, ()),

@@ -1,6 +1,6 @@
-"""Tells of units of work that have ended: the log of those that were slow or refused, and one function of the host's.
+"""Reports units of work that have ended: logs those that were slow or refused, and calls the host's `on_unit`.
 
-Nothing that is stored is told, only names of queries, counts and times.
+Only names of queries, counts and times are reported, never what is stored.
 """
 
 import logging
@@ -21,20 +21,20 @@ OnUnit = Callable[[UnitStats], None]
 _log = logging.getLogger("wfe_sql")
 
 _VALUES = {"next_definition_sequence"}
-"""Queries that return one value, where the database has them only in their form for groups."""
+"""Queries that return one value, even if the database has them only in the form for groups."""
 
 _NAMES_SHOWN = 5
-"""Kinds of units that a line of the log names at most."""
+"""The most kinds of units in a line of the log."""
 
 
 class Watch:
-    """Where an engine says that units have ended; called on the event loop.
+    """Takes an engine's reports of units that have ended; used on the event loop.
 
     Args:
-        database: What kind of database it is.
-        queries: The queries that the units consist of.
-        on_unit: Is called for each unit; None if nobody listens.
-        slow_unit: How long a unit may take until it is logged as slow, waiting included; None is for ever.
+        database: The kind of database, as in `UnitStats`.
+        queries: The queries of the units.
+        on_unit: Called for each unit; None to call nothing.
+        slow_unit: How long a unit takes, including waiting, that is logged as slow; None to log none.
     """
 
     def __init__(self, database: str, queries: QuerySet, on_unit: OnUnit | None, slow_unit: timedelta | None) -> None:
@@ -44,7 +44,7 @@ class Watch:
         self.slow = float("inf") if slow_unit is None else slow_unit.total_seconds()
 
     def begin(self, unit: Unit, *, writes: bool) -> None:
-        """Note who asks for a unit, if somebody listens: they are called in the context of that caller."""
+        """Note the context of the call, in which `on_unit` runs; called when a unit is submitted."""
         if self._on_unit is not None:
             unit[0].asked = copy_context(), writes
 
@@ -56,13 +56,13 @@ class Watch:
         *,
         together: int,
     ) -> None:
-        """Tell of units that were sent together.
+        """Report units that were sent to the database together.
 
         Args:
-            units: The units, each with when it was asked for (`time.monotonic`), the first one first.
-            outcomes: What became of each.
-            began: When they were sent; 0 where they were not.
-            together: How many units were sent.
+            units: The units, each with the time of its call (`time.monotonic`), the oldest first.
+            outcomes: The outcome of each.
+            began: When they were sent; 0 if they never were.
+            together: How many units were sent, these included.
         """
         for outcome in outcomes:
             if isinstance(outcome, Exception):
@@ -126,12 +126,12 @@ class Watch:
 
 
 def _padded(unit: Unit, results: Any) -> list[Any]:
-    """Return a result for each statement, None where the first one's stands for all, as in a group."""
+    """Return a result for each statement, None for those of which the database returns none, as in a group."""
     return [result for _, result in zip_longest(unit, results)]
 
 
 def log_refusal(error: Exception) -> None:
-    """Log a write that was refused because its claim is lost, or because somebody else was faster."""
+    """Log a write that was refused because its claim was lost, or because somebody else changed the workflow first."""
     if isinstance(error, ClaimLostError):
         _log.warning("a write was refused: %s", error)
     elif isinstance(error, WorkflowConflictError):

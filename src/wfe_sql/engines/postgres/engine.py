@@ -55,7 +55,7 @@ from wfe_sql.engines.postgres.joining import ASYNC_DRIVERS, SYNC_DRIVERS, Postgr
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
-from wfe_sql.engines.queues import Outcome, tell
+from wfe_sql.engines.queues import Outcome, report_end
 from wfe_sql.engines.watching import Watch
 from wfe_sql.errors import (
     ProviderClosedError,
@@ -492,7 +492,7 @@ class PostgresEngine:
         except Exception as error:
             outcome = error
         finally:
-            tell(unit, outcome)
+            report_end(unit, outcome)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.connection import Attempt
 from wfe_sql.engines.postgres.grouping import Group, param_of, rows_changed
-from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
+from wfe_sql.engines.queues import Outcome, Waiting, report_end, resolve_futures
 from wfe_sql.engines.watching import Watch
 
 _UNITS_TOGETHER = 32
@@ -72,7 +72,7 @@ class GroupQueue:
         run_held: Runs units of one key once their row is free, and returns the outcome of each, in order.
         at_once: How many statements may be under way.
         turns: Shared by all groups.
-        watch: Is told of units that have ended.
+        watch: Told of the units that have ended.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class GroupQueue:
                 self._keys_under_way.difference_update(keys)
                 ran.append(waiting)
         known = [outcome for outcome in outcomes if outcome is not None]
-        answer(ran, known, self._watch, began, len(batch))
+        resolve_futures(ran, known, self._watch, began, len(batch))
         for keys, some in held.items():
             self._begin(self._wait_for_row(keys, some))
 
@@ -162,7 +162,7 @@ class GroupQueue:
         attempt = Attempt()
         try:
             outcomes = await _run_all(self._run_held, held, attempt)
-            answer(held, outcomes, self._watch, attempt.began, len(held))
+            resolve_futures(held, outcomes, self._watch, attempt.began, len(held))
         finally:
             for _, future in held:
                 future.cancel()
@@ -193,7 +193,7 @@ class GroupQueue:
         while self._waiting and len(batch) < self._together:
             (unit, asked), future = self._waiting.popleft()
             if future.done():
-                tell(unit, None)
+                report_end(unit, None)
                 continue
             if self._must_wait(unit, batch[0][0][0] if batch else unit):
                 passed.append(((unit, asked), future))

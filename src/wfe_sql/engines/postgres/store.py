@@ -64,6 +64,7 @@ _SCRIPTS = (
     "create_wfe_sql_store_table",
     "create_workflows_table",
     "name_workflows_without_name",
+    "create_workflows_root_index",
     "create_workflows_revision_trigger",
     "create_workflow_documents_view",
     "create_execution_pointers_table",
