@@ -24,6 +24,12 @@ Call = Callable[[int], Awaitable[object]]
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    return empty_schema
+
+
+@pytest.fixture
 async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
     async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=ManualClock()) as opened:
         yield opened
