@@ -127,7 +127,7 @@ async def test_units_that_want_each_other_s_rows_do_not_wait_for_ever(
     async with PostgresPersistenceProvider(postgres_url, schema=schema, on_conflict="overwrite") as other:
 
         async def change(host: PostgresPersistenceProvider, ids: list[str]) -> None:
-            for _ in range(10):
+            for _ in range(5):
                 async with host.unit() as unit:
                     for id_ in ids:
                         unit.mark_event_processed(f"e{id_}")
