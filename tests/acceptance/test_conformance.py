@@ -33,6 +33,16 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
         yield pooler_url
 
 
+@pytest.fixture(scope="session")
+def plans_as_on_citus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a version of set_up_connection that leaves plans to the server, as where there is Citus."""
+    folder = tmp_path_factory.mktemp("sql")
+    text = load_postgres_queries()["set_up_connection"].text
+    assert text.count("'force_generic_plan'") == 1
+    (folder / "connection.sql").write_text(text.replace("'force_generic_plan'", "'auto'"))
+    return folder
+
+
 @pytest.fixture(
     params=[
         *("file", "postgres"),
@@ -64,18 +74,10 @@ def make_provider(
     if through := backend.partition(" through ")[2]:
         url = request.getfixturevalue("poolers")(through)
     connections = 1 if backend.endswith("one connection") else 10
-    tuned = _plans_as_on_citus(tmp_path) if backend.endswith("as on Citus") else None
+    tuned = request.getfixturevalue("plans_as_on_citus") if backend.endswith("as on Citus") else None
     return lambda: PostgresPersistenceProvider(
         url, schema=schema, max_connections=connections, clock=clock, sql_dir=tuned
     )
-
-
-def _plans_as_on_citus(folder: Path) -> Path:
-    """Make a folder with a version of set_up_connection that leaves plans to the server, as where there is Citus."""
-    text = load_postgres_queries()["set_up_connection"].text
-    assert text.count("'force_generic_plan'") == 1
-    (folder / "connection.sql").write_text(text.replace("'force_generic_plan'", "'auto'"))
-    return folder
 
 
 @pytest.fixture
