@@ -67,7 +67,8 @@ class Commands(Claims, ScheduledCommandRepository):
     ) -> None:
         if not callable(handler):
             kind = type(handler).__name__
-            raise SerializationError(f"handler must be an async function that takes a ScheduledCommand, not {kind}")
+            what = f"handler must be an async function that takes a ScheduledCommand, not {kind}"
+            raise SerializationError(what, field="handler")
         due, left, after = encode_ms_bound("as_of", as_of), encode_limit(limit), _BEFORE_ALL
         failures: list[Exception] = []
         while left is None or left > 0:

@@ -39,7 +39,8 @@ class Snapshot:
         if not isinstance(pointers, list):
             kind = type(pointers).__name__
             raise SerializationError(
-                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}"
+                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}",
+                field="WorkflowInstance.execution_pointers",
             )
         try:
             self.fingerprints = dict(zip([pointer.id for pointer in pointers], fingerprints(pointers), strict=True))
@@ -50,9 +51,8 @@ class Snapshot:
         if len(self.fingerprints) < len(pointers):
             ids = [pointer.id for pointer in pointers]
             at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
-            raise SerializationError(
-                f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
-            )
+            field = f"WorkflowInstance.execution_pointers[{at}].id"
+            raise SerializationError(f"{field} {ids[at]!r} is used by another pointer of this workflow", field=field)
         self._stored: Stored | None = None
         self._changed: Collection[str] = self.fingerprints
         self._rows: dict[str, Row] = {}
@@ -98,8 +98,9 @@ def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | 
 def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
     """Return what stores a new workflow; `ended` is told how that ended."""
     workflow = snapshot.workflow
+    id_ = workflow["id"]
     conflicts = {
-        "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already"),
+        "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_),
         "workflows.name": _name_in_use(workflow),
     }
     create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
@@ -127,7 +128,8 @@ def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> l
 
 
 def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
-    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
+    name = workflow["name"] or workflow["id"]
+    return WorkflowAlreadyExistsError(f"another workflow has the name {name!r}", name=name)
 
 
 def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statement]:

@@ -124,7 +124,7 @@ class Workflows(Claims, WorkflowRepository):
             ]
         )
         if workflow is None:
-            raise WorkflowNotFoundError(f"no workflow has id {id!r}")
+            raise WorkflowNotFoundError(f"no workflow has id {id!r}", workflow_id=id)
         return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
@@ -133,7 +133,7 @@ class Workflows(Claims, WorkflowRepository):
             [Statement("get_workflow_instance_by_name", params), Statement("get_execution_pointers_by_name", params)]
         )
         if workflow is None:
-            raise WorkflowNotFoundError(f"no workflow has name {name!r}")
+            raise WorkflowNotFoundError(f"no workflow has name {name!r}", name=name)
         return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
@@ -146,7 +146,11 @@ class Workflows(Claims, WorkflowRepository):
         pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
         for pointer in pointers:
             if pointer[0] not in pointers_of:
-                raise CorruptRowError(f"execution_pointers: one of workflow {pointer[0]!r} is found by another id")
+                raise CorruptRowError(
+                    f"index and table disagree on a pointer of workflow {pointer[0]!r}; restore a backup",
+                    table="execution_pointers",
+                    column="workflow_id",
+                )
             pointers_of[pointer[0]].append(pointer[1:])
         return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 
@@ -167,8 +171,7 @@ class Workflows(Claims, WorkflowRepository):
             (number,) = await self._engine.write([next_number])
         except NothingChangedError:
             raise StoreError(
-                f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to "
-                "2**63"
+                f"the numbers of definition {definition_id!r} are used up: the last one is too close to 2**63"
             ) from None
         return int(number)
 
@@ -190,7 +193,7 @@ def check_guards(
         WorkflowConflictError: It is in another state.
     """
     if guards is None:
-        raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
+        raise WorkflowNotFoundError(f"no workflow has id {id_!r}", workflow_id=id_)
     if claim is not None and guards[0] != claim.token:
         lost = claim_lost(claim)
         log_refusal(lost)
@@ -219,14 +222,11 @@ def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int |
     if stored.id != id_:
         what = f"the instance was loaded or stored as workflow {stored.id!r}, and its id was changed to {id_!r} since"
     elif not is_same_life or revision < stored.revision:
-        what = f"workflow {id_!r} was deleted and made again since the instance was loaded or stored"
+        what = f"workflow {id_!r} was deleted and created again since the instance was loaded or stored"
     elif stored.revision != revision:
-        what = (
-            f"workflow {id_!r} was changed by somebody else: it was loaded or stored at revision {stored.revision} and "
-            f"is now at {revision}"
-        )
+        what = f"somebody else changed workflow {id_!r}: you have revision {stored.revision}, the store has {revision}"
     else:
         return
-    conflict = WorkflowConflictError(f"{what}; load it again. Nothing was written")
+    conflict = WorkflowConflictError(f"{what}; load it again. Nothing was written", workflow_id=id_)
     log_refusal(conflict)
     raise conflict
