@@ -205,9 +205,9 @@ async def test_values(provider: SqlPersistenceProvider) -> None:
     for wrong in ({}, [], object(), datetime(2026, 5, 28), "\ud800", 2**63, float("nan")):
         with pytest.raises(SerializationError, match=r"^at \(of pay\)"):
             provider.unit().run("pay", id="old", at=wrong)
-    with pytest.raises(SerializationError, match="lacks its parameter at$"):
+    with pytest.raises(SerializationError, match="is missing the parameter at$"):
         provider.unit().run("pay", id="old")
-    with pytest.raises(SerializationError, match=r"has no parameter on, but \(id, at\)"):
+    with pytest.raises(SerializationError, match=r"has no parameter on; it has \(id, at\)"):
         await provider.fetch("pay", id="old", at=None, on=5)
     with pytest.raises(QueryFileError, match="no query 'payed'; its queries are count_invoices, create_invoices,"):
         provider.unit().run("payed", id="old")
