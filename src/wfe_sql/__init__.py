@@ -56,8 +56,10 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.repositories import (
+    ClaimRepository,
     CommandHandler,
     EventRepository,
+    ExecutionErrorRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
@@ -70,6 +72,7 @@ __all__ = [
     "Claim",
     "ClaimKind",
     "ClaimLostError",
+    "ClaimRepository",
     "CommandHandler",
     "CommandName",
     "CommandSummary",
@@ -81,6 +84,7 @@ __all__ = [
     "EventRepository",
     "EventSubscription",
     "ExecutionError",
+    "ExecutionErrorRepository",
     "ExecutionPointer",
     "Finding",
     "FindingKind",

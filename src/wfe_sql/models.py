@@ -6,9 +6,9 @@ microsecond. A field of type `Any` holds JSON: None, bool, int, float, str, list
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from threading import RLock
 from time import time_ns
@@ -47,7 +47,7 @@ class CommandName(StrEnum):
 
 
 _ids_lock = RLock()  # can be taken again: a signal may come while an id is made, and its handler may make one
-_ids_ms: int
+_ids_ms: int  # wfe_sql.testing sets this and the next two, so that ids are the same in every run
 _ids_begin: str
 _ids_count: int
 
@@ -91,9 +91,12 @@ def new_id() -> str:
         return f"{_ids_begin}{_ids_count:012x}"
 
 
+_now: Callable[[tzinfo], datetime] = datetime.now  # wfe_sql.testing puts a clock of its own here
+
+
 def utc_now() -> datetime:
     """Return the current time, aware and in UTC."""
-    return datetime.now(UTC)
+    return _now(UTC)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
 do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
 stated order. Times must be aware; a naive one is a `SerializationError`. Lengths of time are `timedelta`s; a number, or
-an argument of any other wrong type, is a `SerializationError` too.
+an argument of any other wrong type, is a `SerializationError` too. Where something is unknown, in use or cannot be
+stored, the message names it: its id or name, or the field or argument.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -55,7 +56,8 @@ class WorkflowRepository(Protocol):
             WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
                 or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
-            SerializationError: A value cannot be stored; the message names the field.
+            SerializationError: A value cannot be stored, and the message names the field; or the claim is on another
+                workflow.
             StoreError: One of its pointers has the id of another workflow's pointer.
         """
         ...
@@ -274,6 +276,7 @@ class EventRepository(Protocol):
         Raises:
             EventNotFoundError: No event has this id.
             ClaimLostError: The claim does not hold the event any more; nothing was changed.
+            SerializationError: The claim is on another event.
         """
         ...
 
@@ -332,6 +335,52 @@ class ScheduledCommandRepository(Protocol):
                 9999, or `handler` cannot be called.
             CorruptRowError: A stored row cannot be read.
             StoreError: Also when a lease is over and cannot be renewed; what was not handled is due again after it.
+        """
+        ...
+
+
+class ClaimRepository(Protocol):
+    """What is done with the claims that `claim_runnable_instances` and `claim_runnable_events` return."""
+
+    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
+        """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
+
+        A claim that has expired is renewed too, as long as nobody else took what it is on.
+
+        Raises:
+            ClaimLostError: The claim does not hold it any more.
+            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
+        """
+        ...
+
+    async def release_claim(self, claim: Claim) -> None:
+        """Give a workflow or event back, so that anybody may take it at once.
+
+        Raises:
+            ClaimLostError: The claim does not hold it any more; nothing was changed.
+        """
+        ...
+
+
+class ExecutionErrorRepository(Protocol):
+    """What went wrong in steps, for people to read."""
+
+    async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
+        """Store errors, all or nothing.
+
+        Raises:
+            SerializationError: A value cannot be stored; the message names the field.
+        """
+        ...
+
+    async def get_execution_errors(
+        self, workflow_id: str | None = None, *, limit: int | None = None
+    ) -> list[ExecutionError]:
+        """Return stored errors, of one workflow or of all, in the order in which they were stored.
+
+        Raises:
+            SerializationError: `limit` is below 1.
+            CorruptRowError: A stored row cannot be read.
         """
         ...
 
@@ -443,29 +492,8 @@ class UnitOfWork(Protocol):
         ...
 
 
-class PersistenceProvider(
-    WorkflowRepository, SubscriptionRepository, EventRepository, ScheduledCommandRepository, Protocol
-):
-    """Everything that a workflow host needs from a store."""
-
-    async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
-        """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
-
-        A claim that has expired is renewed too, as long as nobody else took what it is on.
-
-        Raises:
-            ClaimLostError: The claim does not hold it any more.
-            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
-        """
-        ...
-
-    async def release_claim(self, claim: Claim) -> None:
-        """Give a workflow or event back, so that anybody may take it at once.
-
-        Raises:
-            ClaimLostError: The claim does not hold it any more; nothing was changed.
-        """
-        ...
+class UnitRepository(Protocol):
+    """Several operations in one commit, and the application's own queries."""
 
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         """Return a new unit of work, for `async with`.
@@ -493,24 +521,18 @@ class PersistenceProvider(
         """
         ...
 
-    async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        """Store errors, all or nothing.
 
-        Raises:
-            SerializationError: A value cannot be stored; the message names the field.
-        """
-        ...
-
-    async def get_execution_errors(
-        self, workflow_id: str | None = None, *, limit: int | None = None
-    ) -> list[ExecutionError]:
-        """Return stored errors, of one workflow or of all, in the order in which they were stored.
-
-        Raises:
-            SerializationError: `limit` is below 1.
-            CorruptRowError: A stored row cannot be read.
-        """
-        ...
+class PersistenceProvider(
+    WorkflowRepository,
+    SubscriptionRepository,
+    EventRepository,
+    ScheduledCommandRepository,
+    ClaimRepository,
+    ExecutionErrorRepository,
+    UnitRepository,
+    Protocol,
+):
+    """Everything that a workflow host needs from a store."""
 
     async def ensure_store_exists(self) -> None:
         """Make the tables and indexes that are missing. Opening a provider has done so already."""

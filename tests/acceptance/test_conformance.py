@@ -1,7 +1,7 @@
 """The conformance suite on every backend of this library."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pytest
 
 from poolers import pooler
 from wfe_sql import PersistenceProvider, PostgresPersistenceProvider, SqlitePersistenceProvider
+from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import Capabilities, ManualClock
 from wfe_sql.testing.conformance import *  # noqa: F403 - the suite's classes are this module's tests
 
@@ -40,22 +41,41 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
         ),
     ]
 )
-async def provider(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
-) -> AsyncIterator[PersistenceProvider]:
-    backend: str = request.param
-    opening: PostgresPersistenceProvider | SqlitePersistenceProvider
-    if backend.startswith("postgres"):
-        url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("empty_schema")
-        if through := backend.partition(" through ")[2]:
-            url = request.getfixturevalue("poolers")(through)
-        connections = 1 if backend.endswith("one connection") else 10
-        opening = PostgresPersistenceProvider(url, schema=schema, max_connections=connections, clock=clock)
-    else:
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def make_provider(
+    request: pytest.FixtureRequest, backend: str, tmp_path: Path, clock: ManualClock
+) -> Callable[[], PostgresPersistenceProvider | SqlitePersistenceProvider]:
+    """A function that returns a provider of the test's store, not opened yet."""
+    if not backend.startswith("postgres"):
         path = ":memory:" if backend == "memory" else tmp_path / "store.db"
-        opening = SqlitePersistenceProvider(path, max_connections=1 if backend == "one connection" else 4, clock=clock)
-    async with opening as opened:
+        connections = 1 if backend == "one connection" else 4
+        return lambda: SqlitePersistenceProvider(path, max_connections=connections, clock=clock)
+    url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("empty_schema")
+    if through := backend.partition(" through ")[2]:
+        url = request.getfixturevalue("poolers")(through)
+    connections = 1 if backend.endswith("one connection") else 10
+    return lambda: PostgresPersistenceProvider(url, schema=schema, max_connections=connections, clock=clock)
+
+
+@pytest.fixture
+async def provider(make_provider: Callable[[], SqlPersistenceProvider]) -> AsyncIterator[PersistenceProvider]:
+    async with make_provider() as opened:
         yield opened
+
+
+@pytest.fixture  # type: ignore[no-redef] # it overrides the suite's
+async def another_provider(
+    backend: str, make_provider: Callable[[], SqlPersistenceProvider]
+) -> AsyncIterator[Callable[[], Awaitable[PersistenceProvider]]]:
+    if backend == "memory":
+        pytest.skip("a store in memory has one provider")
+    async with AsyncExitStack() as opened:
+        yield lambda: opened.enter_async_context(make_provider())
 
 
 @pytest.fixture  # type: ignore[no-redef] # it overrides the suite's

@@ -25,6 +25,12 @@ FROM pg_stat_activity
 WHERE application_name = :application
 ORDER BY backend_start;
 
+-- name: count_schemas(pattern)$
+-- How many schemas have names like this.
+SELECT count(*)
+FROM pg_namespace
+WHERE nspname LIKE :pattern;
+
 -- name: has_store()$
 -- Whether somebody has made a store.
 SELECT to_regclass('wfe_sql_store') IS NOT NULL;

@@ -123,7 +123,13 @@ def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
 
 
 class Engine(Protocol):
-    """What a provider needs from a database."""
+    """What a provider needs from a database.
+
+    Attributes:
+        commits: How many transactions that may have written something it has committed.
+    """
+
+    commits: int
 
     @property
     def store_id(self) -> str:

@@ -1,21 +1,26 @@
-"""For the tests of hosts and of other backends: a clock that is moved by hand, samples, and the conformance suite.
+"""For the tests of hosts and of other backends; the `README.md` beside this file shows how to use it.
 
-A backend is tested by a module of its own that has a `provider` and a `clock` fixture (`wfe_sql.testing.fixtures` has
-ready ones) and the suite's classes:
-
-    from wfe_sql.testing.conformance import *
+Fixtures come from the pytest plugin `wfe_sql_pytest`, which pytest finds by itself.
 """
 
 from wfe_sql.testing.capabilities import Capabilities
-from wfe_sql.testing.clock import ManualClock
+from wfe_sql.testing.clock import ManualClock, default_times
+from wfe_sql.testing.ids import seeded_ids
 from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription, sample_instance
+from wfe_sql.testing.snapshots import take_snapshot
+from wfe_sql.testing.wrappers import CountingProvider, FailingProvider
 
 __all__ = [
     "Capabilities",
+    "CountingProvider",
+    "FailingProvider",
     "ManualClock",
+    "default_times",
     "full_event",
     "full_instance",
     "full_pointer",
     "full_subscription",
     "sample_instance",
+    "seeded_ids",
+    "take_snapshot",
 ]

@@ -1,6 +1,10 @@
 """A clock for tests, so that nothing sleeps."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+
+from wfe_sql import models
 
 
 class ManualClock:
@@ -17,3 +21,14 @@ class ManualClock:
     def advance(self, **by: float) -> None:
         """Move on by what `timedelta` takes, such as `seconds=30`."""
         self.now += timedelta(**by)
+
+
+@contextmanager
+def default_times(clock: Callable[[], datetime]) -> Iterator[None]:
+    """Have `utc_now`, and so the default times of new models, go by a clock while the block runs."""
+    before = models._now
+    models._now = lambda zone: clock().astimezone(zone)
+    try:
+        yield
+    finally:
+        models._now = before

@@ -111,6 +111,7 @@ class PostgresEngine:
         self._home: Home | None = None
         self._is_connected = False
         self._gives_up = False
+        self.commits = 0
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -487,7 +488,7 @@ class PostgresEngine:
             raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
         attempt.connection = connection
         try:
-            return await work(connection, attempt)
+            done = await work(connection, attempt)
         except psycopg.Error as error:
             if is_missing_right(error):
                 raise self._store.missing_right(error, connection) from error
@@ -502,6 +503,8 @@ class PostgresEngine:
             ) from error
         finally:
             attempt.connection = None
+        self.commits += attempt.may_have_committed
+        return done
 
     async def _make_store(self) -> None:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())

@@ -65,6 +65,7 @@ class SqliteEngine:
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
         self._calls = 0
+        self.commits = 0
         self._store_id = f":memory: {new_id()}" if store.target.path is None else os.path.realpath(store.target.path)
 
     @property
@@ -235,6 +236,7 @@ class SqliteEngine:
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         file = self._store.file
+        changes = connection.total_changes
         try:
             if file is not None:
                 file.check_before_write()
@@ -247,6 +249,7 @@ class SqliteEngine:
                 if not connection.in_transaction:
                     return self._run_one_by_one(jobs, outcomes, connection)
             self._queries.run(connection, "commit", {})
+            self.commits += connection.total_changes > changes  # reads run here too, where there is one connection
             if file is not None:  # what is acknowledged must be in the file that has the name
                 file.check_in_place()
                 file.warn_of_long_log()

@@ -6,7 +6,7 @@ import pytest
 
 from wfe_sql.errors import EventAlreadyExistsError, EventNotFoundError
 from wfe_sql.models import Event
-from wfe_sql.repositories import PersistenceProvider
+from wfe_sql.repositories import EventRepository
 from wfe_sql.testing.samples import TIME, full_event
 
 MICROSECOND = timedelta(microseconds=1)
@@ -16,24 +16,24 @@ MICROSECOND = timedelta(microseconds=1)
 class TestEventRepository:
     """Create, find and mark events."""
 
-    async def test_every_field_comes_back(self, provider: PersistenceProvider) -> None:
+    async def test_every_field_comes_back(self, provider: EventRepository) -> None:
         stored = full_event()
         assert await provider.create_event(stored) == stored.id
         assert await provider.get_event(stored.id) == stored
 
-    async def test_defaults_come_back(self, provider: PersistenceProvider) -> None:
+    async def test_defaults_come_back(self, provider: EventRepository) -> None:
         stored = Event(event_name="paid", event_key="", event_data=None)
         await provider.create_event(stored)
         assert await provider.get_event(stored.id) == stored
 
-    async def test_create_with_an_id_in_use(self, provider: PersistenceProvider) -> None:
+    async def test_create_with_an_id_in_use(self, provider: EventRepository) -> None:
         stored = full_event()
         await provider.create_event(stored)
         with pytest.raises(EventAlreadyExistsError, match=stored.id):
             await provider.create_event(full_event(id=stored.id, event_data="other"))
         assert await provider.get_event(stored.id) == stored
 
-    async def test_unknown_ids(self, provider: PersistenceProvider) -> None:
+    async def test_unknown_ids(self, provider: EventRepository) -> None:
         for call in (
             provider.get_event("nothing"),
             provider.mark_event_processed("nothing"),
@@ -42,7 +42,7 @@ class TestEventRepository:
             with pytest.raises(EventNotFoundError, match="nothing"):
                 await call
 
-    async def test_marks(self, provider: PersistenceProvider) -> None:
+    async def test_marks(self, provider: EventRepository) -> None:
         stored = full_event(is_processed=False)
         await provider.create_event(stored)
         for _ in range(2):
@@ -54,7 +54,7 @@ class TestEventRepository:
             assert await provider.get_event(stored.id) == stored
             assert await provider.get_runnable_events(TIME) == [stored.id]
 
-    async def test_found_up_to_a_time(self, provider: PersistenceProvider) -> None:
+    async def test_found_up_to_a_time(self, provider: EventRepository) -> None:
         for id_, time in {"c": TIME, "b": TIME, "a": TIME + MICROSECOND, "d": TIME - MICROSECOND}.items():
             await provider.create_event(full_event(id=id_, event_time=time, is_processed=False))
         await provider.create_event(full_event(id="processed"))
@@ -67,7 +67,7 @@ class TestEventRepository:
         assert await provider.get_events("paid", "k2", TIME) == ["other key"]
         assert await provider.get_events("shipped", "k1", TIME) == []
 
-    async def test_whole_seconds_and_milliseconds_sort_as_time(self, provider: PersistenceProvider) -> None:
+    async def test_whole_seconds_and_milliseconds_sort_as_time(self, provider: EventRepository) -> None:
         second = TIME.replace(microsecond=0)
         offsets = [0, 1, 999, 1_000, 1_001, 500_000, 500_001, 999_999, 1_000_000]
         for microseconds in offsets:

@@ -1,66 +1,40 @@
 """What `WorkflowRepository` promises."""
 
 import asyncio
-from copy import deepcopy
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from enum import Enum
-from typing import Any
-from uuid import UUID
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import pytest
 
-from wfe_sql.errors import (
-    SerializationError,
-    StoreError,
-    WorkflowAlreadyExistsError,
-    WorkflowConflictError,
-    WorkflowNotFoundError,
-)
-from wfe_sql.models import CommandName, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus, new_id
-from wfe_sql.repositories import PersistenceProvider
+from wfe_sql.errors import StoreError, WorkflowAlreadyExistsError, WorkflowNotFoundError
+from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus
+from wfe_sql.repositories import WorkflowRepository
 from wfe_sql.testing.clock import ManualClock
-from wfe_sql.testing.samples import full_instance, full_pointer, full_subscription, sample_instance
-
-
-class _Kind(Enum):
-    """What an encoder may take for its values."""
-
-    A = "a"
-    Failed = "Failed"
-    One = 1
-
-
-@dataclass
-class _Lookalike:
-    """What an encoder may take for a dict."""
-
-    step: int
+from wfe_sql.testing.samples import full_instance, full_pointer, sample_instance
 
 
 @pytest.mark.asyncio
 class TestWorkflowRepository:
     """Create, persist, poll and load workflows, and number them."""
 
-    async def test_every_field_comes_back(self, provider: PersistenceProvider) -> None:
+    async def test_every_field_comes_back(self, provider: WorkflowRepository) -> None:
         stored = full_instance()
         assert await provider.create_new_workflow(stored) == stored.id
         assert await provider.get_workflow_instance(stored.id) == stored
         assert await provider.get_workflow_instance_by_name(stored.name) == stored
         assert await provider.get_workflow_instances([stored.id]) == [stored]
 
-    async def test_defaults_come_back(self, provider: PersistenceProvider) -> None:
+    async def test_defaults_come_back(self, provider: WorkflowRepository) -> None:
         stored = WorkflowInstance(workflow_definition_id="order", version=1, data=None)
         await provider.create_new_workflow(stored)
         stored.name = stored.id
         assert await provider.get_workflow_instance(stored.id) == stored
 
-    async def test_an_empty_name_is_stored_as_the_id(self, provider: PersistenceProvider) -> None:
+    async def test_an_empty_name_is_stored_as_the_id(self, provider: WorkflowRepository) -> None:
         id_ = await provider.create_new_workflow(sample_instance(name=""))
         assert (await provider.get_workflow_instance_by_name(id_)).id == id_
 
-    async def test_persist_overwrites_everything_but_the_create_time(self, provider: PersistenceProvider) -> None:
+    async def test_persist_overwrites_everything_but_the_create_time(self, provider: WorkflowRepository) -> None:
         before = sample_instance()
         await provider.create_new_workflow(before)
         after = full_instance(id=before.id, create_time=before.create_time + timedelta(days=1))
@@ -68,7 +42,7 @@ class TestWorkflowRepository:
         after.create_time = before.create_time
         assert await provider.get_workflow_instance(before.id) == after
 
-    async def test_persist_can_clear_every_optional_field(self, provider: PersistenceProvider) -> None:
+    async def test_persist_can_clear_every_optional_field(self, provider: WorkflowRepository) -> None:
         stored = full_instance()
         await provider.create_new_workflow(stored)
         bare = WorkflowInstance(
@@ -83,14 +57,14 @@ class TestWorkflowRepository:
         await provider.persist_workflow(bare)
         assert await provider.get_workflow_instance(stored.id) == bare
 
-    async def test_persist_with_an_empty_name_leaves_the_stored_one(self, provider: PersistenceProvider) -> None:
+    async def test_persist_with_an_empty_name_leaves_the_stored_one(self, provider: WorkflowRepository) -> None:
         stored = sample_instance(name="kept")
         await provider.create_new_workflow(stored)
         stored.name = ""
         await provider.persist_workflow(stored)
         assert (await provider.get_workflow_instance(stored.id)).name == "kept"
 
-    async def test_persist_can_rename(self, provider: PersistenceProvider) -> None:
+    async def test_persist_can_rename(self, provider: WorkflowRepository) -> None:
         stored = sample_instance(name="old")
         await provider.create_new_workflow(stored)
         stored.name = "new"
@@ -99,7 +73,7 @@ class TestWorkflowRepository:
         with pytest.raises(WorkflowNotFoundError, match="old"):
             await provider.get_workflow_instance_by_name("old")
 
-    async def test_pointers_keep_their_order(self, provider: PersistenceProvider) -> None:
+    async def test_pointers_keep_their_order(self, provider: WorkflowRepository) -> None:
         first, second, third, fourth = (ExecutionPointer(id=id_, step_id=0) for id_ in "dbca")
         stored = sample_instance(execution_pointers=[first, second, third])
         await provider.create_new_workflow(stored)
@@ -111,7 +85,7 @@ class TestWorkflowRepository:
             assert await provider.get_workflow_instance_by_name(stored.name) == stored
             assert await provider.get_workflow_instances([stored.id]) == [stored]
 
-    async def test_a_changed_pointer_is_stored(self, provider: PersistenceProvider) -> None:
+    async def test_a_changed_pointer_is_stored(self, provider: WorkflowRepository) -> None:
         stored = full_instance()
         await provider.create_new_workflow(stored)
         stored.execution_pointers[1].retry_count += 1
@@ -120,7 +94,7 @@ class TestWorkflowRepository:
         await provider.persist_workflow(stored)
         assert await provider.get_workflow_instance(stored.id) == stored
 
-    async def test_what_is_stored_is_what_was_passed_at_the_call(self, provider: PersistenceProvider) -> None:
+    async def test_what_is_stored_is_what_was_passed_at_the_call(self, provider: WorkflowRepository) -> None:
         stored = sample_instance(data={"step": 1})
         await provider.create_new_workflow(stored)
         persisting = asyncio.ensure_future(provider.persist_workflow(stored))
@@ -129,116 +103,8 @@ class TestWorkflowRepository:
         await persisting
         assert (await provider.get_workflow_instance(stored.id)).data == {"step": 1}
 
-    async def test_the_second_of_two_writers_hears_of_it(self, provider: PersistenceProvider) -> None:
-        stored = full_instance()
-        await provider.create_new_workflow(stored)
-        one, other = [await provider.get_workflow_instance(stored.id) for _ in range(2)]
-        one.data, other.data = "one", "other"
-        other.execution_pointers.append(full_pointer())
-        await provider.persist_workflow(one)
-        subscription = full_subscription(workflow_id=stored.id)
-        for late in (
-            provider.persist_workflow(other),
-            provider.persist_workflow_with_subscriptions(other, [subscription]),
-            provider.persist_workflow(stored),
-        ):
-            with pytest.raises(WorkflowConflictError, match=stored.id):
-                await late
-        assert await provider.get_workflow_instance(stored.id) == one
-        assert await provider.get_subscriptions("paid", "k1", subscription.subscribe_as_of) == []
-
-    async def test_an_instance_whose_id_was_changed(self, provider: PersistenceProvider) -> None:
-        one, other = sample_instance(execution_pointers=[]), full_instance()
-        for stored in (one, other):
-            await provider.create_new_workflow(stored)
-        loaded = await provider.get_workflow_instance(one.id)
-        for changed in (one, loaded):
-            changed.id, changed.name = other.id, other.name
-            with pytest.raises(WorkflowConflictError, match=other.id):
-                await provider.persist_workflow(changed)
-            changed.id = "unknown"
-            with pytest.raises(WorkflowNotFoundError, match="unknown"):
-                await provider.persist_workflow(changed)
-        assert await provider.get_workflow_instance(other.id) == other
-
-    @pytest.mark.parametrize(
-        ("field", "stored", "bad"),
-        [
-            ("outcome", None, float("nan")),
-            ("outcome", "eA==", b"x"),
-            ("outcome", {"1": 2}, {1: 2}),
-            ("outcome", [2], {2}),
-            ("outcome", [], frozenset()),
-            ("outcome", "text", "\ud800"),
-            ("outcome", None, object()),
-            ("outcome", "2026-05-28T20:26:40", datetime(2026, 5, 28, 20, 26, 40)),
-            ("outcome", "2026-05-28", date(2026, 5, 28)),
-            ("outcome", "1.5", Decimal("1.5")),
-            ("outcome", str(UUID(int=1)), UUID(int=1)),
-            ("outcome", "a", _Kind.A),
-            ("outcome", {"step": 1}, _Lookalike(1)),
-            ("persistence_data", {"deep": [{"set": [1]}]}, {"deep": [{"set": {1}}]}),
-            ("extension_attributes", {"deep": {str(UUID(int=1)): 1}}, {"deep": {UUID(int=1): 1}}),
-            ("extension_attributes", {"step": 1}, _Lookalike(1)),
-            ("context_item", ["1"], [Decimal(1)]),
-            ("event_data", ["1"], (Decimal(1),)),
-            ("children", ["a"], {"a"}),
-            ("scope", [], set()),
-            ("step_name", "1.5", Decimal("1.5")),
-            ("event_key", str(UUID(int=1)), UUID(int=1)),
-            ("status", PointerStatus.Failed, _Kind.Failed),
-            ("step_id", 1, _Kind.One),
-            ("retry_count", 1, True),
-            ("active", True, 1),
-        ],
-    )
-    async def test_what_create_refuses_persist_refuses(
-        self, provider: PersistenceProvider, field: str, stored: Any, bad: Any
-    ) -> None:
-        """Each of these is what some encoder writes for what is stored."""
-        instance = sample_instance(execution_pointers=[full_pointer(**{field: stored}), full_pointer()])
-        await provider.create_new_workflow(instance)
-        setattr(instance.execution_pointers[0], field, bad)
-        with pytest.raises(SerializationError, match=rf"ExecutionPointer.{field}"):
-            await provider.persist_workflow(instance)
-        with pytest.raises(SerializationError, match=rf"ExecutionPointer.{field}"):
-            await provider.create_new_workflow(sample_instance(execution_pointers=instance.execution_pointers))
-        setattr(instance.execution_pointers[0], field, stored)
-        assert await provider.get_workflow_instance(instance.id) == instance
-
-    async def test_what_create_takes_persist_takes(self, provider: PersistenceProvider) -> None:
-        """Values of other types that are JSON all the same, beside pointers that did not change."""
-        instance = sample_instance(execution_pointers=[full_pointer(outcome=[1, ["a"]]), full_pointer()])
-        await provider.create_new_workflow(instance)
-        instance.execution_pointers[0].outcome = (1, (CommandName.ProcessEvent,))
-        instance.execution_pointers[0].children = ("c1", "c2")  # type: ignore[assignment]
-        await provider.persist_workflow(instance)
-        instance.execution_pointers[0].outcome = [1, ["ProcessEvent"]]
-        instance.execution_pointers[0].children = ["c1", "c2"]
-        assert await provider.get_workflow_instance(instance.id) == instance
-
-    async def test_one_instance_persisted_by_several_tasks(self, provider: PersistenceProvider) -> None:
-        stored = sample_instance(execution_pointers=[])
-        await provider.create_new_workflow(stored)
-        subscriptions = [full_subscription(workflow_id=stored.id) for _ in range(5)]
-        for round_ in range(3):
-            tasks = []
-            for subscription in subscriptions:
-                stored.data = {"round": round_, "subscription": subscription.id}
-                stored.execution_pointers.append(full_pointer())
-                subscription.id = new_id()
-                call = provider.persist_workflow_with_subscriptions(stored, [subscription])
-                tasks.append(asyncio.create_task(call))
-                await asyncio.sleep(0)
-            at_the_last_call = deepcopy(stored)
-            stored.data = "later"
-            await asyncio.gather(*tasks)
-            assert await provider.get_workflow_instance(stored.id) == at_the_last_call
-        await asyncio.gather(provider.persist_workflow(stored), provider.persist_workflow(stored))
-        assert await provider.get_workflow_instance(stored.id) == stored
-
     @pytest.mark.parametrize("steps", range(6))
-    async def test_a_cancelled_persist_gives_no_false_conflict(self, provider: PersistenceProvider, steps: int) -> None:
+    async def test_a_cancelled_persist_gives_no_false_conflict(self, provider: WorkflowRepository, steps: int) -> None:
         stored = sample_instance()
         await provider.create_new_workflow(stored)
         for cancelled in ([0], [1], [0, 1], [0, 2], [1, 2]):
@@ -258,7 +124,7 @@ class TestWorkflowRepository:
             await provider.persist_workflow(stored)
             assert await provider.get_workflow_instance(stored.id) == stored
 
-    async def test_a_failed_persist_before_another(self, provider: PersistenceProvider) -> None:
+    async def test_a_failed_persist_before_another(self, provider: WorkflowRepository) -> None:
         await provider.create_new_workflow(sample_instance(name="taken"))
         stored = sample_instance()
         await provider.create_new_workflow(stored)
@@ -272,7 +138,7 @@ class TestWorkflowRepository:
         assert outcomes[1] is None
         assert await provider.get_workflow_instance(stored.id) == stored
 
-    async def test_loaded_objects_are_independent(self, provider: PersistenceProvider) -> None:
+    async def test_loaded_objects_are_independent(self, provider: WorkflowRepository) -> None:
         stored = full_instance()
         await provider.create_new_workflow(stored)
         one, other = await provider.get_workflow_instances([stored.id, stored.id])
@@ -280,102 +146,78 @@ class TestWorkflowRepository:
         one.data["changed"] = True
         assert other == stored
 
-    async def test_create_with_an_id_in_use(self, provider: PersistenceProvider) -> None:
+    async def test_create_with_an_id_in_use(self, provider: WorkflowRepository) -> None:
         stored = sample_instance()
         await provider.create_new_workflow(stored)
         twin = sample_instance(id=stored.id, name="another", execution_pointers=[ExecutionPointer(step_id=9)])
-        with pytest.raises(WorkflowAlreadyExistsError, match=f"id '{stored.id}'"):
+        with pytest.raises(WorkflowAlreadyExistsError, match=rf"\bid\b.*{stored.id}"):
             await provider.create_new_workflow(twin)
         assert await provider.get_workflow_instance(stored.id) == stored
 
-    async def test_create_with_a_name_in_use(self, provider: PersistenceProvider) -> None:
+    async def test_create_with_a_name_in_use(self, provider: WorkflowRepository) -> None:
         stored = sample_instance(name="order-1")
         await provider.create_new_workflow(stored)
         twin = sample_instance(name="order-1")
-        with pytest.raises(WorkflowAlreadyExistsError, match="name 'order-1'"):
+        with pytest.raises(WorkflowAlreadyExistsError, match=r"\bname\b.*order-1"):
             await provider.create_new_workflow(twin)
         with pytest.raises(WorkflowNotFoundError):
             await provider.get_workflow_instance(twin.id)
 
-    async def test_create_without_a_name_where_the_id_is_a_name(self, provider: PersistenceProvider) -> None:
+    async def test_create_without_a_name_where_the_id_is_a_name(self, provider: WorkflowRepository) -> None:
         await provider.create_new_workflow(sample_instance(name="taken"))
-        with pytest.raises(WorkflowAlreadyExistsError, match="name 'taken'"):
+        with pytest.raises(WorkflowAlreadyExistsError, match=r"\bname\b.*taken"):
             await provider.create_new_workflow(sample_instance(id="taken", name=""))
 
-    async def test_persist_to_a_name_in_use(self, provider: PersistenceProvider) -> None:
+    async def test_persist_to_a_name_in_use(self, provider: WorkflowRepository) -> None:
         first, second = sample_instance(name="first"), sample_instance(name="second")
         await asyncio.gather(*(provider.create_new_workflow(instance) for instance in (first, second)))
         second.name, second.data = "first", "changed"
         second.execution_pointers = []
-        with pytest.raises(WorkflowAlreadyExistsError, match="name 'first'"):
+        with pytest.raises(WorkflowAlreadyExistsError, match=r"\bname\b.*first"):
             await provider.persist_workflow(second)
         loaded = await provider.get_workflow_instance(second.id)
         assert (loaded.name, loaded.data, len(loaded.execution_pointers)) == ("second", {"amount": 1}, 1)
 
-    async def test_persist_of_an_unknown_id(self, provider: PersistenceProvider) -> None:
+    async def test_persist_of_an_unknown_id(self, provider: WorkflowRepository) -> None:
         unknown = sample_instance()
-        subscription = full_subscription(workflow_id=unknown.id)
         with pytest.raises(WorkflowNotFoundError, match=unknown.id):
             await provider.persist_workflow(unknown)
-        with pytest.raises(WorkflowNotFoundError, match=unknown.id):
-            await provider.persist_workflow_with_subscriptions(unknown, [subscription])
         with pytest.raises(WorkflowNotFoundError):
             await provider.get_workflow_instance(unknown.id)
-        assert await provider.get_subscriptions("paid", "k1", subscription.subscribe_as_of) == []
 
-    async def test_a_pointer_of_another_workflow(self, provider: PersistenceProvider) -> None:
+    async def test_a_pointer_of_another_workflow(self, provider: WorkflowRepository) -> None:
         owner = sample_instance(execution_pointers=[ExecutionPointer(id="p1", step_id=0)])
         other = sample_instance()
         await asyncio.gather(*(provider.create_new_workflow(instance) for instance in (owner, other)))
         thief = sample_instance(execution_pointers=[full_pointer(), full_pointer(id="p1")])
-        with pytest.raises(StoreError, match=f"'p1' of workflow '{thief.id}' belongs to workflow '{owner.id}'"):
+        with pytest.raises(StoreError, match="p1"):
             await provider.create_new_workflow(thief)
         thief.id = other.id
-        with pytest.raises(StoreError, match=f"'p1' of workflow '{other.id}' belongs to workflow '{owner.id}'"):
+        with pytest.raises(StoreError, match="p1"):
             await provider.persist_workflow(thief)
         assert await provider.get_workflow_instances([owner.id, other.id]) == [owner, other]
 
-    async def test_persist_with_subscriptions_stores_both(self, provider: PersistenceProvider) -> None:
-        instance = sample_instance()
-        await provider.create_new_workflow(instance)
-        instance.data = "waits"
-        subscriptions = [full_subscription(id=id_, workflow_id=instance.id) for id_ in "ab"]
-        await provider.persist_workflow_with_subscriptions(instance, subscriptions)
-        assert await provider.get_workflow_instance(instance.id) == instance
-        assert await provider.get_subscriptions("paid", "k1", subscriptions[0].subscribe_as_of) == subscriptions
-
-    async def test_a_subscription_that_exists_stores_nothing(self, provider: PersistenceProvider) -> None:
-        instance = sample_instance()
-        await provider.create_new_workflow(instance)
-        there, new = full_subscription(), full_subscription()
-        await provider.create_event_subscription(there)
-        changed = sample_instance(id=instance.id, name=instance.name, data="changed")
-        with pytest.raises(StoreError, match=there.id):
-            await provider.persist_workflow_with_subscriptions(changed, [new, there])
-        assert await provider.get_workflow_instance(instance.id) == instance
-        assert await provider.get_subscriptions("paid", "k1", there.subscribe_as_of) == [there]
-
-    async def test_unknown_ids_and_names(self, provider: PersistenceProvider) -> None:
+    async def test_unknown_ids_and_names(self, provider: WorkflowRepository) -> None:
         with pytest.raises(WorkflowNotFoundError, match="nothing"):
             await provider.get_workflow_instance("nothing")
         with pytest.raises(WorkflowNotFoundError, match="nothing"):
             await provider.get_workflow_instance_by_name("nothing")
 
-    async def test_many_instances_come_in_the_order_asked_for(self, provider: PersistenceProvider) -> None:
+    async def test_many_instances_come_in_the_order_asked_for(self, provider: WorkflowRepository) -> None:
         stored = [full_instance(id=f"w{number}") for number in range(5)]
         await asyncio.gather(*(provider.create_new_workflow(instance) for instance in stored))
         ids = ["w3", "unknown", "w0", "w4", "w3"]
         assert await provider.get_workflow_instances(ids) == [stored[3], stored[0], stored[4], stored[3]]
         assert await provider.get_workflow_instances([]) == []
 
-    async def test_ten_thousand_ids(self, provider: PersistenceProvider) -> None:
+    async def test_ten_thousand_ids(self, provider: WorkflowRepository) -> None:
         stored = sample_instance()
         await provider.create_new_workflow(stored)
         ids = [f"unknown-{number}" for number in range(10_000)]
         ids[7_777] = stored.id
         assert await provider.get_workflow_instances(ids) == [stored]
 
-    async def test_runnable_instances(self, provider: PersistenceProvider, clock: ManualClock) -> None:
+    async def test_runnable_instances(self, provider: WorkflowRepository, clock: ManualClock) -> None:
         now = int(clock().timestamp() * 1000)
         due = {"c": 0, "b": now - 1, "d": now, "a": now}
         for id_, next_execution in due.items():
@@ -393,16 +235,16 @@ class TestWorkflowRepository:
         ]
         assert await provider.get_runnable_instances(clock() - timedelta(microseconds=1)) == ["c", "b"]
 
-    async def test_sequences_count_from_one(self, provider: PersistenceProvider) -> None:
+    async def test_sequences_count_from_one(self, provider: WorkflowRepository) -> None:
         assert [await provider.next_definition_sequence("a") for _ in range(3)] == [1, 2, 3]
         assert await provider.next_definition_sequence("b") == 1
         assert await provider.next_definition_sequence("a") == 4
 
-    async def test_sequences_have_no_gap_and_no_duplicate(self, provider: PersistenceProvider) -> None:
+    async def test_sequences_have_no_gap_and_no_duplicate(self, provider: WorkflowRepository) -> None:
         numbers = await asyncio.gather(*(provider.next_definition_sequence("a") for _ in range(200)))
         assert sorted(numbers) == list(range(1, 201))
 
-    async def test_many_callers_at_once(self, provider: PersistenceProvider) -> None:
+    async def test_many_callers_at_once(self, provider: WorkflowRepository) -> None:
         instances = [full_instance() for _ in range(64)]
 
         async def live(instance: WorkflowInstance) -> None:
@@ -415,7 +257,7 @@ class TestWorkflowRepository:
 
         await asyncio.gather(*(live(instance) for instance in instances))
 
-    async def test_a_unit_that_fails_fails_alone(self, provider: PersistenceProvider) -> None:
+    async def test_a_unit_that_fails_fails_alone(self, provider: WorkflowRepository) -> None:
         taken = sample_instance(name="taken")
         await provider.create_new_workflow(taken)
         names = [f"order-{number}" if number % 3 else "taken" for number in range(30)]
@@ -433,3 +275,15 @@ class TestWorkflowRepository:
                 assert isinstance(outcome, WorkflowAlreadyExistsError)
                 with pytest.raises(WorkflowNotFoundError):
                     await provider.get_workflow_instance(str(number))
+
+    async def test_two_providers_share_a_store(
+        self, provider: WorkflowRepository, another_provider: Callable[[], Awaitable[WorkflowRepository]]
+    ) -> None:
+        other = await another_provider()
+        stored = sample_instance(name="shared")
+        await provider.create_new_workflow(stored)
+        assert await other.get_workflow_instance(stored.id) == stored
+        with pytest.raises(WorkflowAlreadyExistsError, match=r"\bname\b.*shared"):
+            await other.create_new_workflow(sample_instance(name="shared"))
+        numbers = await asyncio.gather(*(each.next_definition_sequence("a") for each in (provider, other) * 10))
+        assert sorted(numbers) == list(range(1, 21))
