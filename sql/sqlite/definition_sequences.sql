@@ -12,10 +12,34 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 -- name: next_definition_sequence(definition_id)$
 -- Raises the number of a definition by one, from nothing to 1, and returns it; no row where it is the last of 64 bits
 -- (SQLite would go on with floats).
--- used by: next_definition_sequence
+-- used by: next_definition_sequence, create_numbered_workflow
 -- index: none
 -- keep: that one statement raises and returns; two callers would get one number
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, 1)
 ON CONFLICT (definition_id) DO UPDATE SET next_num = next_num + 1 WHERE next_num < 9223372036854775807
 RETURNING next_num;
+
+-- name: pass_over_taken_numbers(definition_id)!
+-- Raises the number of a definition to the last of the next ones whose names workflows have already, up to the first that
+-- is free; nothing where the next one is.
+-- used by: create_numbered_workflow
+-- index: sqlite_autoindex_definition_sequences_1, sqlite_autoindex_workflows_2
+WITH RECURSIVE taken (number) AS (
+    SELECT coalesce(max(next_num), 0)
+    FROM definition_sequences
+    WHERE definition_id = :definition_id
+    UNION ALL
+    SELECT taken.number + 1
+    FROM taken
+    WHERE EXISTS (SELECT 1 FROM workflows WHERE name = :definition_id || '-' || (taken.number + 1))
+)
+
+INSERT INTO definition_sequences (definition_id, next_num)
+SELECT
+    :definition_id AS definition_id,
+    max(number) AS next_num
+FROM taken
+WHERE number > 0
+HAVING count(*) > 0
+ON CONFLICT (definition_id) DO UPDATE SET next_num = excluded.next_num WHERE excluded.next_num > next_num;

@@ -172,6 +172,26 @@ FROM execution_pointer_documents
 WHERE workflow_id IN (SELECT value FROM json_each(:ids))
 ORDER BY workflow_id, place;
 
+-- name: get_claimed_execution_pointers(as_at, token, row_limit)
+-- The pointers of the workflows that claim_and_load_instances has just taken with :token; those of one workflow come in list
+-- order. CROSS JOIN keeps SQLite from scanning the pointers, which it may prefer with statistics from when there were few.
+-- used by: claim_and_load_instances
+-- index: idx_workflows_runnable, idx_execution_pointers_workflow_id
+-- keep: ORDER BY pointer.place; pointers are in the order of the list that they were stored in
+WITH claimed AS MATERIALIZED (
+    SELECT id
+    FROM workflows
+    WHERE status = 'Runnable' AND next_execution <= :as_at AND claim_token = :token
+    ORDER BY next_execution, id
+    LIMIT :row_limit
+)
+
+SELECT pointer.workflow_id, pointer.document
+FROM claimed
+CROSS JOIN execution_pointer_documents AS pointer
+WHERE pointer.workflow_id = claimed.id
+ORDER BY pointer.workflow_id, pointer.place;
+
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
 -- One of the pointers in :ids, a JSON array, that belongs to another workflow than :workflow_id: says why an insert failed.
 -- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions

@@ -47,6 +47,7 @@ from wfe_sql.models import (
     EventSubscription,
     ExecutionError,
     ExecutionPointer,
+    Held,
     PointerStatus,
     Ran,
     ScheduledCommand,
@@ -55,20 +56,25 @@ from wfe_sql.models import (
     WorkflowStatus,
     utc_now,
 )
+from wfe_sql.operations.hosting import Hosting
 from wfe_sql.repositories import (
+    Change,
     ClaimRepository,
     CommandHandler,
     EventRepository,
     ExecutionErrorRepository,
+    HostingRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
     UnitOfWork,
+    UnitRepository,
     WorkflowRepository,
 )
 
 __all__ = [
     "Backlog",
+    "Change",
     "Claim",
     "ClaimKind",
     "ClaimLostError",
@@ -88,6 +94,9 @@ __all__ = [
     "ExecutionPointer",
     "Finding",
     "FindingKind",
+    "Held",
+    "Hosting",
+    "HostingRepository",
     "MaintenanceRepository",
     "Page",
     "PersistenceProvider",
@@ -117,6 +126,7 @@ __all__ = [
     "SubscriptionSummary",
     "SubscriptionTokenError",
     "UnitOfWork",
+    "UnitRepository",
     "WfeError",
     "WorkflowAlreadyExistsError",
     "WorkflowConflictError",

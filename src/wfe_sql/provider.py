@@ -19,6 +19,7 @@ from wfe_sql.maintenance import Maintenance
 from wfe_sql.models import ExecutionError
 from wfe_sql.operations.commands import Commands
 from wfe_sql.operations.events import Events
+from wfe_sql.operations.hosting import Hosting
 from wfe_sql.operations.subscriptions import Subscriptions
 from wfe_sql.operations.units import Units, persist_errors
 from wfe_sql.operations.workflows import Workflows
@@ -27,7 +28,7 @@ from wfe_sql.tables import EXECUTION_ERRORS
 OnConflict = Literal["overwrite", "raise"]
 
 
-class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Units, Maintenance):
+class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Units, Hosting, Maintenance):
     """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 
     Use it as an async context manager, or `await open()` it and `await close()` it.
