@@ -6,14 +6,17 @@ import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from unittest import mock
 
 import pytest
+import typer.main
 
 from wfe_sql.cli import main
 
 _OF_THIS_SHELL = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "WFE_SQL_DIR")
+_parser_of = cache(typer.main.get_command)  # which takes as long to make as most commands run
 
 
 @dataclass
@@ -33,6 +36,7 @@ def run_command(*arguments: object, stdin: str = "", **environment: str) -> Resu
     settings = {name: value for name, value in os.environ.items() if name not in _OF_THIS_SHELL}
     with (
         mock.patch.dict(os.environ, {**settings, **environment}, clear=True),
+        mock.patch.object(typer.main, "get_command", _parser_of),
         mock.patch.object(sys, "argv", ["wfe-sql", *map(str, arguments)]),
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),
         redirect_stdout(out),

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from servers import OwnServer
+from servers import OwnServer, folder_in_memory, with_option
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests stop with it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = folder_in_memory()
+    if folder and not os.statvfs(folder).f_flag & os.ST_NOEXEC:  # programs are installed into these folders
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # as for servers: processes end, not machines
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -205,6 +208,14 @@ def store(backend: str, request: pytest.FixtureRequest) -> Path | str:
         return path
     schema: str = request.getfixturevalue("schema")
     return schema
+
+
+@pytest.fixture
+def store_url(store: Path | str, request: pytest.FixtureRequest) -> str:
+    """The URL of the test's store."""
+    if isinstance(store, Path):
+        return f"sqlite://{store}"
+    return with_option(request.getfixturevalue("postgres_url"), f"schema={store}")
 
 
 @pytest.fixture

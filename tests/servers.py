@@ -37,7 +37,7 @@ class OwnServer:
         Its folder is not one of pytest's, which every other run of pytest closes to the user that the server runs as.
         These tests end processes, not machines: what is written may stay in memory.
         """
-        with TemporaryDirectory(prefix="wfe-sql-", dir=_folder_in_memory()) as folder:
+        with TemporaryDirectory(prefix="wfe-sql-", dir=folder_in_memory()) as folder:
             server = cls(get_server(Path(folder) / "data"))
             try:
                 for setting in ("fsync", "full_page_writes"):
@@ -72,8 +72,13 @@ class OwnServer:
             process.wait(timeout=30)
 
 
-def _folder_in_memory() -> Path | None:
-    """Return one with room for a server, or None. A store is some 50 files, which take most disks longer to make."""
+def with_option(url: str, option: str) -> str:
+    """Return a URL with one more option."""
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
+def folder_in_memory() -> Path | None:
+    """Return one with room for a server, or None: most disks take longer to sync what tests write than all the rest."""
     folder = Path("/dev/shm")
     has_room = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2 * 2**30
     return folder if has_room else None

@@ -72,6 +72,8 @@ from wfe_sql.repositories import (
     WorkflowRepository,
 )
 
+__version__ = "0.2.0"
+
 __all__ = [
     "Backlog",
     "Change",
@@ -136,6 +138,7 @@ __all__ = [
     "WorkflowRepository",
     "WorkflowStatus",
     "WorkflowSummary",
+    "__version__",
     "connect",
     "epoch_ms",
     "utc_now",

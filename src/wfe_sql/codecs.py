@@ -53,6 +53,8 @@ def _encode_text(value: Any) -> str:
 
 
 def _encode_id(value: Any) -> str:
+    if type(value) is str and value.isascii() and value and "\0" not in value:
+        return value
     text = _encode_text(value)
     if not text:
         raise ValueError("is empty where an id belongs")
@@ -284,11 +286,10 @@ def _portable_json(value: str) -> str:
 
 def words(kind: type[StrEnum]) -> Codec:
     """Return the codec of the words of an enum."""
-    by_text = {member.value: member for member in kind}
+    texts = {member.value: member.value for member in kind}
 
     def encode(value: Any) -> str:
-        member = by_text.get(value) if isinstance(value, str) else None
-        return kind(value).value if member is None else member.value
+        return (texts.get(value) if isinstance(value, str) else None) or kind(value).value
 
     return Codec(encode, lambda value: kind(value).value)
 

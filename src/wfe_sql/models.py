@@ -16,7 +16,11 @@ from typing import Any, NamedTuple
 
 
 class WorkflowStatus(StrEnum):
-    """Where a workflow stands. Only a `Runnable` one is polled."""
+    """Where a workflow stands. Only a `Runnable` one is polled.
+
+    `Suspended` rests until somebody sets it to `Runnable` again; `Complete` and `Terminated` are finished, and may be
+    purged. The engine or an operator changes the status; the store only polls by it.
+    """
 
     Runnable = "Runnable"
     Suspended = "Suspended"
@@ -25,7 +29,20 @@ class WorkflowStatus(StrEnum):
 
 
 class PointerStatus(StrEnum):
-    """Where a step of a workflow stands."""
+    """Where a step of a workflow stands. The engine sets it; the store keeps the word and does nothing by it.
+
+    Attributes:
+        Pending: Not begun.
+        Running: Begun, and not done: it has iterations or children under way.
+        Complete: Done.
+        Skipped: Passed over, for its condition was not met.
+        Sleeping: Waits until `sleep_until`.
+        WaitingForEvent: Waits for an event with `event_name` and `event_key`.
+        Failed: Ended with an error, and is not tried again.
+        Compensated: Was done, and then undone.
+        Cancelled: Ended from outside before it was done.
+        PendingPredecessor: Begins once the pointer `predecessor_id` is done.
+    """
 
     Pending = "Pending"
     Running = "Running"
@@ -40,7 +57,7 @@ class PointerStatus(StrEnum):
 
 
 class CommandName(StrEnum):
-    """What a scheduled command does."""
+    """What a scheduled command does: process the workflow, or the event, whose id is its `data`."""
 
     ProcessWorkflow = "ProcessWorkflow"
     ProcessEvent = "ProcessEvent"
@@ -101,7 +118,33 @@ def utc_now() -> datetime:
 
 @dataclass(slots=True, kw_only=True)
 class ExecutionPointer:
-    """One step of a workflow: what it waits for, what it stored, how it ended."""
+    """One visit of a workflow to one of its steps: what it waits for, what it stored, how it ended.
+
+    A step that is visited again, such as in a loop, gets another pointer. The store keeps the pointers in the order of
+    `WorkflowInstance.execution_pointers`, and gives no other meaning to a field.
+
+    Attributes:
+        id: Unique among the pointers of all workflows.
+        step_id: Which step of the definition.
+        active: Whether the engine has still something to do here.
+        status: Where it stands.
+        sleep_until: The engine leaves it alone until then.
+        persistence_data: What the step keeps for its next run, any JSON.
+        start_time: When it first ran.
+        end_time: When it ended.
+        event_name: The event that it waits for, with `event_key`.
+        event_key: Which of the events of that name, such as an order's number.
+        event_published: Whether that event has come.
+        event_data: What came with it, any JSON.
+        step_name: The step's name, for people.
+        retry_count: How often it was tried again after an error.
+        children: Ids of the pointers that it has begun, such as the branches of a loop.
+        context_item: What it runs for, such as an item of a loop, any JSON.
+        predecessor_id: The pointer that led to it.
+        outcome: Which way the workflow goes on from here, any JSON.
+        scope: Ids of the pointers that it is within, the outermost first.
+        extension_attributes: What extensions of the engine keep, by name, any JSON.
+    """
 
     id: str = field(default_factory=new_id)
     step_id: int
@@ -203,7 +246,22 @@ class Event:
 
 @dataclass(slots=True, kw_only=True)
 class EventSubscription:
-    """A step's wait for an event; the `external_*` fields say which worker holds it, and until when."""
+    """A step's wait for an event.
+
+    Attributes:
+        id: Any text, unique.
+        workflow_id: The workflow that waits.
+        step_id: Its step.
+        execution_pointer_id: The pointer that waits.
+        event_name: The event that it waits for.
+        event_key: Which of the events of that name.
+        subscribe_as_of: Events with an `event_time` before this are not meant for it, so a wait that is stored a
+            moment late can still ask for the events since it began.
+        subscription_data: What the step keeps with it, any JSON.
+        external_token: The token of the worker outside that holds it; see `set_subscription_token`.
+        external_worker_id: Who that is, for people.
+        external_token_expiry: Until when; after that anybody may take it.
+    """
 
     id: str = field(default_factory=new_id)
     workflow_id: str
@@ -222,7 +280,13 @@ class EventSubscription:
 class ScheduledCommand:
     """Something to do at a time. There is at most one for each (command_name, data).
 
-    `data` is the id of the workflow or event; `execute_time` is epoch milliseconds.
+    `WorkflowInstance.next_execution` says when the engine looks at a workflow by itself. A command is for what comes
+    beside that, from whoever does not hold the workflow: process it, or an event, once more at a time of its own.
+
+    Attributes:
+        command_name: What to do.
+        data: The id of the workflow or event.
+        execute_time: When, in epoch milliseconds; `epoch_ms` makes it of a time.
     """
 
     command_name: CommandName
@@ -241,7 +305,7 @@ class ScheduledCommand:
 
 
 class ClaimKind(StrEnum):
-    """What a claim is on."""
+    """What a claim holds."""
 
     Workflow = "Workflow"
     Event = "Event"

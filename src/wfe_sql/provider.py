@@ -23,12 +23,15 @@ from wfe_sql.operations.hosting import Hosting
 from wfe_sql.operations.subscriptions import Subscriptions
 from wfe_sql.operations.units import Units, persist_errors
 from wfe_sql.operations.workflows import Workflows
+from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.tables import EXECUTION_ERRORS
 
 OnConflict = Literal["overwrite", "raise"]
 
 
-class SqlPersistenceProvider(Workflows, Subscriptions, Events, Commands, Units, Hosting, Maintenance):
+class SqlPersistenceProvider(
+    Workflows, Subscriptions, Events, Commands, Units, Hosting, Maintenance, PersistenceProvider
+):
     """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 
     Use it as an async context manager, or `await open()` it and `await close()` it.

@@ -108,9 +108,9 @@ class QuerySet(Mapping[str, Query]):
         self, queries: Iterable[Query], adapter: DriverAdapterProtocol, *, replaced: Iterable[Query] = ()
     ) -> None:
         self._queries = {query.name: query for query in queries}
-        self.replaced = {query.name: query for query in replaced}
+        self.replaced: dict[str, Query] = {query.name: query for query in replaced}
         """The library's own queries in whose place there are others, which differ."""
-        self.tuned = frozenset(self.replaced)
+        self.tuned: frozenset[str] = frozenset(self.replaced)
         """The names of those others."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
         self._run = {

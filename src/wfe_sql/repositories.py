@@ -33,7 +33,17 @@ CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 
 
 class WorkflowRepository(Protocol):
-    """Workflow instances with their execution pointers."""
+    """Workflow instances with their execution pointers.
+
+    Example:
+        steps = [ExecutionPointer(step_id=0, step_name="reserve")]
+        order = WorkflowInstance(workflow_definition_id="order", version=1, data={}, execution_pointers=steps)
+        await provider.create_new_workflow(order)
+        order.data["paid"] = True
+        order.status = WorkflowStatus.Complete
+        await provider.persist_workflow(order)
+        assert await provider.get_workflow_instance(order.id) == order
+    """
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
         """Store a new workflow and return its id. A name of "" is stored as the id.
@@ -146,7 +156,23 @@ class WorkflowRepository(Protocol):
 
 
 class SubscriptionRepository(Protocol):
-    """Waits for events, and the tokens by which one worker holds one."""
+    """Waits for events, and the tokens by which one worker holds one.
+
+    A step that waits stores a subscription with its workflow, from `subscribe_as_of` on: events with an earlier
+    `event_time` are none of its. An event is then handed to each subscription of its name and key:
+
+        for waiting in await provider.get_subscriptions(event.event_name, event.event_key, event.event_time):
+            ...  # store what the event means for waiting.workflow_id
+            await provider.terminate_subscription(waiting.id)
+
+    A token is for work that is done outside, by a worker that nobody else knows: whoever sets it holds the subscription
+    until it expires, and publishes its result as an event.
+
+        first = await provider.get_first_open_subscription("assess", "claim-7", now)
+        if first and await provider.set_subscription_token(first.id, token, "worker-1", now + timedelta(minutes=5)):
+            ...  # ours until then; set it again with the same token to hold it for longer
+            await provider.clear_subscription_token(first.id, token)
+    """
 
     async def create_event_subscription(self, subscription: EventSubscription) -> str:
         """Store a new subscription and return its id.
@@ -223,7 +249,15 @@ class SubscriptionRepository(Protocol):
 
 
 class EventRepository(Protocol):
-    """Events from outside."""
+    """Events from outside.
+
+    Example:
+        event = Event(event_name="paid", event_key="order-3", event_data={"amount": 12})
+        await provider.create_event(event)
+        for claim in await provider.claim_runnable_events(now, "host-1", lease=lease, limit=10):
+            ...  # hand it to its subscriptions
+            await provider.mark_event_processed(claim.id, claim=claim)
+    """
 
     async def create_event(self, event: Event) -> str:
         """Store a new event and return its id.
@@ -295,7 +329,15 @@ class EventRepository(Protocol):
 
 
 class ScheduledCommandRepository(Protocol):
-    """Things to do at a time."""
+    """Things to do at a time, at least once.
+
+    `next_execution` of a workflow already says when the engine looks at it next. A command is for what must happen
+    beside that: to wake a workflow, or hand on an event, from outside its own steps, at a time of its own, without
+    loading and storing it.
+
+        await provider.schedule_command(ScheduledCommand.process_workflow(order.id, epoch_ms(tomorrow)))
+        await provider.process_commands(now, handle)  # handle: an async function of one ScheduledCommand
+    """
 
     @property
     def supports_scheduled_commands(self) -> bool:
@@ -345,7 +387,16 @@ class ScheduledCommandRepository(Protocol):
 
 
 class ClaimRepository(Protocol):
-    """What is done with the claims that `claim_runnable_instances` and `claim_runnable_events` return."""
+    """Claims on workflows and events, once they are taken.
+
+    `claim_runnable_instances` and `claim_runnable_events` take them, each write that is made under one checks it:
+
+        for claim in await provider.claim_runnable_instances(now, "host-1", lease=lease, limit=10):
+            order = await provider.get_workflow_instance(claim.id)
+            ...  # run what is due; renew_claim when it takes longer than a third of the lease
+            await provider.persist_workflow(order, claim=claim)  # ClaimLostError: too late, nothing was written
+            await provider.release_claim(claim)
+    """
 
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
         """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
@@ -368,7 +419,14 @@ class ClaimRepository(Protocol):
 
 
 class ExecutionErrorRepository(Protocol):
-    """What went wrong in steps, for people to read."""
+    """What went wrong in steps, for people to read.
+
+    Example:
+        error = ExecutionError(workflow_id=order.id, execution_pointer_id=step.id, message="card declined")
+        await provider.persist_errors([error])
+        for error in await provider.get_execution_errors(order.id):
+            print(error.error_time, error.message)
+    """
 
     async def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
         """Store errors, all or nothing.
@@ -391,7 +449,7 @@ class ExecutionErrorRepository(Protocol):
 
 
 class UnitOfWork(Protocol):
-    """Operations that are stored in one commit, all of them or none; `PersistenceProvider.unit` makes one.
+    """Operations that are stored in one commit, all of them or none; `UnitRepository.unit` makes one.
 
     The methods are those of the repositories, with the same arguments, but for `claim`: the whole unit has it. They are
     not awaited. Nothing is sent before the `async with` block ends, and where it raises nothing is sent at all. A unit
@@ -443,7 +501,7 @@ class UnitOfWork(Protocol):
         """Add what `create_event_subscription` does; what is returned tells the events that were there before it.
 
         They are read when the unit is stored, so that none is missed: whoever handles an event that is stored later
-        finds the subscription.
+        finds the subscription. Where that read fails the block raises, although the unit is stored.
         """
         ...
 
@@ -479,7 +537,7 @@ class UnitOfWork(Protocol):
         ...
 
     def persist_errors(self, errors: Sequence[ExecutionError]) -> None:
-        """Add what `PersistenceProvider.persist_errors` does."""
+        """Add what `ExecutionErrorRepository.persist_errors` does."""
         ...
 
     def run(self, name: str, /, **params: Any) -> Ran:
@@ -498,7 +556,15 @@ class UnitOfWork(Protocol):
 
 
 class UnitRepository(Protocol):
-    """Several operations in one commit, and the application's own queries."""
+    """Units of work, and reads with the application's own queries.
+
+    Example:
+        async with provider.unit(claim, release=True) as unit:
+            unit.persist_workflow(order)
+            unit.schedule_command(command)
+            unit.run("insert_invoice", order_id=order.id, amount=12)  # of the folder app_sql
+        rows = await provider.fetch("unpaid_invoices", before=now)
+    """
 
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         """Return a new unit of work, for `async with`.
@@ -621,11 +687,11 @@ class HostingRepository(Protocol):
 
 
 class PersistenceProvider(
+    ClaimRepository,
     WorkflowRepository,
     SubscriptionRepository,
     EventRepository,
     ScheduledCommandRepository,
-    ClaimRepository,
     ExecutionErrorRepository,
     UnitRepository,
     HostingRepository,

@@ -34,10 +34,13 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(
     params=[
-        *("file", "memory", "one connection", "postgres", "postgres, one connection"),
+        *("file", "postgres"),
         *(
-            pytest.param(f"postgres through {mode}", marks=pytest.mark.slow)
-            for mode in ("session", "transaction", "transaction, tracked")
+            pytest.param(backend, marks=pytest.mark.slow)
+            for backend in (
+                *("memory", "one connection", "postgres, one connection", "postgres through session"),
+                *("postgres through transaction", "postgres through transaction, tracked"),
+            )
         ),
     ]
 )

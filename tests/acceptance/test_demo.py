@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import pytest
 
+from commands import run_command
 from wfe_sql import (
     Claim,
     Event,
@@ -40,14 +41,10 @@ from wfe_sql.testing.clock import ManualClock
 COMMAND = (sys.executable, "-m", "wfe_sql.cli")
 
 
-def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=15, check=False)
-
-
-@pytest.mark.slow
 def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None:
-    file = tmp_path / "orders.db"
-    result = run_command("demo", str(file))
+    """And leaves a file that the commands read which it prints."""
+    file, program = tmp_path / "with space.db", Path(sys.executable).with_name("wfe-sql")
+    result = subprocess.run([program, "demo", file], capture_output=True, text=True, timeout=15, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.isascii()
     assert "\x1b" not in result.stdout
@@ -70,16 +67,10 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
     ]
     runs = {pid: int(count) for pid, count, _ in counts}
     assert min(runs[first], runs[second]) > 0
-    journal = (tmp_path / "orders.db.effects.jsonl").read_text()
+    journal = file.with_name(f"{file.name}.effects.jsonl").read_text()
     assert runs == {pid: journal.count(f'"pid": {pid},') for pid in runs}
     assert sum(runs.values()) == journal.count("\n")
 
-
-def test_demo_leaves_a_file_that_its_commands_read(tmp_path: Path) -> None:
-    program = Path(sys.executable).with_name("wfe-sql")
-    result = subprocess.run(
-        [program, "demo", tmp_path / "with space.db"], capture_output=True, text=True, timeout=15, check=True
-    )
     show, look, search = (line.strip() for line in result.stdout.splitlines()[-3:])
     assert shlex.split(show)[0] == str(program)
     shown = subprocess.run(show, shell=True, capture_output=True, text=True, check=True)
@@ -92,18 +83,18 @@ def test_demo_leaves_a_file_that_its_commands_read(tmp_path: Path) -> None:
 def test_demo_refuses_a_file_that_exists(tmp_path: Path) -> None:
     file = tmp_path / "orders.db"
     file.write_text("mine")
-    result = run_command("demo", str(file))
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"wfe-sql: {file} already exists; name a file that does not\n"
+    result = run_command("demo", file)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"wfe-sql: {file} already exists; name a file that does not\n"
     assert file.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
-    result = run_command("demo", str(tmp_path / "missing" / "orders.db"))
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("wfe-sql: ")
-    assert result.stderr.count("\n") == 1
+    result = run_command("demo", tmp_path / "missing" / "orders.db")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("wfe-sql: ")
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -159,9 +150,9 @@ def test_the_check_finds_what_was_run_twice(
 
 
 def test_help_and_version() -> None:
-    assert "wfe-sql demo /tmp/orders.db" in run_command("demo", "--help").stdout
-    assert run_command("--help").stdout.isascii()
-    assert re.fullmatch(r"wfe-sql \d+\.\d+\.\d+\S*\n", run_command("--version").stdout)
+    assert "wfe-sql demo /tmp/orders.db" in run_command("demo", "--help").out
+    assert run_command("--help").out.isascii()
+    assert re.fullmatch(r"wfe-sql \d+\.\d+\.\d+\S*\n", run_command("--version").out)
 
 
 def test_without_its_packages_the_command_says_what_to_install() -> None:

@@ -34,10 +34,10 @@ def run() -> Run:
     return run_command
 
 
-def _on_a_terminal(*arguments: str, columns: int) -> str:
+def _on_a_terminal(*arguments: str) -> str:
     """Run a command with a terminal for its output, and return what it shows."""
     screen, terminal = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color"}
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
     with subprocess.Popen([*COMMAND, *arguments], stdout=terminal, env=environment):
         os.close(terminal)
@@ -292,11 +292,15 @@ def test_a_dialect_that_does_not_exist(run: Run) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_a_terminal_gets_a_table_that_fits_and_colours(columns: int) -> None:
-    shown = _on_a_terminal("queries", "list", columns=columns)
+def test_a_terminal_gets_a_table_that_fits_and_colours(run: Run, columns: int) -> None:
+    environment = {"FORCE_COLOR": "1", "COLUMNS": str(columns), "TERM": "xterm-256color"}
+    shown = run("queries", "list", **environment).out
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
     assert lines != [line.rstrip() for line in shown.splitlines()]
     assert max(map(len, lines)) <= columns
     assert [line.split()[0] for line in lines if re.match("  [a-z]", line)] == list(OWN)
-    assert "\x1b[" in _on_a_terminal("queries", "show", POLL, columns=columns)
-    assert "\x1b[33m" in _on_a_terminal("explain", ":memory:", "get_execution_errors", columns=columns)
+    assert "\x1b[33m" in run("explain", ":memory:", "get_execution_errors", **environment).out
+
+
+def test_a_terminal_is_known_as_such() -> None:
+    assert "\x1b[" in _on_a_terminal("queries", "show", POLL)

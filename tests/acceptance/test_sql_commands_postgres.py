@@ -188,6 +188,7 @@ def _definitions(connection: psycopg.Connection[tuple[str, ...]]) -> list[tuple[
     return rows
 
 
+@pytest.mark.slow
 def test_the_readme_s_commands_for_psql(database: str, psql: str) -> None:
     _make_store(database)
     (block,) = re.findall(r"<!-- try on postgres -->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -52,6 +52,7 @@ def test_every_table_is_in_the_picture() -> None:
     assert [table for table in made if not re.search(rf"^[├└─< ]*{table}\b", picture, re.MULTILINE)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs sqlite3")
 def test_the_commands_do_as_they_are_printed(tmp_path: Path) -> None:
     blocks = re.findall(r"<!-- try -->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -24,6 +24,16 @@ CHECKPOINT;
 -- name: get_bytes_logged()$
 SELECT (pg_current_wal_lsn() - '0/0'::PG_LSN)::BIGINT AS bytes_logged;
 
+-- name: get_commits()$
+-- Reads are in it: each statement commits.
+SELECT xact_commit
+FROM pg_stat_database
+WHERE datname = current_database();
+
+-- name: get_next_transaction_id()$
+-- Only what writes, or locks a row, takes one.
+SELECT pg_snapshot_xmax(pg_current_snapshot())::TEXT::BIGINT AS next_id;
+
 -- name: describe_state()
 -- The reference has no column `terminated`.
 VALUES

@@ -107,7 +107,7 @@ class PostgresCase:
     name = "postgres"
     planned_by = "18"
     works_without_statistics = False
-    large = 2000
+    large = 1500
     reference_indexes = frozenset(
         {
             *("idx_workflows_next_execution", "idx_workflows_status", "idx_events_name_key", "idx_events_is_processed"),

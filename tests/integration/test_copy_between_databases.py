@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, closing
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from servers import with_option
+from stores import dump
 from wfe_sql import (
     ExecutionError,
     ExecutionPointer,
@@ -48,11 +50,6 @@ async def back(tmp_path: Path) -> AsyncIterator[SqlitePersistenceProvider]:
 async def postgres(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
     async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=ManualClock()) as opened:
         yield opened
-
-
-async def _dump(provider: SqlPersistenceProvider) -> list[str]:
-    async with aclosing(provider.dump()) as lines:
-        return [line async for line in lines]
 
 
 async def _fill(provider: SqlPersistenceProvider) -> None:
@@ -94,11 +91,11 @@ async def test_there_and_back(
     with closing(sqlite3.connect(tmp_path / "source.db")) as connection, connection:
         connection.execute("UPDATE scheduled_commands SET claim_token = 't', rescheduled_time = 5 WHERE data = 'Z'")
         connection.execute("UPDATE workflows SET complete_time = '2026-05-28T20:26:40.120+00:00' WHERE id = 'a1'")
-    lines = await _dump(sqlite)
+    lines = await dump(sqlite)
     there = await sqlite.copy_to(postgres)
-    assert await _dump(postgres) == lines
+    assert await dump(postgres) == lines
     assert await postgres.copy_to(back) == there
-    assert await _dump(back) == lines
+    assert await dump(back) == lines
     with closing(sqlite3.connect(tmp_path / "source.db")) as one, closing(sqlite3.connect(tmp_path / "back.db")) as two:
         for query in ("SELECT * FROM workflows ORDER BY id", "SELECT * FROM event_subscriptions ORDER BY id"):
             before, after = one.execute(query).fetchall(), two.execute(query).fetchall()
@@ -122,6 +119,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [(1, 0), (60, 0), (1, 1)], ids=["at the start", "half way", "while it is compared"])
 @pytest.mark.parametrize("to", ["sqlite", "postgres"])
 @pytest.mark.parametrize("source", ["sqlite", "postgres"])
@@ -131,24 +129,24 @@ async def test_a_copy_that_was_killed_is_known_as_such(
     def new_url(backend: str, name: str) -> str:
         if backend == "sqlite":
             return str(tmp_path / name)
-        return f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={new_schema()}"
+        return with_option(postgres_url, f"schema={new_schema()}")
 
     url, copy_url = new_url(source, "source.db"), new_url(to, "copy.db")
     async with connect(url, clock=ManualClock()) as provider:
         await _fill(provider)
-        lines = await _dump(provider)
+        lines = await dump(provider)
         command = [sys.executable, "-c", KILLED_COPY, url, copy_url, *map(str, at)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
         for mode in ("ro", "rw", "rwc"):
             with pytest.raises(StoreError, match="a copy into it was begun and is not finished; copy into it again"):
-                await connect(f"{copy_url}{'&' if '?' in copy_url else '?'}mode={mode}").open()
+                await connect(with_option(copy_url, f"mode={mode}")).open()
         async with connect(copy_url, allow_unfinished_copy=True) as copy:
             assert FindingKind.UnfinishedCopy in {finding.kind for finding in await copy.check()}
         async with connect(copy_url, allow_unfinished_copy=True) as copy:
             await provider.copy_to(copy)
     async with connect(copy_url, clock=ManualClock()) as copy:
-        assert await _dump(copy) == lines
+        assert await dump(copy) == lines
         assert FindingKind.UnfinishedCopy not in {finding.kind for finding in await copy.check()}
 
 
@@ -183,7 +181,7 @@ async def test_what_the_reference_wrote(postgres: PostgresPersistenceProvider, t
         connection.execute("UPDATE events SET event_time = '2026-12-31T23:59:59.999999501+00:00'")
     async with SqlitePersistenceProvider(f"{file}?mode=ro") as reference:
         await reference.copy_to(postgres)
-        assert await _dump(postgres) == await _dump(reference)
+        assert await dump(postgres) == await dump(reference)
         for workflow in (await reference.list_workflows()).items:
             copied = await postgres.get_workflow_instance(workflow.id)
             assert copied == await reference.get_workflow_instance(workflow.id)
@@ -210,11 +208,11 @@ async def test_what_postgresql_cannot_store(
     await _fill(sqlite)
     with closing(sqlite3.connect(tmp_path / "source.db")) as connection, connection:
         connection.execute(f"UPDATE {edit}")
-    before = await _dump(sqlite)
+    before = await dump(sqlite)
     with pytest.raises(StoreError, match=f"nothing was copied, and the store to copy into is empty again: .*{where}"):
         await sqlite.copy_to(postgres)
     assert set((await postgres.stats()).rows.values()) == {0}
-    assert await _dump(sqlite) == before
+    assert await dump(sqlite) == before
 
 
 async def test_times_that_postgresql_shortens_have_their_decimals_again(
@@ -234,10 +232,9 @@ async def test_a_copy_between_schemas(
 ) -> None:
     await _fill(postgres)
     name = new_schema()
-    separator = "&" if "?" in postgres_url else "?"
-    async with PostgresPersistenceProvider(f"{postgres_url}{separator}schema={name}", max_connections=1) as copy:
+    async with PostgresPersistenceProvider(with_option(postgres_url, f"schema={name}"), max_connections=1) as copy:
         await postgres.copy_to(copy)
-        assert await _dump(copy) == await _dump(postgres)
+        assert await dump(copy) == await dump(postgres)
         with pytest.raises(StoreError, match="is not empty, it has 9 workflows"):
             await postgres.copy_to(copy)
     with psycopg.connect(postgres_url) as connection:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stores import dump, found
 from wfe_sql import (
     CorruptRowError,
     ExecutionError,
@@ -27,15 +27,6 @@ ByHand = Callable[[str], list[Any]]
 
 DAY = timedelta(days=1)
 LAST = 2**63 - 1
-
-
-async def _found(provider: SqlPersistenceProvider, kind: FindingKind) -> list[str]:
-    return [finding.message for finding in await provider.check() if finding.kind is kind]
-
-
-async def _dump(provider: SqlPersistenceProvider) -> list[str]:
-    async with aclosing(provider.dump()) as lines:
-        return [line async for line in lines]
 
 
 # numbers of definitions
@@ -84,7 +75,7 @@ async def test_a_purge_whose_rows_stay_ends(
             error = ExecutionError(error_time=time, workflow_id="gone", execution_pointer_id="p", message="no")
             await provider.persist_errors([error])
         keep_rows(table)
-        before = await _dump(provider)
+        before = await dump(provider)
         purges = {
             "workflows": lambda **options: provider.purge_workflows(WorkflowStatus.Complete, TIME + DAY, **options),
             "events": lambda **options: provider.purge_events(TIME + DAY, **options),
@@ -93,7 +84,7 @@ async def test_a_purge_whose_rows_stay_ends(
         for batch_size in (1, 2, 500):
             with pytest.raises(StoreError, match=r"the database keeps \d .* that are to be purged.*is there a trigger"):
                 await asyncio.wait_for(purges[table](batch_size=batch_size), 60)
-        assert await _dump(provider) == before
+        assert await dump(provider) == before
 
 
 async def test_two_purges_at_once_are_no_rows_that_stay(connect_store: Connect) -> None:
@@ -144,13 +135,13 @@ async def test_a_row_without_an_id_is_named_and_never_left_out(
         await provider.next_definition_sequence("order")
         by_hand(f"UPDATE {table} SET {column} = ''")
         message = f"a row of {table} cannot be read: its {column} is empty"
-        assert await _found(provider, FindingKind.Unreadable) == [message]
+        assert await found(provider, FindingKind.Unreadable) == [message]
         assert (await provider.stats()).rows[table] == 1
         with pytest.raises(CorruptRowError, match=message):
-            await _dump(provider)
+            await dump(provider)
         with pytest.raises(StoreError, match=message):
             await provider.copy_to(other)
-        assert await _dump(other) == []
+        assert await dump(other) == []
 
 
 # times
@@ -166,7 +157,7 @@ async def test_times_of_workflows_that_nobody_can_read(
         by_hand(f"UPDATE workflows SET {column} = '{bad}'")
         (count,) = (await provider.stats()).workflows
         assert (count.oldest is None, count.newest is None) == (column == "create_time",) * 2
-        messages = await _found(provider, FindingKind.Unreadable)
+        messages = await found(provider, FindingKind.Unreadable)
         assert [message.partition(" cannot")[0] for message in messages] == [f"workflows.{column} of id 'w'"]
 
 
@@ -185,11 +176,11 @@ async def test_an_event_of_no_time_holds_up_nobody(connect_store: Connect, by_ha
         assert "good" in await provider.get_runnable_events(TIME)
         if backend == "postgres":
             assert [claim.id for claim in claims] == await provider.get_runnable_events(TIME, limit=1) == ["good"]
-        unreadable = await _found(provider, FindingKind.Unreadable)
+        unreadable = await found(provider, FindingKind.Unreadable)
         assert [message.partition(" cannot")[0] for message in unreadable] == [
             f"events.event_time of id 'bad {number}'" for number in range(3)
         ]
-        (overdue,) = await _found(provider, FindingKind.Overdue) if backend == "postgres" else ("'': 3 events",)
+        (overdue,) = await found(provider, FindingKind.Overdue) if backend == "postgres" else ("'': 3 events",)
         assert "3 events" in overdue
         assert (await provider.stats()).due_events.since is None
 
@@ -229,7 +220,7 @@ async def test_times_that_do_not_sort_as_text(
             by_hand(f"UPDATE events SET event_time = '{good}'")
         by_hand(f"UPDATE workflows SET complete_time = '{good}'")
         by_hand(f"UPDATE scheduled_commands SET claim_expires_at = '{good}'")
-        assert await _found(provider, FindingKind.Unsorted) == []
+        assert await found(provider, FindingKind.Unsorted) == []
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

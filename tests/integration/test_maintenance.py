@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from stores import dump, fill, found
 from wfe_sql import (
     CorruptRowError,
     ExecutionError,
     FindingKind,
-    ScheduledCommand,
     SqlitePersistenceProvider,
     StoreCorruptError,
     StoreError,
@@ -30,7 +30,7 @@ from wfe_sql import (
     WorkflowStatus,
 )
 from wfe_sql.engines.sqlite.engine import SqliteEngine
-from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
+from wfe_sql.testing import ManualClock, full_event, full_instance, sample_instance
 from wfe_sql.testing.samples import TIME
 
 DATA = Path(__file__).parents[1] / "data"
@@ -48,31 +48,10 @@ async def provider(file: Path) -> AsyncIterator[SqlitePersistenceProvider]:
         yield opened
 
 
-async def _fill(provider: SqlitePersistenceProvider, ids: str = "ba") -> None:
-    for id_ in ids:
-        pointers = [full_pointer(id=f"{id_}-p{number}") for number in (2, 1)]
-        await provider.create_new_workflow(full_instance(id=id_, name=f"order-{id_}", execution_pointers=pointers))
-        await provider.create_event(full_event(id=f"e-{id_}"))
-        await provider.create_event_subscription(full_subscription(id=f"s-{id_}", workflow_id=id_))
-        await provider.schedule_command(ScheduledCommand.process_workflow(id_, 2**60))
-        error = ExecutionError(error_time=TIME, workflow_id=id_, execution_pointer_id=f"{id_}-p1", message="boom")
-        await provider.persist_errors([error])
-    await provider.next_definition_sequence("order")
-
-
-async def _dump(provider: SqlitePersistenceProvider) -> list[str]:
-    async with aclosing(provider.dump()) as lines:
-        return [line async for line in lines]
-
-
 def _by_hand(file: Path, *statements: str) -> None:
     with closing(sqlite3.connect(file)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
-
-
-async def _found(provider: SqlitePersistenceProvider, kind: FindingKind) -> list[str]:
-    return [finding.message for finding in await provider.check() if finding.kind is kind]
 
 
 # checking
@@ -97,19 +76,19 @@ async def _found(provider: SqlitePersistenceProvider, kind: FindingKind) -> list
     ],
 )
 async def test_rows_that_cannot_be_read(file: Path, provider: SqlitePersistenceProvider, edit: str, where: str) -> None:
-    await _fill(provider)
-    assert await _found(provider, FindingKind.Unreadable) == []
+    await fill(provider)
+    assert await found(provider, FindingKind.Unreadable) == []
     _by_hand(file, f"UPDATE {edit}")
-    messages = await _found(provider, FindingKind.Unreadable)
+    messages = await found(provider, FindingKind.Unreadable)
     assert [message for message in messages if message.startswith(f"{where} cannot be read: ")] == messages[:1]
     with pytest.raises(CorruptRowError, match=where.rpartition(" of ")[0]):
-        await _dump(provider)
+        await dump(provider)
 
 
 async def test_a_broken_foreign_key(file: Path, provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     _by_hand(file, "PRAGMA foreign_keys = OFF", "DELETE FROM workflows WHERE id = 'a'")
-    messages = await _found(provider, FindingKind.ForeignKey)
+    messages = await found(provider, FindingKind.ForeignKey)
     assert messages == [
         f"row {row} of execution_pointers belongs to a row of workflows that is not there" for row in (3, 4)
     ]
@@ -118,32 +97,35 @@ async def test_a_broken_foreign_key(file: Path, provider: SqlitePersistenceProvi
 async def test_an_index_that_is_missing_is_found_and_made_again(file: Path) -> None:
     async with SqlitePersistenceProvider(file) as provider:
         _by_hand(file, "DROP INDEX idx_workflows_finished")
-        (message,) = await _found(provider, FindingKind.MissingIndex)
+        (message,) = await found(provider, FindingKind.MissingIndex)
         assert "idx_workflows_finished" in message
     async with SqlitePersistenceProvider(file) as provider:
         assert await provider.check() == []
 
 
 async def test_statistics_that_are_missing_or_old(file: Path, provider: SqlitePersistenceProvider) -> None:
-    async def store(count: int) -> None:
-        event = ExecutionError(workflow_id="w", execution_pointer_id="p", message="boom")
-        await provider.persist_errors([event] * count)
+    def store(count: int) -> None:
+        _by_hand(
+            file,
+            f"WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {count}) INSERT INTO"
+            " execution_errors (error_time, workflow_id, execution_pointer_id, message)"
+            " SELECT '2026-05-28T20:26:40+00:00', 'w', 'p', 'boom' FROM number",
+        )
 
-    await store(9_999)
-    assert await _found(provider, FindingKind.Statistics) == []
-    await store(1)
-    (message,) = await _found(provider, FindingKind.Statistics)
+    store(9_999)
+    assert await found(provider, FindingKind.Statistics) == []
+    store(1)
+    (message,) = await found(provider, FindingKind.Statistics)
     assert message == "execution_errors has 10,000 rows and no statistics; update them"
     await provider.update_statistics()
-    assert await _found(provider, FindingKind.Statistics) == []
-    await store(100_000)
-    (message,) = await _found(provider, FindingKind.Statistics)
+    assert await found(provider, FindingKind.Statistics) == []
+    store(100_000)
+    (message,) = await found(provider, FindingKind.Statistics)
     assert "execution_errors has 110,000 rows and statistics from when it had about " in message
-    await store(110_000)
     await provider.update_statistics()
-    assert await _found(provider, FindingKind.Statistics) == []
+    assert await found(provider, FindingKind.Statistics) == []
     _by_hand(file, "DELETE FROM execution_errors WHERE id > 10000")
-    (message,) = await _found(provider, FindingKind.Statistics)
+    (message,) = await found(provider, FindingKind.Statistics)
     assert "execution_errors has 10,000 rows and statistics from when it had about " in message
 
 
@@ -155,16 +137,16 @@ async def test_a_damaged_file(file: Path) -> None:
     content[4096 * 20 : 4096 * 24] = b"\xa5" * 4096 * 4
     file.write_bytes(content)
     async with SqlitePersistenceProvider(f"{file}?mode=ro") as provider:
-        assert await _found(provider, FindingKind.Integrity) != []
+        assert await found(provider, FindingKind.Integrity) != []
 
 
 async def test_a_file_of_the_reference_is_only_looked_at(tmp_path: Path) -> None:
     file = Path(shutil.copy(DATA / "wfe-sqlite-1.11.4.db", tmp_path / "reference.db"))
     before = file.read_bytes()
     async with SqlitePersistenceProvider(f"{file}?mode=ro") as provider:
-        stats, lines = await provider.stats(), await _dump(provider)
+        stats, lines = await provider.stats(), await dump(provider)
         assert sum(stats.rows.values()) == len(lines) > 10
-        missing = await _found(provider, FindingKind.MissingIndex)
+        missing = await found(provider, FindingKind.MissingIndex)
         assert any("idx_workflows_create_time" in message for message in missing)
         assert len((await provider.list_workflows()).items) == stats.rows["workflows"]
         await provider.list_events()
@@ -173,8 +155,8 @@ async def test_a_file_of_the_reference_is_only_looked_at(tmp_path: Path) -> None
             await provider.delete_workflow("w")
     assert file.read_bytes() == before
     async with SqlitePersistenceProvider(file) as provider:
-        assert await _found(provider, FindingKind.MissingIndex) == []
-        assert await _dump(provider) == lines
+        assert await found(provider, FindingKind.MissingIndex) == []
+        assert await dump(provider) == lines
 
 
 # dumping and copying
@@ -184,29 +166,18 @@ async def test_equal_stores_give_equal_text(tmp_path: Path) -> None:
     dumps = []
     for ids in ("ab", "cba"):
         async with SqlitePersistenceProvider(tmp_path / f"{ids}.db") as provider:
-            await _fill(provider, ids)
+            await fill(provider, ids)
             if "c" in ids:
                 await provider.delete_workflow("c")
-            lines = [json.loads(line) for line in await _dump(provider)]
+            lines = [json.loads(line) for line in await dump(provider)]
             dumps.append([line for line in lines if line["table"] in ("workflows", "execution_pointers")])
-    for row in (line["row"] for dump in dumps for line in dump):
+    for row in (line["row"] for lines in dumps for line in lines):
         row.pop("create_time", None)
     assert dumps[0] == dumps[1]
 
 
-async def test_a_dump_is_of_one_moment(provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
-    whole = await _dump(provider)
-    async with aclosing(provider.dump()) as lines:
-        seen = [await anext(lines)]
-        await provider.delete_workflow("a")
-        seen += [line async for line in lines]
-    assert seen == whole
-    assert len(await _dump(provider)) < len(whole)
-
-
 async def test_a_copy_has_everything(file: Path, tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     await provider.create_new_workflow(sample_instance(id="claimed", next_execution=0))
     await provider.create_event(full_event(id="claimed", is_processed=False, event_time=TIME - DAY))
     await provider.claim_runnable_instances(TIME, "host-1", lease=DAY, limit=1)
@@ -217,8 +188,8 @@ async def test_a_copy_has_everything(file: Path, tmp_path: Path, provider: Sqlit
     seen: list[tuple[int, int]] = []
     async with SqlitePersistenceProvider(tmp_path / "copy.db") as copy:
         report = await provider.copy_to(copy, on_batch=lambda copied, verified: seen.append((copied, verified)))
-        lines = await _dump(provider)
-        assert await _dump(copy) == lines
+        lines = await dump(provider)
+        assert await dump(copy) == lines
         assert await copy.get_workflow_instance("a") == await provider.get_workflow_instance("a")
         rows = (await provider.stats()).rows
         assert report.rows == rows == (await copy.stats()).rows
@@ -231,7 +202,7 @@ async def test_a_copy_has_everything(file: Path, tmp_path: Path, provider: Sqlit
 
 
 async def test_a_copy_is_refused_where_something_is(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     async with SqlitePersistenceProvider(tmp_path / "copy.db") as copy:
         await copy.next_definition_sequence("mine")
         with pytest.raises(StoreNotEmptyError, match="1 definition_sequences; nothing was copied"):
@@ -242,7 +213,7 @@ async def test_a_copy_is_refused_where_something_is(tmp_path: Path, provider: Sq
 async def test_a_copy_that_fails_leaves_nothing(
     file: Path, tmp_path: Path, provider: SqlitePersistenceProvider
 ) -> None:
-    await _fill(provider)
+    await fill(provider)
     _by_hand(file, "UPDATE execution_errors SET error_time = 'x' WHERE workflow_id = 'a'")
     async with SqlitePersistenceProvider(tmp_path / "copy.db") as copy:
         with pytest.raises(StoreError, match="empty again: execution_errors.error_time of id 2") as raised:
@@ -252,7 +223,7 @@ async def test_a_copy_that_fails_leaves_nothing(
 
 
 async def test_a_copy_that_is_cancelled_leaves_nothing(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
 
     def cancel(copied: int, verified: int) -> None:
         if copied > 2:
@@ -265,7 +236,7 @@ async def test_a_copy_that_is_cancelled_leaves_nothing(tmp_path: Path, provider:
 
 
 async def test_a_copy_into_which_somebody_writes_is_seen(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     file = tmp_path / "copy.db"
 
     def change(copied: int, verified: int) -> None:
@@ -280,7 +251,7 @@ async def test_a_copy_into_which_somebody_writes_is_seen(tmp_path: Path, provide
 async def test_a_copy_that_fails_deletes_nothing_of_somebody_else(
     tmp_path: Path, provider: SqlitePersistenceProvider
 ) -> None:
-    await _fill(provider)
+    await fill(provider)
     file = tmp_path / "copy.db"
 
     def write(copied: int, verified: int) -> None:
@@ -323,16 +294,16 @@ async def test_a_backup_while_hosts_write(tmp_path: Path, provider: SqlitePersis
 
 async def test_a_backup_of_a_store_in_memory(tmp_path: Path) -> None:
     async with SqlitePersistenceProvider(":memory:") as provider:
-        await _fill(provider)
+        await fill(provider)
         await provider.backup(tmp_path / "backup.db")
         async with SqlitePersistenceProvider(tmp_path / "backup.db") as backup:
-            assert await _dump(backup) == await _dump(provider)
+            assert await dump(backup) == await dump(provider)
 
 
 async def test_a_backup_can_be_read_where_nothing_may_be_written(
     tmp_path: Path, provider: SqlitePersistenceProvider
 ) -> None:
-    await _fill(provider)
+    await fill(provider)
     await provider.backup(tmp_path / "backup.db")
     with closing(sqlite3.connect(f"{(tmp_path / 'backup.db').as_uri()}?mode=ro", uri=True)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
@@ -382,7 +353,7 @@ async def test_a_backup_that_a_full_disk_cuts_off_names_the_copy(file: Path, tmp
 
 
 async def test_a_backup_that_is_cancelled_leaves_nothing(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     backup = asyncio.ensure_future(provider.backup(tmp_path / "backup.db"))
     while not list(tmp_path.glob(".backup*")):
         await asyncio.sleep(0)
@@ -468,7 +439,7 @@ async def test_each_batch_of_a_purge_is_committed_while_hosts_write(
 async def test_a_workflow_that_changed_between_is_not_purged(
     file: Path, monkeypatch: pytest.MonkeyPatch, provider: SqlitePersistenceProvider, change: str
 ) -> None:
-    await _fill(provider)
+    await fill(provider)
     _by_hand(file, "UPDATE workflows SET status = 'Complete'")
     write = SqliteEngine.write
 
@@ -476,11 +447,11 @@ async def test_a_workflow_that_changed_between_is_not_purged(
         _by_hand(file, f"UPDATE workflows SET {change} WHERE id = 'a'")
         return await write(self, unit)  # type: ignore[arg-type]
 
-    before = [line for line in await _dump(provider) if '"table":"event_subscriptions"' in line]
+    before = [line for line in await dump(provider) if '"table":"event_subscriptions"' in line]
     monkeypatch.setattr(SqliteEngine, "write", change_first)
     assert await provider.purge_workflows(WorkflowStatus.Complete, TIME + 9 * DAY) == 1
     assert len((await provider.get_workflow_instance("a")).execution_pointers) == 2
-    assert [line for line in await _dump(provider) if '"table":"event_subscriptions"' in line] == before[:1]
+    assert [line for line in await dump(provider) if '"table":"event_subscriptions"' in line] == before[:1]
 
 
 def _store_many(file: Path, count: int) -> None:

@@ -151,6 +151,7 @@ async def test_killed_in_the_middle_the_old_file_is_intact(tmp_path: Path, file:
     assert schema_of(file) == schema_of(fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", [OLD, PRESENT, None], ids=["1.0.0", "1.11.4", "no file"])
 def test_opened_by_several_processes_at_once(file: Path, existing: Path | None) -> None:
     first = 1

@@ -235,15 +235,3 @@ async def test_an_instance_of_one_store_is_written_whole_to_another(
         instance.execution_pointers[0].retry_count += 1
         await other.persist_workflow(instance)
         assert await other.get_workflow_instance("w1") == instance
-
-
-async def test_an_instance_of_one_store_is_new_in_another(
-    provider: SqlPersistenceProvider, connect_store: ConnectStore
-) -> None:
-    instance = full_instance()
-    await provider.create_new_workflow(instance)
-    async with connect_store(other=True, on_conflict="overwrite") as other:
-        await other.create_new_workflow(instance)
-        instance.execution_pointers[0].retry_count += 1
-        await other.persist_workflow(instance)
-        assert await other.get_workflow_instance(instance.id) == instance

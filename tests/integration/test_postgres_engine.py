@@ -1,8 +1,6 @@
 """What the PostgreSQL engine promises beside what every backend does: cancellation, its end, and rest."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +10,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from wfe_sql import PostgresPersistenceProvider, ProviderClosedError, StoreError, connect
+from wfe_sql import PostgresPersistenceProvider, ProviderClosedError, StoreError
 from wfe_sql.backends import load_postgres_queries
-from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
+from wfe_sql.testing import full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 
 AssertSound = Callable[[], Awaitable[None]]
@@ -103,29 +101,6 @@ def assert_sound(
 # cancellation
 
 
-async def test_a_cancelled_write_happened_whole_or_not_at_all(
-    provider: PostgresPersistenceProvider, assert_sound: AssertSound
-) -> None:
-    instances = [full_instance(id=f"w{number}", data=0) for number in range(50)]
-    await asyncio.gather(*(provider.create_new_workflow(instance) for instance in instances))
-    for instance in instances:
-        instance.data = 1
-        instance.execution_pointers = [full_pointer(retry_count=1)]
-    tasks = [asyncio.create_task(provider.persist_workflow(instance)) for instance in instances]
-    for number, task in enumerate(tasks):
-        if number % 10 == 5:
-            await asyncio.sleep(0)
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert any(isinstance(result, asyncio.CancelledError) for result in results)
-    await assert_sound()
-    for instance, result in zip(instances, results, strict=True):
-        loaded = await provider.get_workflow_instance(instance.id)
-        assert (loaded.data == 1) == (loaded.execution_pointers == instance.execution_pointers)
-        if result is None:
-            assert loaded == instance
-
-
 async def test_a_caller_that_is_cancelled_while_its_statement_waits(
     provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection, assert_sound: AssertSound
 ) -> None:
@@ -210,67 +185,6 @@ async def test_close_waits_for_a_statement_that_waits(
     await marking
 
 
-async def test_calls_after_close_and_before_open(postgres_url: str, schema: str) -> None:
-    provider = PostgresPersistenceProvider(postgres_url, schema=schema)
-    with pytest.raises(ProviderClosedError, match=r"is not open; await open\(\) first"):
-        await provider.next_definition_sequence("order")
-    await provider.open()
-    await asyncio.gather(provider.close(), provider.close())
-    await provider.close()
-    for call in (
-        provider.next_definition_sequence("order"),
-        provider.get_runnable_instances(TIME),
-        provider.ensure_store_exists(),
-        provider.check(),
-    ):
-        with pytest.raises(ProviderClosedError, match="is closed"):
-            await call
-    with pytest.raises(ProviderClosedError, match="opened before"):
-        await provider.open()
-
-
-async def test_a_cancelled_close_closes_all_the_same(postgres_url: str, schema: str) -> None:
-    provider = await connect(postgres_url, schema=schema).open()
-    closing_task = asyncio.create_task(provider.close())
-    await asyncio.sleep(0)
-    closing_task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing_task
-    await provider.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-def test_another_event_loop(postgres_url: str, schema: str) -> None:
-    provider = connect(postgres_url, schema=schema)
-
-    async def call() -> None:
-        await provider.next_definition_sequence("order")
-
-    with asyncio.Runner() as own:
-        own.run(provider.open())
-        with pytest.raises(StoreError, match="belongs to another event loop"):
-            asyncio.run(call())
-        own.run(call())
-        own.run(provider.close())
-
-
-def test_a_host_that_forgets_to_close_does_not_hang(postgres_url: str, schema: str) -> None:
-    program = (
-        "import asyncio, sys, wfe_sql\n"
-        "kept = wfe_sql.connect(sys.argv[1], schema=sys.argv[2])\n"
-        "async def main():\n"
-        "    await kept.open()\n"
-        "    print(await kept.next_definition_sequence('order'), flush=True)\n"
-        "    raise RuntimeError('of the host')\n"
-        "asyncio.run(main())\n"
-    )
-    command = [sys.executable, "-c", program, postgres_url, schema]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert ended.returncode == 1
-    assert ended.stdout == "1\n"
-    assert ended.stderr.endswith("RuntimeError: of the host\n")
-
-
 async def test_an_idle_provider_does_nothing(provider: PostgresPersistenceProvider, assert_sound: AssertSound) -> None:
     """It has no task, and one timer: when to close connections that nobody uses."""
     await provider.create_new_workflow(sample_instance(id="w1"))
@@ -317,12 +231,3 @@ async def test_a_provider_that_is_dropped_without_close(
             )
             if await cursor.fetchone() == (0,):
                 break
-
-
-def test_closing_from_another_loop(postgres_url: str, schema: str) -> None:
-    with asyncio.Runner() as own:
-        provider = PostgresPersistenceProvider(postgres_url, schema=schema)
-        own.run(provider.open())
-        with pytest.raises(StoreError, match="belongs to another event loop; use and close it there"):
-            asyncio.run(provider.close())
-        own.run(provider.close())

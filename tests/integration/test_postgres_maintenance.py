@@ -1,8 +1,7 @@
 """Maintenance of PostgreSQL stores: what is found wrong, what a role may, and what hosts do meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,16 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from servers import with_option
+from stores import dump, fill, found
 from wfe_sql import (
     CorruptRowError,
-    ExecutionError,
     ExecutionPointer,
     FindingKind,
     PostgresPersistenceProvider,
     QueryStats,
-    ScheduledCommand,
     SerializationError,
     StoreError,
     StoreReadOnlyError,
@@ -33,7 +32,7 @@ from wfe_sql.engines import Statement
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
-from wfe_sql.testing import ManualClock, full_event, full_instance, full_pointer, full_subscription, sample_instance
+from wfe_sql.testing import ManualClock, full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 
 DAY = timedelta(days=1)
@@ -61,31 +60,6 @@ async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPers
         yield opened
 
 
-async def _fill(provider: PostgresPersistenceProvider, ids: str = "ba") -> None:
-    for id_ in ids:
-        pointers = [full_pointer(id=f"{id_}-p{number}") for number in (2, 1)]
-        await provider.create_new_workflow(full_instance(id=id_, name=f"order-{id_}", execution_pointers=pointers))
-        await provider.create_event(full_event(id=f"e-{id_}"))
-        await provider.create_event_subscription(full_subscription(id=f"s-{id_}", workflow_id=id_))
-        await provider.schedule_command(ScheduledCommand.process_workflow(id_, 2**60))
-        error = ExecutionError(error_time=TIME, workflow_id=id_, execution_pointer_id=f"{id_}-p1", message="boom")
-        await provider.persist_errors([error])
-    await provider.next_definition_sequence("order")
-
-
-async def _dump(provider: PostgresPersistenceProvider) -> list[str]:
-    async with aclosing(provider.dump()) as lines:
-        return [line async for line in lines]
-
-
-async def _found(provider: PostgresPersistenceProvider, kind: FindingKind) -> list[str]:
-    return [finding.message for finding in await provider.check() if finding.kind is kind]
-
-
-def _option(url: str, option: str) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{option}"
-
-
 # checking
 
 
@@ -104,38 +78,38 @@ def _option(url: str, option: str) -> str:
 async def test_rows_that_cannot_be_read(
     by_hand: ByHand, provider: PostgresPersistenceProvider, edit: str, where: str
 ) -> None:
-    await _fill(provider)
-    assert await _found(provider, FindingKind.Unreadable) == []
+    await fill(provider)
+    assert await found(provider, FindingKind.Unreadable) == []
     by_hand(f"UPDATE {edit}")
-    messages = await _found(provider, FindingKind.Unreadable)
+    messages = await found(provider, FindingKind.Unreadable)
     assert messages[0].startswith(where)
     with pytest.raises(CorruptRowError, match=where.rpartition(" of ")[0]):
-        await _dump(provider)
+        await dump(provider)
 
 
 async def test_a_broken_foreign_key(by_hand: ByHand, provider: PostgresPersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     by_hand("SET session_replication_role = replica", "DELETE FROM workflows WHERE id = 'a'")
-    assert await _found(provider, FindingKind.ForeignKey) == [
+    assert await found(provider, FindingKind.ForeignKey) == [
         f"row {row} of execution_pointers belongs to a row of workflows that is not there" for row in (3, 4)
     ]
 
 
 async def test_an_index_that_could_not_be_made(by_hand: ByHand, provider: PostgresPersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     with pytest.raises(psycopg.errors.UniqueViolation):
         by_hand("CREATE UNIQUE INDEX CONCURRENTLY mine ON workflows (definition_id)")
-    assert await _found(provider, FindingKind.Integrity) == ["index mine is invalid; REINDEX it"]
+    assert await found(provider, FindingKind.Integrity) == ["index mine is invalid; REINDEX it"]
 
 
 async def test_an_index_that_is_missing_is_found_and_made_again(
     by_hand: ByHand, provider: PostgresPersistenceProvider, postgres_url: str, schema: str
 ) -> None:
     by_hand("DROP INDEX idx_workflows_finished")
-    (message,) = await _found(provider, FindingKind.MissingIndex)
+    (message,) = await found(provider, FindingKind.MissingIndex)
     assert "idx_workflows_finished" in message
-    async with PostgresPersistenceProvider(_option(postgres_url, "mode=rw"), schema=schema):
-        assert len(await _found(provider, FindingKind.MissingIndex)) == 1
+    async with PostgresPersistenceProvider(with_option(postgres_url, "mode=rw"), schema=schema):
+        assert len(await found(provider, FindingKind.MissingIndex)) == 1
     await provider.ensure_store_exists()
     assert await provider.check() == []
 
@@ -150,19 +124,19 @@ async def test_statistics_that_are_missing_or_old(by_hand: ByHand, provider: Pos
         )
 
     store(9_999)
-    assert await _found(provider, FindingKind.Statistics) == []
+    assert await found(provider, FindingKind.Statistics) == []
     store(1)
-    (message,) = await _found(provider, FindingKind.Statistics)
+    (message,) = await found(provider, FindingKind.Statistics)
     assert message == "execution_errors has 10,000 rows and no statistics; update them"
     await provider.update_statistics()
-    assert await _found(provider, FindingKind.Statistics) == []
+    assert await found(provider, FindingKind.Statistics) == []
     store(100_000)
-    (message,) = await _found(provider, FindingKind.Statistics)
+    (message,) = await found(provider, FindingKind.Statistics)
     assert message == "execution_errors has 110,000 rows and statistics from when it had about 10,000; update them"
     await provider.update_statistics()
-    assert await _found(provider, FindingKind.Statistics) == []
+    assert await found(provider, FindingKind.Statistics) == []
     by_hand("DELETE FROM execution_errors WHERE id > 10000")
-    (message,) = await _found(provider, FindingKind.Statistics)
+    (message,) = await found(provider, FindingKind.Statistics)
     assert message == "execution_errors has 10,000 rows and statistics from when it had about 110,000; update them"
 
 
@@ -177,20 +151,8 @@ async def test_sizes(provider: PostgresPersistenceProvider) -> None:
 # one moment
 
 
-async def test_a_dump_is_of_one_moment(postgres_url: str, schema: str) -> None:
-    async with PostgresPersistenceProvider(postgres_url, schema=schema, max_connections=1) as provider:
-        await _fill(provider)
-        whole = await _dump(provider)
-        async with aclosing(provider.dump()) as lines:
-            seen = [await anext(lines)]
-            await provider.delete_workflow("a")
-            seen += [line async for line in lines]
-        assert seen == whole
-        assert len(await _dump(provider)) < len(whole)
-
-
 async def test_a_snapshot_writes_nothing_and_goes_on_after_an_error(provider: PostgresPersistenceProvider) -> None:
-    await _fill(provider)
+    await fill(provider)
     page = {"after_id": "", "row_limit": 9}
     async with provider._engine.snapshot() as read:
         with pytest.raises(StoreReadOnlyError):
@@ -213,7 +175,7 @@ async def test_a_backup_is_left_to_pg_dump(provider: PostgresPersistenceProvider
 async def test_a_workflow_that_came_back_to_life_between_is_not_purged(
     by_hand: ByHand, provider: PostgresPersistenceProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _fill(provider)
+    await fill(provider)
     by_hand("UPDATE workflows SET status = 'Complete'")
     write = PostgresEngine.write
 
@@ -233,7 +195,7 @@ async def test_a_purge_waits_for_a_host_that_writes(
     provider: PostgresPersistenceProvider, postgres_url: str, schema: str, status: WorkflowStatus
 ) -> None:
     """It deletes the pointers too that the host adds, or leaves alone what the host brings back to life."""
-    await _fill(provider, "a")
+    await fill(provider, "a")
     async with await psycopg.AsyncConnection.connect(postgres_url) as host:
         await host.execute(f"SET search_path TO {schema}")
         await host.execute("UPDATE workflows SET status = 'Complete'")
@@ -276,31 +238,20 @@ async def test_hosts_that_persist_what_is_deleted(provider: PostgresPersistenceP
 # what a role may, and what opening makes
 
 
-@pytest.fixture
-def role(postgres_url: str, schema: str) -> Iterator[str]:
-    """A role that may do nothing but connect."""
-    name = f"role_{uuid4().hex}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 's3cret'")
-        yield name
-        connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-        connection.execute(f"DROP OWNED BY {name}")
-        connection.execute(f"DROP ROLE {name}")
-
-
 async def test_a_role_that_may_only_read(
-    by_hand: ByHand, provider: PostgresPersistenceProvider, postgres_url: str, schema: str, role: str
+    by_hand: ByHand, provider: PostgresPersistenceProvider, schema: str, make_role: Callable[..., str]
 ) -> None:
     """It suffices for all that reads, even where the index that a later version adds is missing."""
-    await _fill(provider)
+    await fill(provider)
+    url = make_role()
+    role = conninfo_to_dict(url)["user"]
     by_hand(f"GRANT USAGE ON SCHEMA {schema} TO {role}", f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}")
     by_hand("DROP INDEX idx_workflows_finished")
-    url = make_conninfo(postgres_url, user=role, password="s3cret")
     async with PostgresPersistenceProvider(url, schema=schema) as reader:
-        assert await _dump(reader) == await _dump(provider)
+        assert await dump(reader) == await dump(provider)
         assert (await reader.stats()).rows == (await provider.stats()).rows
         assert len((await reader.list_workflows()).items) == 2
-        assert len(await _found(reader, FindingKind.MissingIndex)) == 1
+        assert len(await found(reader, FindingKind.MissingIndex)) == 1
         with pytest.raises(StoreError, match=f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES .* TO {role}"):
             await reader.delete_workflow("a")
 
@@ -308,16 +259,16 @@ async def test_a_role_that_may_only_read(
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 async def test_what_is_not_there_is_not_made(postgres_url: str, schema: str, by_hand: ByHand, mode: str) -> None:
     with pytest.raises(StoreUnavailableError, match=rf"cannot be opened with mode={mode}: it does not exist"):
-        await PostgresPersistenceProvider(_option(postgres_url, f"schema={schema}&mode={mode}")).open()
+        await PostgresPersistenceProvider(with_option(postgres_url, f"schema={schema}&mode={mode}")).open()
     assert by_hand(f"SELECT nspname FROM pg_namespace WHERE nspname = '{schema}'") == []
 
 
 async def test_a_store_opened_for_reading(
     provider: PostgresPersistenceProvider, postgres_url: str, schema: str
 ) -> None:
-    await _fill(provider)
-    async with PostgresPersistenceProvider(_option(postgres_url, "mode=ro"), schema=schema) as reader:
-        assert await _dump(reader) == await _dump(provider)
+    await fill(provider)
+    async with PostgresPersistenceProvider(with_option(postgres_url, "mode=ro"), schema=schema) as reader:
+        assert await dump(reader) == await dump(provider)
         for write in (reader.delete_workflow("a"), reader.create_event(full_event())):
             with pytest.raises(StoreReadOnlyError):
                 await write
@@ -339,7 +290,7 @@ async def test_ids_of_the_reference_s_tables_get_the_order_of_their_bytes(
         "INSERT INTO execution_pointers (id, workflow_id, step_id, status) SELECT id, id, 1, 'Complete' FROM workflows",
     )
     async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
-        assert [line.count('"table":"workflows"') for line in await _dump(provider)] == [1] * 4 + [0] * 4
+        assert [line.count('"table":"workflows"') for line in await dump(provider)] == [1] * 4 + [0] * 4
         assert await provider.check() == []
     columns = (
         "SELECT attrelid::regclass::text, attname, collname FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid"

@@ -43,6 +43,7 @@ async def host(relay: Relay, schema: str) -> AsyncIterator[PostgresPersistencePr
     async with PostgresPersistenceProvider(relay.url, schema=schema, max_connections=2) as opened:
         yield opened
         relay.answers = 2**30
+        relay.cut()  # or what was asked in silence would be waited for
 
 
 # connecting

@@ -1,10 +1,7 @@
 """What the SQLite engine promises beside what every backend does: its connections, its lanes, its end."""
 
 import asyncio
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
@@ -17,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from stores import no_thread_left, nobody
 from wfe_sql import (
     ExecutionError,
-    ProviderClosedError,
     ScheduledCommand,
     SqlitePersistenceProvider,
     StoreBusyError,
@@ -27,7 +24,6 @@ from wfe_sql import (
     StoreFullError,
     StoreReadOnlyError,
     StoreUnavailableError,
-    WorkflowAlreadyExistsError,
     WorkflowNotFoundError,
     connect,
 )
@@ -60,16 +56,6 @@ def write_lock(file: Path) -> Iterator[sqlite3.Connection]:
 
 def pragma(connection: sqlite3.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-@contextmanager
-def no_thread_left() -> Iterator[None]:
-    """Check that every thread that is started inside ends."""
-    before = set(threading.enumerate())
-    yield
-    for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=10)
-        assert not thread.is_alive()
 
 
 async def settings(provider: SqlitePersistenceProvider, name: str) -> tuple[list[Any], list[Any]]:
@@ -132,18 +118,6 @@ async def test_a_file_that_must_exist(file: Path, mode: str) -> None:
     with pytest.raises(StoreUnavailableError, match="does not exist"):
         await connect(f"sqlite://{file}?mode={mode}").open()
     assert not file.exists()
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user for whom permissions count."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.fixture
@@ -316,27 +290,6 @@ async def test_another_program_deletes_a_workflow_with_its_pointers(
 # cancellation
 
 
-async def test_a_cancelled_write_happened_whole_or_not_at_all(provider: SqlitePersistenceProvider) -> None:
-    instances = [full_instance(id=f"w{number}", data=0) for number in range(50)]
-    await asyncio.gather(*(provider.create_new_workflow(instance) for instance in instances))
-    for instance in instances:
-        instance.data = 1
-        instance.execution_pointers = [full_pointer(retry_count=1)]
-    tasks = [asyncio.create_task(provider.persist_workflow(instance)) for instance in instances]
-    for number, task in enumerate(tasks):
-        if number % 10 == 5:
-            await asyncio.sleep(0)
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert any(isinstance(result, asyncio.CancelledError) for result in results)
-    for instance, result in zip(instances, results, strict=True):
-        loaded = await provider.get_workflow_instance(instance.id)
-        assert (loaded.data == 1) == (loaded.execution_pointers == instance.execution_pointers)
-        if result is None:
-            assert loaded == instance
-    assert await provider.next_definition_sequence("order") == 1
-
-
 async def test_a_write_cancelled_before_it_began_does_not_happen(
     file: Path, provider: SqlitePersistenceProvider
 ) -> None:
@@ -384,71 +337,10 @@ async def test_close_finishes_what_is_pending(file: Path) -> None:
         assert await again.get_workflow_instances([instance.id for instance in instances]) == instances
 
 
-async def test_calls_after_close(file: Path) -> None:
-    provider = await connect(file).open()
-    await provider.close()
-    for call in (
-        provider.next_definition_sequence("order"),
-        provider.get_runnable_instances(TIME),
-        provider.ensure_store_exists(),
-    ):
-        with pytest.raises(ProviderClosedError, match="is closed"):
-            await call
-    with pytest.raises(ProviderClosedError, match="opened before"):
-        await provider.open()
-
-
-async def test_calls_before_open() -> None:
-    with pytest.raises(ProviderClosedError, match=r"is not open; await open\(\) first"):
-        await connect(":memory:").next_definition_sequence("order")
-
-
-async def test_closing_twice_and_at_once_is_fine(file: Path) -> None:
-    provider = await connect(file).open()
-    await asyncio.gather(provider.close(), provider.close())
-    await provider.close()
-    never_opened = connect(file)
-    await never_opened.close()
-    await never_opened.close()
-
-
-async def test_a_cancelled_close_closes_all_the_same(file: Path) -> None:
-    with no_thread_left():
-        provider = await connect(file).open()
-        closing_task = asyncio.create_task(provider.close())
-        await asyncio.sleep(0)
-        closing_task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing_task
-        await provider.close()
-
-
-async def test_leaving_on_an_exception_closes(file: Path) -> None:
-    with pytest.raises(RuntimeError, match="of the host"):
-        async with connect(file) as provider:
-            raise RuntimeError("of the host")
-    with pytest.raises(ProviderClosedError):
-        await provider.next_definition_sequence("order")
-
-
 async def test_an_opening_that_fails_leaves_no_thread(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"this is no database, whatever its name says" * 100)
     with no_thread_left(), pytest.raises(StoreError):
         await connect(tmp_path / "store.db").open()
-
-
-def test_another_event_loop() -> None:
-    provider = connect(":memory:")
-
-    async def call() -> None:
-        await provider.next_definition_sequence("order")
-
-    with asyncio.Runner() as own:
-        own.run(provider.open())
-        with pytest.raises(StoreError, match="belongs to another event loop"):
-            asyncio.run(call())
-        own.run(call())
-        own.run(provider.close())
 
 
 def test_an_opening_that_fails_at_the_end_of_a_loop(tmp_path: Path) -> None:
@@ -457,24 +349,6 @@ def test_an_opening_that_fails_at_the_end_of_a_loop(tmp_path: Path) -> None:
     for _ in range(30):
         with no_thread_left(), pytest.raises(StoreError):
             asyncio.run(connect(tmp_path / "store.db").open())
-
-
-def test_a_host_that_forgets_to_close_does_not_hang(file: Path) -> None:
-    program = (
-        "import asyncio, sys, wfe_sql\n"
-        "kept = wfe_sql.connect(sys.argv[1])\n"
-        "async def main():\n"
-        "    await kept.open()\n"
-        "    print(await kept.next_definition_sequence('order'), flush=True)\n"
-        "    raise RuntimeError('of the host')\n"
-        "asyncio.run(main())\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, file], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert ended.returncode == 1
-    assert ended.stdout == "1\n"
-    assert "RuntimeError: of the host" in ended.stderr
 
 
 async def test_an_idle_provider_has_nothing_scheduled(provider: SqlitePersistenceProvider) -> None:
@@ -574,19 +448,6 @@ async def test_rows_of_one_statement_are_stored_all_or_none(file: Path, provider
     )
     assert [type(outcome) for outcome in outcomes] == [type(None), StoreError, type(None)]
     assert [error.message for error in await provider.get_execution_errors()] == ["before", "after"]
-
-
-async def test_conflicts_in_one_batch_name_their_own_workflow(provider: SqlitePersistenceProvider) -> None:
-    outcomes = await asyncio.gather(
-        *(provider.create_new_workflow(sample_instance(name=f"order-{number // 2}")) for number in range(20)),
-        return_exceptions=True,
-    )
-    for number, outcome in enumerate(outcomes):
-        if number % 2:
-            assert isinstance(outcome, WorkflowAlreadyExistsError)
-            assert f"'order-{number // 2}'" in str(outcome)
-        else:
-            assert isinstance(outcome, str)
 
 
 # commands whose lease cannot be renewed

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from stores import nobody
 from wfe_sql import (
     FindingKind,
     SqlitePersistenceProvider,
@@ -161,6 +162,18 @@ async def test_a_log_that_was_deleted(file: Path, provider: SqlitePersistencePro
         assert (await again.get_workflow_instance("w1")).id == "w1"
 
 
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+async def test_no_shared_memory_for_the_index_of_the_log(
+    file: Path, provider: SqlitePersistenceProvider, mode: str
+) -> None:
+    """A pipe can be opened and not be shared, like a file on some network file systems."""
+    await provider.close()
+    os.mkfifo(f"{file}-shm")
+    with pytest.raises(StoreUnavailableError, match="put the file on a local disk") as raised:
+        await connect(f"{file}?mode={mode}").open()
+    assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
+
+
 async def test_a_relative_path_is_made_absolute_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "away").mkdir()
@@ -189,18 +202,6 @@ async def test_a_link_that_leads_elsewhere(tmp_path: Path, file: Path) -> None:
 
 
 # read-only places
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user for whom permissions count."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.fixture
@@ -422,7 +423,7 @@ def test_a_provider_that_is_dropped_without_close(file: Path) -> None:
 
     asyncio.run(drop())
     gc.collect()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
     assert open_files(file) == []
     assert not Path(f"{file}-wal").exists()
 
@@ -441,7 +442,7 @@ def test_a_provider_that_is_dropped_after_its_loop_has_ended(file: Path) -> None
     gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=20)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
     assert open_files(file) == []
 
 
@@ -496,16 +497,6 @@ def test_without_an_event_loop_of_asyncio(file: Path) -> None:
     """As under trio, which runs coroutines itself."""
     with pytest.raises(StoreError, match="needs a running event loop of asyncio.* trio"):
         connect(file).open().send(None)
-
-
-def test_closing_from_another_loop(file: Path) -> None:
-    with asyncio.Runner() as own:
-        provider = connect(file)
-        own.run(provider.open())
-        with pytest.raises(StoreError, match="belongs to another event loop; use and close it there"):
-            asyncio.run(provider.close())
-        assert own.run(provider.next_definition_sequence("order")) == 1
-        own.run(provider.close())
 
 
 @pytest.mark.parametrize("length", [248, 300])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stores import tuned
 from wfe_sql import QueryFileError, SqlitePersistenceProvider
 from wfe_sql.backends import load_sqlite_queries
 from wfe_sql.testing.clock import ManualClock
@@ -14,17 +15,6 @@ OWN = load_sqlite_queries()
 POLL = "get_runnable_instances"
 
 
-def _tuned(folder: Path, *changes: tuple[str, str, str]) -> Path:
-    """Write copies of queries, each with a text replaced, and return the folder."""
-    folder.mkdir(exist_ok=True)
-    texts = []
-    for name, old, new in changes:
-        assert old in OWN[name].text
-        texts.append(OWN[name].text.replace(old, new))
-    (folder / "mine.sql").write_text("-- Mine.\n\n" + "\n".join(texts), encoding="utf-8")
-    return folder
-
-
 def _refusal(folder: Path) -> str:
     with pytest.raises(QueryFileError) as caught:
         SqlitePersistenceProvider(":memory:", sql_dir=folder)
@@ -32,7 +22,7 @@ def _refusal(folder: Path) -> str:
 
 
 async def test_a_tuned_query_is_the_one_that_runs(tmp_path: Path) -> None:
-    folder = _tuned(tmp_path / "sql", (POLL, "ORDER BY next_execution, id", "ORDER BY next_execution DESC, id"))
+    folder = tuned(OWN, tmp_path / "sql", (POLL, "ORDER BY next_execution, id", "ORDER BY next_execution DESC, id"))
     async with SqlitePersistenceProvider(":memory:", sql_dir=folder) as provider:
         for number in (1, 2):
             await provider.create_new_workflow(sample_instance(id=f"w{number}", next_execution=number))
@@ -40,7 +30,7 @@ async def test_a_tuned_query_is_the_one_that_runs(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_is_not_changed_is_not_tuned(tmp_path: Path) -> None:
-    folder = _tuned(tmp_path / "sql", (POLL, "SELECT id", "SELECT id"), ("get_event", "WHERE id", "WHERE  id"))
+    folder = tuned(OWN, tmp_path / "sql", (POLL, "SELECT id", "SELECT id"), ("get_event", "WHERE id", "WHERE  id"))
     assert load_sqlite_queries(folder).tuned == {"get_event"}
 
 
@@ -56,9 +46,12 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
     first = "CREATE INDEX IF NOT EXISTS idx_workflows_status"
     index = "CREATE INDEX IF NOT EXISTS idx_mine ON workflows (next_execution, id) WHERE status = 'Runnable';"
     by_index = (POLL, "FROM workflows", "FROM workflows INDEXED BY idx_mine")
-    assert "no such index: idx_mine" in _refusal(_tuned(tmp_path / "without", by_index))
+    assert "no such index: idx_mine" in _refusal(tuned(OWN, tmp_path / "without", by_index))
     indexes = ("create_workflows_indexes", first, f"{index}\n{first}")
-    assert load_sqlite_queries(_tuned(tmp_path / "with", by_index, indexes)).tuned == {POLL, "create_workflows_indexes"}
+    assert load_sqlite_queries(tuned(OWN, tmp_path / "with", by_index, indexes)).tuned == {
+        POLL,
+        "create_workflows_indexes",
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,7 +106,7 @@ def test_a_tuned_query_may_need_an_index_of_a_tuned_table(tmp_path: Path) -> Non
     ],
 )
 def test_what_does_not_do_for_the_original(tmp_path: Path, name: str, old: str, new: str, why: str) -> None:
-    message = _refusal(_tuned(tmp_path / "sql", (name, old, new)))
+    message = _refusal(tuned(OWN, tmp_path / "sql", (name, old, new)))
     assert message.startswith(f"{tmp_path / 'sql' / 'mine.sql'}:3: query {name}: ")
     assert why in message
     assert "\n" not in message
@@ -121,12 +114,12 @@ def test_what_does_not_do_for_the_original(tmp_path: Path, name: str, old: str, 
 
 def test_what_sqlite_says_is_the_cause(tmp_path: Path) -> None:
     with pytest.raises(QueryFileError) as caught:
-        load_sqlite_queries(_tuned(tmp_path / "sql", (POLL, "FROM workflows", "FROM workflow")))
+        load_sqlite_queries(tuned(OWN, tmp_path / "sql", (POLL, "FROM workflows", "FROM workflow")))
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
 
 
 def test_to_check_a_query_that_writes_a_file_writes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = _tuned(tmp_path / "sql", ("begin_read", "BEGIN", "VACUUM INTO 'copy.db'"))
+    folder = tuned(OWN, tmp_path / "sql", ("begin_read", "BEGIN", "VACUUM INTO 'copy.db'"))
     assert load_sqlite_queries(folder).tuned == {"begin_read"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["sql"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from stores import tuned
 from wfe_sql import PostgresPersistenceProvider, QueryFileError, StoreError
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.testing.clock import ManualClock
@@ -23,17 +24,6 @@ def provide(postgres_url: str, schema: str) -> Provide:
     return lambda folder: PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=folder)
 
 
-def _tuned(folder: Path, *changes: tuple[str, str, str]) -> Path:
-    """Write copies of queries, each with a text replaced, and return the folder."""
-    folder.mkdir(exist_ok=True)
-    texts = []
-    for name, old, new in changes:
-        assert old in OWN[name].text
-        texts.append(OWN[name].text.replace(old, new))
-    (folder / "mine.sql").write_text("-- Mine.\n\n" + "\n".join(texts), encoding="utf-8")
-    return folder
-
-
 async def _refusal(provider: PostgresPersistenceProvider) -> QueryFileError:
     with pytest.raises(QueryFileError) as caught:
         await provider.open()
@@ -41,7 +31,7 @@ async def _refusal(provider: PostgresPersistenceProvider) -> QueryFileError:
 
 
 async def test_a_tuned_query_is_the_one_that_runs(tmp_path: Path, provide: Provide) -> None:
-    folder = _tuned(tmp_path / "sql", (POLL, "ORDER BY next_execution, id", "ORDER BY next_execution DESC, id"))
+    folder = tuned(OWN, tmp_path / "sql", (POLL, "ORDER BY next_execution, id", "ORDER BY next_execution DESC, id"))
     async with provide(folder) as provider:
         for number in (1, 2):
             await provider.create_new_workflow(sample_instance(id=f"w{number}", next_execution=number))
@@ -66,7 +56,7 @@ async def test_a_tuned_index_is_made_in_a_store_that_exists(
         pass
     first = "CREATE INDEX IF NOT EXISTS idx_workflows_status"
     index = "CREATE INDEX IF NOT EXISTS idx_mine ON workflows (reference);"
-    async with provide(_tuned(tmp_path / "sql", ("create_workflows_table", first, f"{index}\n{first}"))):
+    async with provide(tuned(OWN, tmp_path / "sql", ("create_workflows_table", first, f"{index}\n{first}"))):
         pass
     with psycopg.connect(postgres_url) as connection:
         found = connection.execute(
@@ -115,7 +105,7 @@ async def test_a_tuned_index_is_made_in_a_store_that_exists(
 async def test_what_does_not_do_for_the_original(
     tmp_path: Path, provide: Provide, name: str, old: str, new: str, why: str
 ) -> None:
-    folder = _tuned(tmp_path / "sql", (name, old, new))
+    folder = tuned(OWN, tmp_path / "sql", (name, old, new))
     message = str(await _refusal(provide(folder)))
     assert message.startswith(f"{folder / 'mine.sql'}:3: query {name}: ")
     assert why in message
@@ -125,7 +115,7 @@ async def test_what_does_not_do_for_the_original(
 async def test_a_refused_query_makes_no_store_and_postgres_s_error_is_the_cause(
     tmp_path: Path, provide: Provide, postgres_url: str, schema: str
 ) -> None:
-    error = await _refusal(provide(_tuned(tmp_path / "sql", ("create_events_table", "TEXT", "TEKST"))))
+    error = await _refusal(provide(tuned(OWN, tmp_path / "sql", ("create_events_table", "TEXT", "TEKST"))))
     assert isinstance(error.__cause__, psycopg.errors.UndefinedObject)
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchall() == []
@@ -140,13 +130,13 @@ async def test_a_refused_query_makes_no_store_and_postgres_s_error_is_the_cause(
     ],
 )
 def test_what_is_seen_without_a_server(tmp_path: Path, old: str, new: str, why: str) -> None:
-    folder = _tuned(tmp_path / "sql", (POLL, old, new))
+    folder = tuned(OWN, tmp_path / "sql", (POLL, old, new))
     with pytest.raises(QueryFileError, match=why):
         PostgresPersistenceProvider("postgresql://nowhere/db", sql_dir=folder)
 
 
 async def test_a_server_that_is_not_there_is_not_the_query_s_fault(tmp_path: Path) -> None:
-    folder = _tuned(tmp_path / "sql", (POLL, "SELECT id", "SELECT  id"))
+    folder = tuned(OWN, tmp_path / "sql", (POLL, "SELECT id", "SELECT  id"))
     provider = PostgresPersistenceProvider(f"postgresql:///db?host={tmp_path}", sql_dir=folder)
     with pytest.raises(StoreError) as caught:
         await provider.open()

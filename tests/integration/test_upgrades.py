@@ -109,11 +109,6 @@ async def open_and_close(provider: SqlPersistenceProvider) -> None:
         pass
 
 
-async def dump(provider: SqlPersistenceProvider) -> list[str]:
-    async with provider:
-        return [line async for line in provider.dump()]
-
-
 @pytest.mark.parametrize("old", OLD, ids=lambda path: path.name)
 async def test_an_old_store_becomes_like_a_new_one(
     old_store: Path | str, fresh: Path | str, provide: Provide, describe: Callable[..., set[Any]]

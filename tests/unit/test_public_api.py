@@ -36,7 +36,8 @@ def test_the_provider_keeps_the_signatures_of_the_protocols(protocol: type, name
         assert isinstance(kept, property)
     else:
         assert inspect.signature(kept) == inspect.signature(promised)
-        assert promised.__doc__
+    assert promised.__doc__
+    assert inspect.getdoc(kept) == inspect.getdoc(promised)  # what help() and an editor show
 
 
 def test_every_public_name_is_exported_once() -> None:

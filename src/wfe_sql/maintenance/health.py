@@ -14,6 +14,7 @@ from wfe_sql.errors import StoreCorruptError, StoreError
 from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, QueryStats, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
+from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.plans import fits
 from wfe_sql.tables import Table
 
@@ -32,7 +33,7 @@ _WORTH_STATISTICS = 10_000
 """Rows of a table from which on plans may suffer without statistics."""
 
 
-class Health(Paging):
+class Health(Paging, MaintenanceRepository):
     """What of `MaintenanceRepository` looks after the store as a whole."""
 
     _engine: Engine

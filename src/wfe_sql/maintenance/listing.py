@@ -12,6 +12,7 @@ from wfe_sql.codecs import ID, INTEGER, TIME
 from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import SerializationError
 from wfe_sql.maintenance.models import CommandSummary, Page, SubscriptionSummary, WorkflowSummary
+from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.models import Event, EventSubscription, ExecutionError, WorkflowStatus
 from wfe_sql.tables import Column, Table
 
@@ -41,7 +42,7 @@ _COMMANDS = _part(
 _ERRORS = _part(tables.EXECUTION_ERRORS, ["id", "error_time", "workflow_id", "execution_pointer_id", "message"])
 
 
-class Listing:
+class Listing(MaintenanceRepository):
     """What of `MaintenanceRepository` lists."""
 
     _engine: Engine

@@ -10,6 +10,7 @@ from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Statement, Unit
 from wfe_sql.errors import SerializationError, StoreError, WorkflowNotFoundError
 from wfe_sql.maintenance.pages import BEFORE_ALL, Rows
+from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.models import WorkflowStatus
 
 _FINISHED = (WorkflowStatus.Complete, WorkflowStatus.Terminated)
@@ -19,7 +20,7 @@ class _NothingDeletedError(Exception):
     """A batch that was found is there no more, or stays."""
 
 
-class Retention:
+class Retention(MaintenanceRepository):
     """What of `MaintenanceRepository` deletes."""
 
     _engine: Engine

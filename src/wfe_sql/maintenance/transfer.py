@@ -15,12 +15,13 @@ from wfe_sql.engines.stores import UNFINISHED_COPY, VERSION
 from wfe_sql.errors import CorruptRowError, StoreError, StoreNotEmptyError, WfeError
 from wfe_sql.maintenance.models import CopyReport
 from wfe_sql.maintenance.pages import Paging, Rows
+from wfe_sql.maintenance.repository import MaintenanceRepository
 from wfe_sql.tables import Table
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-class Transfer(Paging):
+class Transfer(Paging, MaintenanceRepository):
     """What of `MaintenanceRepository` moves whole stores."""
 
     _engine: Engine

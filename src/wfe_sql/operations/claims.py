@@ -13,6 +13,7 @@ from wfe_sql.durations import time_after
 from wfe_sql.engines import Engine, Results, Statement, Unit
 from wfe_sql.errors import ClaimLostError, SerializationError, WfeError
 from wfe_sql.models import Claim, ClaimKind, new_id
+from wfe_sql.repositories import ClaimRepository
 
 _log = logging.getLogger("wfe_sql")
 
@@ -23,7 +24,7 @@ class NothingChangedError(Exception):
     """A guarded write found no row that it may change."""
 
 
-class Claims:
+class Claims(ClaimRepository):
     """What takes claims, and what workflows and events have in common that are claimed."""
 
     _engine: Engine

@@ -14,7 +14,7 @@ from wfe_sql.engines import Statement
 from wfe_sql.errors import SerializationError, StoreError, WfeError
 from wfe_sql.models import ScheduledCommand
 from wfe_sql.operations.claims import Claims, expiry_of, settled
-from wfe_sql.repositories import CommandHandler
+from wfe_sql.repositories import CommandHandler, ScheduledCommandRepository
 from wfe_sql.tables import SCHEDULED_COMMANDS
 
 _log = logging.getLogger("wfe_sql")
@@ -45,7 +45,7 @@ class _HeldCommands:
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Commands(Claims):
+class Commands(Claims, ScheduledCommandRepository):
     """A `ScheduledCommandRepository`."""
 
     _worker_id: str

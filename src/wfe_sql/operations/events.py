@@ -7,10 +7,11 @@ from wfe_sql.engines import Statement
 from wfe_sql.errors import ClaimLostError, EventAlreadyExistsError, EventNotFoundError
 from wfe_sql.models import Claim, ClaimKind, Event
 from wfe_sql.operations.claims import Claims, claim_lost, claims_of, token_of
+from wfe_sql.repositories import EventRepository
 from wfe_sql.tables import EVENTS
 
 
-class Events(Claims):
+class Events(Claims, EventRepository):
     """An `EventRepository`."""
 
     async def create_event(self, event: Event) -> str:

@@ -2,6 +2,7 @@
 
 import marshal
 from collections.abc import Sequence
+from itertools import repeat
 from operator import attrgetter
 
 import msgspec
@@ -35,10 +36,10 @@ def fingerprints(pointers: Sequence[ExecutionPointer]) -> list[bytes | None]:
     """
     try:
         if _STATUS_TYPES.issuperset(map(type, map(_status, pointers))):
-            return [
-                marshal.dumps((_exact_values(pointer), _encode_others(_other_values(pointer))), _MARSHAL_VERSION)
-                for pointer in pointers
-            ]
+            others = map(_encode_others, map(_other_values, pointers))
+            return list(
+                map(marshal.dumps, zip(map(_exact_values, pointers), others, strict=True), repeat(_MARSHAL_VERSION))
+            )
     except _NO_FINGERPRINT:
         pass
     if len(pointers) == 1:

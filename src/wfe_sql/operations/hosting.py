@@ -21,7 +21,7 @@ from wfe_sql.errors import (
     WorkflowNotFoundError,
 )
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Held, WorkflowInstance, utc_now
-from wfe_sql.repositories import Change, PersistenceProvider, UnitOfWork
+from wfe_sql.repositories import Change, HostingRepository, PersistenceProvider, UnitOfWork
 
 _log = logging.getLogger("wfe_sql")
 
@@ -40,7 +40,7 @@ class _Host(PersistenceProvider, Protocol):
     def _unit_that_tells_conflicts(self, claim: Claim | None) -> UnitOfWork: ...
 
 
-class Hosting:
+class Hosting(HostingRepository):
     """A `HostingRepository` for any backend that has the other Protocols of `PersistenceProvider`: inherit it.
 
     A backend with a clock of its own gives it as `_clock`; one that can do any of this in fewer calls overrides it.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import TracebackType
 from typing import ClassVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 from wfe_sql.arguments import Row, encode_ids
 from wfe_sql.engines import Ended, Statement
@@ -25,6 +25,8 @@ class Snapshot:
         workflow: The row of the workflow.
         fingerprints: A fingerprint of each pointer by its id, in their order; None where a pointer has none.
     """
+
+    __slots__ = ("_changed", "_rows", "_stored", "fingerprints", "workflow")
 
     def __init__(self, instance: WorkflowInstance, stored: Stored | None) -> None:
         """Encode the instance, and those of its pointers that are not as they are known to be stored.
@@ -56,7 +58,7 @@ class Snapshot:
         self._rows: dict[str, Row] = {}
         changed = self.changed_since(stored)
         for pointer in pointers if len(changed) == len(pointers) else [p for p in pointers if p.id in changed]:
-            self._rows[pointer.id] = EXECUTION_POINTERS.encode(pointer)
+            self._rows[pointer.id] = self._row(EXECUTION_POINTERS.encode(pointer))
             mark = self.fingerprints[pointer.id]
             if mark is not None and not is_exact(mark, pointer):
                 self.fingerprints[pointer.id] = None
@@ -71,13 +73,17 @@ class Snapshot:
 
     def pointer_rows(self, ids: Iterable[str]) -> list[Row]:
         """Return the rows of some of the pointers."""
-        return [{**self._pointer_row(id_), "workflow_id": self.workflow["id"]} for id_ in ids]
+        return [self._pointer_row(id_) for id_ in ids]
 
     def _pointer_row(self, id_: str) -> Row:
         mark = self.fingerprints[id_]
         if id_ in self._rows or mark is None:
             return self._rows[id_]
-        return encode_fingerprint(mark)
+        return self._row(encode_fingerprint(mark))
+
+    def _row(self, row: Row) -> Row:
+        row["workflow_id"] = self.workflow["id"]
+        return row
 
 
 def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | None]:
@@ -122,8 +128,10 @@ def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> l
     It fails with `NothingChangedError` where the workflow is not in that state. `ended` is told how it ended, first of
     all (revision, create_time).
     """
-    workflow = {**snapshot.workflow, "expected_revision": None, "expected_create_time": None}
-    if stored is not None:
+    workflow = snapshot.workflow
+    if stored is None:
+        workflow["expected_revision"] = workflow["expected_create_time"] = None
+    else:
         is_known = stored.id == workflow["id"]
         workflow["expected_revision"] = stored.revision if is_known else _NO_REVISION
         workflow["expected_create_time"] = stored.create_time
@@ -151,11 +159,12 @@ def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statemen
         delete = Statement("delete_execution_pointers", {"workflow_id": workflow_id})
         return [delete, *_insert_pointers(snapshot, ids)]
     statements = []
-    if gone := [id_ for id_ in known if id_ not in snapshot.fingerprints]:
+    if len(kept) < len(known):
+        gone = [id_ for id_ in known if id_ not in snapshot.fingerprints]
         params = {"ids": encode_ids(gone), "workflow_id": workflow_id}
         statements.append(Statement("delete_gone_execution_pointers", params))
-    if changed := known.keys() & snapshot.changed_since(stored):
-        rows = snapshot.pointer_rows(id_ for id_ in kept if id_ in changed)
+    changed = snapshot.changed_since(stored)
+    if rows := snapshot.pointer_rows(id_ for id_ in kept if id_ in changed):
         statements.append(Statement("upsert_execution_pointers", rows))
     return statements + _insert_pointers(snapshot, ids[len(kept) :])
 
@@ -165,6 +174,10 @@ def _insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement
     return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
 
 
+_Turns = dict[Hashable, list["asyncio.Future[None]"]]
+"""Who waits, for each instance that has a turn."""
+
+
 class Turn:
     """Has persists of one instance that are under way at the same time follow each other.
 
@@ -172,18 +185,31 @@ class Turn:
     turn of such a caller ends with its write.
     """
 
-    _locks: ClassVar[WeakValueDictionary[Hashable, asyncio.Lock]] = WeakValueDictionary()
-    """The lock of each instance that has a turn; providers of one store share it."""
+    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "_Turns"]] = WeakKeyDictionary()
+    """The turns that are taken; providers of one store share them."""
 
     def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
         """Get ready; the turn itself is what is within `async with`."""
         self._instance = instance  # so that no other gets its id()
-        key = (id(instance), store_id, asyncio.get_running_loop())
-        self._lock = self._locks.setdefault(key, asyncio.Lock())
+        self._key = (id(instance), store_id)
         self._is_writing = self._has_left = False
+        loop = asyncio.get_running_loop()
+        turns = self._by_loop.get(loop)
+        self._turns: _Turns = self._by_loop.setdefault(loop, {}) if turns is None else turns
 
     async def __aenter__(self) -> "Turn":
-        await self._lock.acquire()
+        waiting = self._turns.get(self._key)
+        if waiting is None:
+            self._turns[self._key] = []
+            return self
+        comes = asyncio.get_running_loop().create_future()
+        waiting.append(comes)
+        try:
+            await comes
+        except asyncio.CancelledError:
+            if not comes.cancelled():  # it came at the same moment
+                self._end()
+            raise
         return self
 
     async def __aexit__(
@@ -191,7 +217,7 @@ class Turn:
     ) -> None:
         self._has_left = True
         if not (self._is_writing and isinstance(error, asyncio.CancelledError)):
-            self._lock.release()
+            self._end()
 
     def begin_write(self) -> None:
         """Say that a write begins, of which `end_write` will be called also when this caller is cancelled."""
@@ -201,4 +227,14 @@ class Turn:
         """Say that the write has ended."""
         self._is_writing = False
         if self._has_left:
-            self._lock.release()
+            self._end()
+
+    def _end(self) -> None:
+        """Give the turn to the one who has waited longest."""
+        waiting = self._turns[self._key]
+        while waiting:
+            comes = waiting.pop(0)
+            if not comes.done():
+                comes.set_result(None)
+                return
+        del self._turns[self._key]

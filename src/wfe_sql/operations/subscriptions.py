@@ -9,10 +9,11 @@ from wfe_sql.engines import Statement
 from wfe_sql.errors import StoreError, SubscriptionNotFoundError, SubscriptionTokenError
 from wfe_sql.models import EventSubscription
 from wfe_sql.operations.claims import Claims
+from wfe_sql.repositories import SubscriptionRepository
 from wfe_sql.tables import EVENT_SUBSCRIPTIONS
 
 
-class Subscriptions(Claims):
+class Subscriptions(Claims, SubscriptionRepository):
     """A `SubscriptionRepository`."""
 
     async def create_event_subscription(self, subscription: EventSubscription) -> str:

@@ -41,7 +41,7 @@ from wfe_sql.operations.workflows import (
     get_guards,
     pointer_of_another_workflow,
 )
-from wfe_sql.repositories import UnitOfWork
+from wfe_sql.repositories import UnitOfWork, UnitRepository
 from wfe_sql.tables import EXECUTION_ERRORS
 
 _EVENTS_BEFORE = 100
@@ -83,6 +83,8 @@ class _Operation:
 
 
 class _Creation(_Operation):
+    """The creation of a workflow, whose instance then remembers it."""
+
     def __init__(self, name: str, order: tuple[int, str], instance: WorkflowInstance, snapshot: Snapshot) -> None:
         super().__init__(name, order, creation(snapshot, None))
         self.instance = instance
@@ -119,6 +121,8 @@ class _Persist(_Creation):
 
 
 class _Run(_Operation):
+    """A query of the application's own."""
+
     def __init__(self, name: str, order: tuple[int, str], statement: Statement) -> None:
         super().__init__(name, order, [statement])
         self.ran = Ran()
@@ -141,7 +145,7 @@ class SqlUnitOfWork:
         raises_on_conflict: bool,
         held: Held | None = None,
     ) -> None:
-        """Begin empty; see `PersistenceProvider.unit`."""
+        """Begin empty; see `UnitRepository.unit`."""
         self._engine = engine
         self._now = now
         self._claim = claim
@@ -289,8 +293,8 @@ class SqlUnitOfWork:
         if self._check is not None and self._release is not None:
             self._check = None  # releasing checks it too
         for name, statement in (("check_claim", self._check), ("release_claim", self._release)):
-            if statement is not None:
-                self._operations.append(_Operation(*_named(name, statement.params["id"]), [statement]))  # type: ignore[call-overload]
+            if statement is not None and self._claim is not None:
+                self._operations.append(_Operation(*_named(name, self._claim.id), [statement]))
         self._operations.sort(key=lambda operation: operation.order)
 
     def _statements(self) -> list[Statement]:
@@ -364,17 +368,14 @@ class SqlUnitOfWork:
         async with AsyncExitStack() as turns:
             for persist in sorted(self._persists(), key=lambda persist: id(persist.instance)):
                 persist.turn = await turns.enter_async_context(Turn(persist.instance, self._engine.store_id))
-            while unit := self._statements():
-                try:
-                    await self._write(unit)
-                    break
-                except (NothingChangedError, UniqueViolationError) as error:
-                    questions = self._questions(error)
-                    self._answer(error, await self._engine.read(questions) if questions else [])
+            while (unit := self._statements()) and (error := await self._try_write(unit)):
+                questions = self._questions(error)
+                self._answer(error, await self._engine.read(questions) if questions else [])
         if look := self._look_back():
             self._found(await self._engine.read(look))
 
-    async def _write(self, unit: list[Statement]) -> None:
+    async def _try_write(self, unit: list[Statement]) -> Exception | None:
+        """Write everything; return an error that does not say by itself what it means."""
         turns = [persist.turn for persist in self._persists() if persist.turn is not None]
 
         def ended(outcome: Results | Exception | None) -> None:
@@ -391,10 +392,14 @@ class SqlUnitOfWork:
             turn.begin_write()
         if self._held is not None:  # from now on a renewal may find the claim released
             self._held.is_released = True
-        await self._engine.write(unit)
+        try:
+            await self._engine.write(unit)
+        except (NothingChangedError, UniqueViolationError) as error:
+            return error
+        return None
 
 
-class Units(Claims):
+class Units(Claims, UnitRepository):
     """Makes units of work, and reads with the application's own queries."""
 
     _raises_on_conflict: bool

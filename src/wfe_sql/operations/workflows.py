@@ -28,10 +28,11 @@ from wfe_sql.operations.persisting import (
     numbered_creation,
 )
 from wfe_sql.operations.subscriptions import create_subscription
+from wfe_sql.repositories import WorkflowRepository
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 
-class Workflows(Claims):
+class Workflows(Claims, WorkflowRepository):
     """A `WorkflowRepository`."""
 
     _raises_on_conflict: bool
@@ -62,6 +63,8 @@ class Workflows(Claims):
             draw = _draw_number(definition_id)
             try:
                 await self._write_snapshot(snapshot, numbered_creation(snapshot, draw, ended))
+            except NothingChangedError:
+                raise _no_more_numbers(definition_id) from None
             except NumberTakenError:
                 await self._engine.write([Statement("pass_over_taken_numbers", {"definition_id": definition_id})])
             else:
@@ -205,15 +208,23 @@ class Workflows(Claims):
         return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:
-        (number,) = await self._engine.write([_draw_number(encode_argument("definition_id", ID, definition_id))])
+        draw = _draw_number(encode_argument("definition_id", ID, definition_id))
+        try:
+            (number,) = await self._engine.write([draw])
+        except NothingChangedError:
+            raise _no_more_numbers(definition_id) from None
         return int(number)
 
 
 def _draw_number(definition_id: str) -> Statement:
-    exhausted = StoreError(
+    params = {"definition_id": definition_id}
+    return Statement("next_definition_sequence", params, otherwise=NothingChangedError())
+
+
+def _no_more_numbers(definition_id: str) -> StoreError:
+    return StoreError(
         f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
     )
-    return Statement("next_definition_sequence", {"definition_id": definition_id}, otherwise=exhausted)
 
 
 def _by_workflow(ids: Iterable[str], pointers: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:

@@ -11,9 +11,7 @@ class Capabilities:
         stores_nul: Whether the NUL character can be part of text and of JSON; where it cannot, it is refused with a
             `SerializationError` that names the column.
         longest_key: How many characters ids, names and keys may have; None for no limit.
-        units: Whether it has units of work.
     """
 
     stores_nul: bool = True
     longest_key: int | None = None
-    units: bool = True

@@ -12,7 +12,7 @@ class ManualClock:
 
     def __init__(self, now: datetime = datetime(2026, 5, 28, 20, 26, 40, tzinfo=UTC)) -> None:
         """Start at a time."""
-        self.now = now
+        self.now: datetime = now
 
     def __call__(self) -> datetime:
         """Return the time that it stands at."""

@@ -6,7 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
@@ -173,11 +173,8 @@ class SqliteStore:
     def remove_empty_log(self) -> None:
         """Let SQLite remove a log that it made only to read a file: a connection that may write does so on closing."""
         if self.file is not None and self.file.log_size == 0:
-            connection = self._connect("rw", busy_timeout=self.busy_timeout)
-            try:
-                self._parts(connection)
-            finally:
-                connection.close()
+            with suppress(sqlite3.Error), closing(self._connect("rw", busy_timeout=self.busy_timeout)) as connection:
+                self._parts(connection)  # where this fails the log stays, which does no harm
 
     def check_in_place(self) -> None:
         """Check that the file is still the one that was opened.

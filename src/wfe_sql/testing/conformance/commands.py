@@ -64,8 +64,8 @@ class TestScheduledCommandRepository:
 
     async def test_a_limit(self, provider: ScheduledCommandRepository, clock: ManualClock) -> None:
         handled = Handled()
-        for number in range(250):
-            await provider.schedule_command(ScheduledCommand.process_workflow(f"w{number:03}", number))
+        commands = [ScheduledCommand.process_workflow(f"w{number:03}", number) for number in range(250)]
+        await asyncio.gather(*map(provider.schedule_command, commands))
         await provider.process_commands(clock(), handled, limit=120)
         assert handled.ids == [f"w{number:03}" for number in range(120)]
         await provider.process_commands(clock(), handled)

@@ -1,0 +1,95 @@
+"""What the documents say holds as it stands: snippets and commands run, and the files that are named are there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    path
+    for folder, pattern in (
+        ("", "*.md"),
+        (".github", "*.md"),
+        ("src", "**/*.md"),
+        ("sql", "**/*.md"),
+        ("tests", "**/*.md"),
+    )
+    for path in sorted((ROOT / folder).glob(pattern))
+]
+ELSEWHERE = {
+    "sql/README.md": "test_sql_readme.py and test_sql_commands_postgres.py",
+    "src/wfe_sql/testing/README.md": "test_plugin.py",
+}
+"""Documents whose snippets need more than to be run, and the tests that do so."""
+
+
+def _blocks(document: Path, language: str) -> list[str]:
+    """Return the blocks of a language, but for the README's test command, which CI runs."""
+    if document.relative_to(ROOT).as_posix() in ELSEWHERE:
+        return []
+    found = re.findall(rf"(<!-- \w+ -->\n)?```{language}\n(.*?)```", document.read_text(), re.DOTALL)
+    return [text for mark, text in found if "tests" not in mark]
+
+
+def _prose(document: Path) -> str:
+    return re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+
+
+def _params(language: str, *, installs: bool) -> Iterator[Any]:
+    """Yield what each document says in a language: in one piece, as one block may go on where another ended."""
+    for document in DOCUMENTS:
+        if blocks := [text for text in _blocks(document, language) if ("pip install" in text) is installs]:
+            yield pytest.param("\n".join(blocks), id=document.relative_to(ROOT).as_posix())
+
+
+def _run(command: list[str], folder: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WFE_SQL", "PYTEST"))}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("snippets", list(_params("python", installs=False)))
+def test_snippets_run(snippets: str, tmp_path: Path) -> None:
+    _run([sys.executable, "-W", "error", "-c", snippets], tmp_path)
+
+
+@pytest.mark.parametrize("commands", list(_params("sh", installs=False)))
+def test_commands_run(commands: str, tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    _run(["bash", "-euo", "pipefail", "-c", commands], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", list(_params("sh", installs=True)))
+def test_commands_run_in_a_new_checkout(commands: str, tmp_path: Path) -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    _run(["bash", "-euo", "pipefail", "-c", commands], tmp_path)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_is_named_is_there(document: Path) -> None:
+    text = _prose(document)
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    paths = re.findall(r"`((?:src|sql|tests|\.github|\.ci)/[a-z\d_./-]*)`", text)
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_for_the_package_index_too() -> None:
+    """There, a link to a file of this repository leads nowhere."""
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= 200
+    assert re.findall(r"\]\((?!https://)", _prose(readme)) == []
