@@ -2,6 +2,7 @@
 
 from wfe_sql.arguments import epoch_ms
 from wfe_sql.backends import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreOptions, connect
+from wfe_sql.engines.alarms import WakesOn
 from wfe_sql.errors import (
     ClaimLostError,
     CorruptRowError,
@@ -57,6 +58,7 @@ from wfe_sql.models import (
     utc_now,
 )
 from wfe_sql.operations.hosting import Hosting
+from wfe_sql.operations.waiting import poll_for_work
 from wfe_sql.repositories import (
     Change,
     ClaimRepository,
@@ -129,6 +131,7 @@ __all__ = [
     "SubscriptionTokenError",
     "UnitOfWork",
     "UnitRepository",
+    "WakesOn",
     "WfeError",
     "WorkflowAlreadyExistsError",
     "WorkflowConflictError",
@@ -141,5 +144,6 @@ __all__ = [
     "__version__",
     "connect",
     "epoch_ms",
+    "poll_for_work",
     "utc_now",
 ]

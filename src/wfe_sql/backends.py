@@ -27,6 +27,9 @@ from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, s
 _LONGEST_TIMEOUT = timedelta(milliseconds=2**31 - 1)
 """Both databases count timeouts in milliseconds, in 32 bits."""
 
+_POLL_INTERVAL = timedelta(seconds=1)
+_FALLBACK_INTERVAL = timedelta(minutes=2)
+
 
 class StoreOptions(TypedDict, total=False):
     """What `connect` takes: the options of the providers, each of which documents its own. Lengths are `timedelta`s."""
@@ -36,6 +39,8 @@ class StoreOptions(TypedDict, total=False):
     max_connections: int
     clock: Callable[[], datetime]
     on_conflict: OnConflict
+    poll_interval: timedelta
+    fallback_interval: timedelta
     sql_dir: str | os.PathLike[str] | None
     app_sql: str | os.PathLike[str] | None
     allow_unfinished_copy: bool
@@ -70,7 +75,7 @@ def _check_options(
                 (INTEGER if name == "max_connections" else TEXT).encode(value)
             except ValueError as error:
                 raise StoreError(f"{name} {error}") from error
-        elif name.endswith("_timeout") or name == "wait_for_server":
+        elif name.endswith(("_timeout", "_interval")) or name == "wait_for_server":
             check_duration(name, value, StoreError)
             if isinstance(value, timedelta) and value > _LONGEST_TIMEOUT:
                 raise StoreError(f"{name} must be at most {_LONGEST_TIMEOUT.days} days, not {value}")
@@ -101,10 +106,13 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             the power fails, though never the file.
         busy_timeout: How long to wait for other processes that hold the file, from when a call is made.
         max_connections: One writes and the others read; from 3 on, one of these does brief reads, of at most 0.5 ms, on
-            the event loop, and with 1 or 2 all go to threads. A database in memory has one for both.
+            the event loop, and with 1 or 2 all go to threads. A database in memory has one for both. `wait_for_work`
+            has one more.
         clock: Returns the current time, aware; everything about expiry uses it.
         on_conflict: "raise" has persisting raise `WorkflowConflictError` when the workflow was changed, or deleted and
             made again, since the instance was loaded or stored; "overwrite" writes over it, as the reference does.
+        poll_interval: How long `wait_for_work` lets what is due and nobody takes rest until it returns for it again.
+        fallback_interval: After how long `wait_for_work` looks at the store though nothing told it to.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
         app_sql: A folder with `.sql` files of the application's own, for `UnitOfWork.run` and `fetch`: queries as this
             library has them, each with a line of text below its name. Those in its folder `sqlite`, if it has one, are
@@ -127,6 +135,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         max_connections: int = 4,
         clock: Callable[[], datetime] = utc_now,
         on_conflict: OnConflict = "raise",
+        poll_interval: timedelta = _POLL_INTERVAL,
+        fallback_interval: timedelta = _FALLBACK_INTERVAL,
         sql_dir: str | os.PathLike[str] | None = None,
         app_sql: str | os.PathLike[str] | None = None,
         allow_unfinished_copy: bool = False,
@@ -141,6 +151,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             allow_unfinished_copy=allow_unfinished_copy,
             max_connections=max_connections,
             busy_timeout=busy_timeout,
+            poll_interval=poll_interval,
+            fallback_interval=fallback_interval,
         )
         queries = load_sqlite_queries(sql_dir)
         if app_sql is not None:
@@ -149,7 +161,13 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         target = parse_sqlite_url(url)
         store = SqliteStore(target, queries, durability, busy_timeout, allow_unfinished_copy=allow_unfinished_copy)
         engine = SqliteEngine(store, queries, max_connections=max_connections)
-        super().__init__(engine, clock=clock, on_conflict=on_conflict)
+        super().__init__(
+            engine,
+            clock=clock,
+            on_conflict=on_conflict,
+            poll_interval=poll_interval,
+            fallback_interval=fallback_interval,
+        )
 
 
 def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
@@ -192,12 +210,17 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             `schema=name` wins over the argument; `mode=ro` opens for reading only, and `mode=rw` only a store that
             exists.
         schema: Where the tables are: a plain name. It is made when it does not exist.
-        max_connections: How many connections there are at most; they are made when they are needed.
+        max_connections: How many connections there are at most; they are made when they are needed. `wait_for_work`
+            has one more, which it listens on.
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
         app_sql: As for `SqlitePersistenceProvider`, with a folder `postgres`. A table without a schema before its name
             is looked for in the store's schema only, whatever the role's search_path. The queries run with the settings
             of this library's own (`set_up_connection`).
+        poll_interval: How often `wait_for_work` looks at the store where the server cannot tell it: behind a pooler in
+            transaction mode, on a standby, on Citus, where the store lacks the triggers, and until a connection that
+            was lost is back; and how long it lets what is due and nobody takes rest.
+        fallback_interval: After how long `wait_for_work` looks at the store though nothing told it to.
         on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
         application_name: What the server's views and log call the connections, unless the URL says so.
         connect_timeout: How long connecting may take, for each host of the URL, and how long a call waits for a free
@@ -222,6 +245,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         sql_dir: str | os.PathLike[str] | None = None,
         app_sql: str | os.PathLike[str] | None = None,
         on_conflict: OnConflict = "raise",
+        poll_interval: timedelta = _POLL_INTERVAL,
+        fallback_interval: timedelta = _FALLBACK_INTERVAL,
         application_name: str = "wfe-sql",
         connect_timeout: timedelta = timedelta(seconds=10),
         statement_timeout: timedelta | None = timedelta(seconds=30),
@@ -243,6 +268,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             connect_timeout=connect_timeout,
             statement_timeout=statement_timeout,
             wait_for_server=wait_for_server,
+            poll_interval=poll_interval,
+            fallback_interval=fallback_interval,
         )
         queries = load_postgres_queries(sql_dir)
         if app_sql is not None:
@@ -267,7 +294,13 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             connect_timeout=connect_timeout,
             wait_for_server=wait_for_server,
         )
-        super().__init__(engine, clock=clock, on_conflict=on_conflict)
+        super().__init__(
+            engine,
+            clock=clock,
+            on_conflict=on_conflict,
+            poll_interval=poll_interval,
+            fallback_interval=fallback_interval,
+        )
 
 
 @dataclass(frozen=True, slots=True)

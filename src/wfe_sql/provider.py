@@ -8,7 +8,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -22,6 +22,7 @@ from wfe_sql.operations.events import Events
 from wfe_sql.operations.hosting import Hosting
 from wfe_sql.operations.subscriptions import Subscriptions
 from wfe_sql.operations.units import Units, persist_errors
+from wfe_sql.operations.waiting import Waiting, Watch
 from wfe_sql.operations.workflows import Workflows
 from wfe_sql.repositories import PersistenceProvider
 from wfe_sql.tables import EXECUTION_ERRORS
@@ -30,14 +31,22 @@ OnConflict = Literal["overwrite", "raise"]
 
 
 class SqlPersistenceProvider(
-    Workflows, Subscriptions, Events, Commands, Units, Hosting, Maintenance, PersistenceProvider
+    Workflows, Subscriptions, Events, Commands, Units, Hosting, Waiting, Maintenance, PersistenceProvider
 ):
     """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 
     Use it as an async context manager, or `await open()` it and `await close()` it.
     """
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], datetime], on_conflict: OnConflict) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], datetime],
+        on_conflict: OnConflict,
+        poll_interval: timedelta,
+        fallback_interval: timedelta,
+    ) -> None:
         """Set up on an engine that is not open yet; see `SqlitePersistenceProvider` for the options."""
         if on_conflict not in ("overwrite", "raise"):
             raise StoreError(f"on_conflict must be 'overwrite' or 'raise', not {on_conflict!r}")
@@ -46,6 +55,7 @@ class SqlPersistenceProvider(
             raise StoreError(f"clock must be a function that returns the time, such as wfe_sql.utc_now, not {kind}")
         self._engine = engine
         self._clock: Callable[[], datetime] = lambda: to_utc("the clock's time", clock())
+        self._watch = Watch(engine, self._clock, poll_interval=poll_interval, fallback_interval=fallback_interval)
         self._raises_on_conflict = on_conflict == "raise"
         self._worker_id = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -53,6 +63,7 @@ class SqlPersistenceProvider(
         engine: Engine | None = getattr(self, "_engine", None)  # None when an option was refused
         if engine is not None and engine.is_open:
             warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, source=self, stacklevel=1)
+            self._watch.abandon()
             engine.abandon()
 
     async def open(self) -> Self:
@@ -66,7 +77,13 @@ class SqlPersistenceProvider(
         return self
 
     async def close(self) -> None:
-        """Finish what is pending and disconnect; calls from now on raise `ProviderClosedError`. Twice is fine."""
+        """Finish what is pending and disconnect; calls from now on raise `ProviderClosedError`. Twice is fine.
+
+        Those who wait for work hear it at once, by the same error.
+        """
+        if self._engine.is_open:
+            self._engine.check_open()
+            await self._watch.close()
         await self._engine.close()
 
     async def __aenter__(self) -> Self:

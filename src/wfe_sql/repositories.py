@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from wfe_sql.engines.alarms import WakesOn
 from wfe_sql.models import (
     Claim,
     Event,
@@ -397,6 +398,34 @@ class ClaimRepository(Protocol):
             await provider.persist_workflow(order, claim=claim)  # ClaimLostError: too late, nothing was written
             await provider.release_claim(claim)
     """
+
+    @property
+    def wakes_on(self) -> WakesOn:
+        """Whose writes end a wait for work at once.
+
+        Those of all who use the store ("store"), those of this process ("process"), or nobody's ("none"): then waiting
+        is a pause, and whoever waits polls.
+        """
+        ...
+
+    async def wait_for_work(self, until: datetime | None = None) -> None:
+        """Return when something may be due that nobody holds: a Runnable workflow, an unprocessed event, a command.
+
+        At once where something is due now, or as soon as it is stored, by whom `wakes_on` says; otherwise at the time
+        at which the first thing becomes due, or the lease on what is due ends, by the provider's clock. It may return
+        too early, so whoever waits looks for work, takes what there is, and waits again. Any number of tasks may wait
+        at the same time, all of them are told; a wait can be cancelled.
+
+        What is due and left there ends the next wait too, but does not have a host turn in circles: as long as
+        nothing changes, a wait then lasts a millisecond, and twice as long each time, up to the poll interval.
+
+        Args:
+            until: When to return at the latest.
+
+        Raises:
+            SerializationError: `until` is naive or not a time.
+        """
+        ...
 
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
         """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.

@@ -82,7 +82,7 @@ async def another_provider(
 
 
 @pytest.fixture  # type: ignore[no-redef] # it overrides the suite's
-def capabilities(provider: PersistenceProvider) -> Capabilities:
+def capabilities(provider: PersistenceProvider, backend: str) -> Capabilities:
     if isinstance(provider, PostgresPersistenceProvider):
         return Capabilities(stores_nul=False, longest_key=600)  # at most 2704 bytes fit into an index's row
-    return Capabilities()
+    return Capabilities(wakes_on="process" if backend == "memory" else "store")

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from wfe_sql import (
     WorkflowInstance,
     WorkflowStatus,
     connect,
+    utc_now,
 )
 from wfe_sql.demo import host, steps
 from wfe_sql.demo.host import WorkflowHost
@@ -190,7 +191,6 @@ async def running(*hosts: WorkflowHost) -> AsyncIterator[None]:
 
 def a_host(store: PersistenceProvider, *steps: Step, worker_id: str = "w", **options: Any) -> WorkflowHost:
     """Return a host of the definition "d"."""
-    options = {"poll_interval": timedelta(milliseconds=5)} | options
     return WorkflowHost(store, [Definition("d", 1, steps)], worker_id=worker_id, **options)
 
 
@@ -472,7 +472,7 @@ class StallingLook(SqlitePersistenceProvider):
 async def test_a_host_that_lost_its_claim_takes_no_event_from_those_who_wait() -> None:
     clock, wait = ManualClock(), Step(name="wait", body=wait_for_news)
     async with StallingLook(":memory:", clock=clock) as store:
-        slow = a_host(store, wait, worker_id="slow", poll_interval=timedelta(hours=1))
+        slow = a_host(store, wait, worker_id="slow")
         id_ = await slow.start("d", {})
         event = Event(event_name="news", event_key="key", event_data="stored late")
         async with running(slow):
@@ -565,6 +565,9 @@ async def test_an_event_that_comes_while_another_branch_runs_is_kept_and_so_is_t
         assert (await until(store, id_, is_complete)).data == {"news": "now", "held": True}
 
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
 class DyingStore:
     """A store as a host sees it that is killed: after some writes, nothing works any more."""
 
@@ -574,13 +577,20 @@ class DyingStore:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
-            is_write = not name.startswith(("get_", "claim_", "process_"))
+            is_write = not name.startswith(("get_", "claim_", "process_", "wait_"))
             if self._writes == 0 and (is_write or name.startswith("claim_")):
                 raise StoreError("killed")
             self._writes -= is_write
             return await getattr(self._store, name)(*args, **kwargs)
 
         return call
+
+
+class RunningClock(ManualClock):
+    """A clock that runs, and can be put forward."""
+
+    def __call__(self) -> datetime:
+        return utc_now() + (self.now - START)
 
 
 async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_finishes() -> None:
@@ -612,11 +622,11 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
         return await until(store, id_, is_complete)
 
     for writes in range(100):
-        clock = ManualClock()
+        clock = RunningClock(START)
         async with connect(":memory:", clock=clock) as store:
-            id_ = await a_host(store, *steps).start("d", {})
+            id_ = await a_host(store, *steps, clock=clock).start("d", {})
             await store.create_event(Event(event_name="news", event_key="early", event_data=1))
-            dying = a_host(cast(PersistenceProvider, DyingStore(store, writes)), *steps, worker_id="dying")
+            dying = a_host(cast(PersistenceProvider, DyingStore(store, writes)), *steps, worker_id="dying", clock=clock)
             death, watching = asyncio.create_task(dying.run()), asyncio.create_task(watch(store, id_))
             await asyncio.wait([death, watching], return_when=asyncio.FIRST_COMPLETED)
             survived = watching.done()
@@ -624,7 +634,7 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
             with suppress(asyncio.CancelledError, ExceptionGroup):
                 await death
             clock.advance(minutes=2)  # the lease of the dead host is over
-            async with running(a_host(store, *steps, worker_id="next")):
+            async with running(a_host(store, *steps, worker_id="next", clock=clock)):
                 instance = await watching
             assert instance.data == {"early": 1, "late": 2}
             assert [pointer.status for pointer in instance.execution_pointers] == [PointerStatus.Complete] * len(steps)

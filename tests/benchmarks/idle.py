@@ -1,4 +1,4 @@
-"""What a host costs that has nothing to do: the demo's host polls a store in which nothing is due.
+"""What a host costs that has nothing to do: the demo's host waits for work in a store in which nothing is due.
 
     python tests/benchmarks/idle.py [--postgres] [--seconds 30] [--json]
 

@@ -190,6 +190,19 @@ class Schemas:
         self._queries.choose_schema(self._connection, schema=place.name)
         return State(dict(self._queries.describe_state(self._connection)))
 
+    def list_active_sessions(self, seconds: float) -> list[str]:
+        """Return what sessions of hosts did last, of those that did anything within so many seconds."""
+        return [query for (query,) in self._queries.list_active_sessions(self._connection, seconds=seconds)]
+
+    def server_process(self) -> int:
+        """Return the process of the server that starts all others."""
+        return int(self._queries.get_server_start(self._connection))
+
+    def disable_wake_triggers(self, place: Schema) -> None:
+        """Have nobody be notified of what is stored."""
+        self._queries.choose_schema(self._connection, schema=place.name)
+        self._queries.disable_wake_triggers(self._connection)
+
 
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[str]:

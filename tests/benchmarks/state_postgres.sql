@@ -58,3 +58,18 @@ VALUES
     )
 ),
 ('last number', (SELECT coalesce(sum(next_num), 0)::INT FROM definition_sequences));
+
+-- name: list_active_sessions(seconds)
+-- What sessions of hosts have done last, of those that did anything within so many seconds.
+SELECT query
+FROM pg_stat_activity
+WHERE application_name = 'wfe-sql' AND state_change > clock_timestamp() - make_interval(secs => :seconds);
+
+-- name: disable_wake_triggers()#
+ALTER TABLE workflows DISABLE TRIGGER wake_for_workflows;
+ALTER TABLE events DISABLE TRIGGER wake_for_events;
+ALTER TABLE scheduled_commands DISABLE TRIGGER wake_for_scheduled_commands;
+
+-- name: get_server_start()$
+-- The process of the server that starts all others.
+SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)::INT AS pid;

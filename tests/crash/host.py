@@ -1,8 +1,9 @@
 """One of many hosts on a store, in a process of its own: `python host.py JOB URL NAME`. Stops when it is killed.
 
-Jobs: `work` finishes workflows, events and commands; `draw` draws numbers of a sequence, and `open` opens the store and
-draws one, both when stdin ends, so that all hosts start together; `race` races for the tokens of the subscriptions that
-stdin names; `handle` handles commands, and `stall` does so and stops itself in every third.
+Jobs: `work` finishes workflows, events and commands; `wait` waits for events and handles them; `draw` draws numbers of
+a sequence, and `open` opens the store and draws one, both when stdin ends, so that all hosts start together; `race`
+races for the tokens of the subscriptions that stdin names; `handle` handles commands, and `stall` does so and stops
+itself in every third.
 """
 
 import asyncio
@@ -28,8 +29,9 @@ from wfe_sql import (
 )
 
 LEASE = timedelta(seconds=1)
+FALLBACK = timedelta(seconds=10)
 SHORT_LEASE = timedelta(seconds=0.6)
-TASKS = {"work": 8, "draw": 16, "open": 1, "race": 1, "handle": 1, "stall": 1}
+TASKS = {"work": 8, "wait": 1, "draw": 16, "open": 1, "race": 1, "handle": 1, "stall": 1}
 DRAWS = 2_500
 RACERS = 4
 
@@ -102,6 +104,21 @@ async def work(provider: PersistenceProvider, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def wait(provider: PersistenceProvider, name: str) -> None:
+    """Handle events as they come; each has in it when it was stored."""
+    say(waits=name)
+    while True:
+        await provider.wait_for_work()
+        claims = await retried(lambda: provider.claim_runnable_events(datetime.now(UTC), name, lease=LEASE, limit=20))
+        for claim in claims:
+            event = await provider.get_event(claim.id)
+            say(event=claim.id, waited=time.monotonic() - event.event_data)
+            try:
+                await retried(partial(provider.mark_event_processed, claim.id, claim=claim))
+            except ClaimLostError:
+                say(lost=claim.id)
+
+
 async def draw_one(provider: PersistenceProvider, name: str) -> None:
     say(number=await retried(lambda: provider.next_definition_sequence("order")))
 
@@ -152,13 +169,14 @@ def wait_for_others() -> None:
 async def main(job: str, url: str, name: str) -> None:
     jobs: dict[str, Callable[[PersistenceProvider, str], Awaitable[None]]] = {
         "work": work,
+        "wait": wait,
         "draw": draw,
         "open": draw_one,
         "race": race,
         "handle": handle,
         "stall": partial(handle, stalls=True),
     }
-    provider = connect(url)
+    provider = connect(url, fallback_interval=FALLBACK)
     if job == "open":
         wait_for_others()
     async with provider:

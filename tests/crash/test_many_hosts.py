@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from wfe_sql.testing import full_subscription, sample_instance
 pytestmark = pytest.mark.slow
 
 HOST = Path(__file__).with_name("host.py")
-LEASE = 1.0
+LEASE, FALLBACK = 1.0, 10.0
 
 Ask = Callable[[str], list[Any]]
 
@@ -136,6 +137,47 @@ async def test_nothing_is_lost_and_nothing_done_twice(
     assert set(handled) == {f"w{number}" for number in range(commands)}
     assert overlaps(said) == []
     await assert_sound()
+
+
+async def test_no_event_waits_for_longer_than_it_may(url: str, tmp_path: Path, ask: Ask) -> None:
+    """By four hosts that wait for work, some of which are killed: what those held waits until their leases are over."""
+    number = int(os.environ.get("WFE_SQL_TEST_EVENTS", "1000"))
+    hosts, killed = Hosts("wait", url, tmp_path / "log"), 0
+    async with connect(url) as provider:
+        hosts.start(4)
+        try:
+            while sum("waits" in line for line in hosts.said()) < 4:
+                await asyncio.sleep(0.1)
+            for first in range(0, number, 10):  # slower than hosts handle them, so that none waits for another
+                await asyncio.sleep(random.uniform(0, 0.3))
+                await asyncio.gather(*(provider.create_event(timed_event(n)) for n in range(first, first + 10)))
+                if first % 500 == 250:
+                    hosts.kill_one()
+                    hosts.start(1)
+                    killed += 1
+            async with asyncio.timeout(60):
+                while ask("SELECT count(*) FROM events WHERE NOT is_processed") != [(0,)]:
+                    await asyncio.sleep(0.1)
+        finally:
+            hosts.end()
+    waited: dict[str, float] = {}
+    for line in hosts.said():
+        if "waited" in line:
+            waited.setdefault(line["event"], line["waited"])
+    in_order = sorted(waited.values())
+    print(
+        f"\n{number} events, {killed} hosts killed: half begun within {in_order[number // 2] * 1000:.1f} ms, "
+        f"99 % within {in_order[number * 99 // 100] * 1000:.1f} ms, all within {in_order[-1] * 1000:.0f} ms"
+    )
+    assert killed >= 1
+    assert set(waited) == {f"e{n}" for n in range(number)}
+    assert in_order[-1] < FALLBACK + LEASE
+
+
+def timed_event(number: int) -> Event:
+    """Return an event with the moment in it, by the clock that all processes have."""
+    now = time.monotonic()
+    return Event(id=f"e{number}", event_name="e", event_key="", event_data=now, event_time=datetime.now(UTC))
 
 
 def overlaps(said: list[dict[str, Any]]) -> list[str]:

@@ -122,7 +122,7 @@ class PostgresCase:
     }
     session: Sequence[str] = (
         *("set_up_connection", "get_server_process", "begin_write", "rollback", "begin_read", "commit"),
-        "list_query_statistics",
+        *("list_query_statistics", "listen", "get_reason_not_to_listen", "ask_for_wake", "end_wake"),
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_schema": ("", ()),
@@ -144,6 +144,13 @@ class PostgresCase:
                 *("create_events_table", "create_event_documents_view"),
                 *("create_event_subscriptions_table", "create_event_subscription_documents_view"),
                 *("create_execution_errors_table", "create_execution_error_documents_view"),
+            ),
+        ),
+        "create_wake_trigger": (
+            "",
+            (
+                *("create_schema", "create_workflows_table", "create_events_table"),
+                "create_scheduled_commands_table",
             ),
         ),
         "name_workflows_without_name": ("create_workflows_without_name", ("create_schema",)),

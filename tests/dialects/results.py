@@ -37,6 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "expected_revision": None,
     "expires_at": NOW,
     "expiry": NOW,
+    "horizon": "3",
     "id": "workflow-1",
     "ids": json.dumps(["workflow-3", "workflow-full", "nobody"]),
     "name": "order-full",

@@ -6,7 +6,8 @@ import pytest
 
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreError, connect
 
-SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, sql_dir, app_sql, allow_unfinished_copy"
+SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, poll_interval, fallback_interval"
+SQLITE += ", sql_dir, app_sql, allow_unfinished_copy"
 URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
 
 
@@ -36,6 +37,8 @@ def test_options_of_every_provider(url: str, options: dict[str, Any], message: s
     ("url", "name"),
     [
         ("sqlite", "busy_timeout"),
+        ("sqlite", "poll_interval"),
+        ("postgres", "fallback_interval"),
         ("postgres", "connect_timeout"),
         ("postgres", "statement_timeout"),
         ("postgres", "wait_for_server"),

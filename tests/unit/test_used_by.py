@@ -8,21 +8,42 @@ from typing import Any
 import pytest
 
 from wfe_sql.backends import load_postgres_queries, load_sqlite_queries
+from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.grouping import GROUPS
 from wfe_sql.engines.postgres.plans import PostgresPlanner
 from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.sqlite.alarm import SqliteAlarm
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.operations.units import SqlUnitOfWork
+from wfe_sql.operations.waiting import Watch
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
-SQLITE_USERS = (SqlPersistenceProvider, SqlUnitOfWork, SqliteEngine, SqliteStore, Backup, SqlitePlanner)
-POSTGRES_USERS = (SqlPersistenceProvider, SqlUnitOfWork, PostgresEngine, PostgresStore, PostgresPlanner, Connection)
+SQLITE_USERS = (
+    SqlPersistenceProvider,
+    SqlUnitOfWork,
+    Watch,
+    SqliteEngine,
+    SqliteStore,
+    SqliteAlarm,
+    Backup,
+    SqlitePlanner,
+)
+POSTGRES_USERS = (
+    SqlPersistenceProvider,
+    SqlUnitOfWork,
+    Watch,
+    PostgresEngine,
+    PostgresStore,
+    PostgresAlarm,
+    PostgresPlanner,
+    Connection,
+)
 QUERIES = [
     *(pytest.param(query, SQLITE_USERS, id=f"sqlite-{name}") for name, query in load_sqlite_queries().items()),
     *(pytest.param(query, POSTGRES_USERS, id=f"postgres-{name}") for name, query in load_postgres_queries().items()),

@@ -74,7 +74,6 @@ class WorkflowHost:
         definitions: The kinds of workflow that it can run; all hosts of a store have the same.
         worker_id: What the store shows as the holder of this host's claims.
         clock: Returns the current time, aware, the one that the store goes by.
-        poll_interval: How often to look for what became due.
         max_tasks: How many workflows, and how many events, to work on at the same time.
         lease: How long what this host has taken stays with it when it is killed. It must be long compared with the time
             that the host's process may stand still: a step whose host is late to renew is run by another host too.
@@ -87,7 +86,6 @@ class WorkflowHost:
         *,
         worker_id: str,
         clock: Callable[[], datetime] = utc_now,
-        poll_interval: timedelta = timedelta(milliseconds=50),
         max_tasks: int = 100,
         lease: timedelta = timedelta(minutes=1),
     ) -> None:
@@ -95,7 +93,6 @@ class WorkflowHost:
         self._definitions = {definition.id: definition for definition in definitions}
         self._worker_id = worker_id
         self._clock: Callable[[], datetime] = lambda: clock().astimezone(UTC)
-        self._poll_interval = poll_interval.total_seconds()
         self._max_tasks = max_tasks
         self._lease = lease
         self._tasks: Counter[ClaimKind] = Counter()
@@ -137,9 +134,18 @@ class WorkflowHost:
                 if room := self._max_tasks - self._tasks[ClaimKind.Event]:
                     claims = await self._store.claim_runnable_events(now, worker, lease=lease, limit=room)
                     self._begin(tasks, claims, self._deliver_event)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._poll_interval):
-                        await self._progress.wait()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait until something may be due, or there is room for more."""
+        waits = [asyncio.create_task(self._store.wait_for_work()), asyncio.create_task(self._progress.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                await wait
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def _begin(self, tasks: asyncio.TaskGroup, claims: Iterable[Claim], work: _Work) -> None:
         for claim in claims:
@@ -240,7 +246,7 @@ class WorkflowHost:
             except ExceptionGroup:  # those that failed are due again
                 _log.exception("scheduled commands failed")
                 await asyncio.sleep(_PAUSE)
-            await asyncio.sleep(self._poll_interval)
+            await self._store.wait_for_work()
 
     async def _handle_command(self, command: ScheduledCommand) -> None:
         if command.command_name is CommandName.ProcessEvent:

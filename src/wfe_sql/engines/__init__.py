@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from wfe_sql.engines.alarms import Alarm, WakesOn
 from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.queries import QuerySet
 
@@ -149,6 +150,27 @@ class Engine(Protocol):
     @property
     def is_open(self) -> bool:
         """Whether it has connections that nobody has begun to close."""
+        ...
+
+    def check_open(self) -> None:
+        """Check that calls can be made now.
+
+        Raises:
+            ProviderClosedError: It is not open.
+            StoreError: It belongs to another event loop, or to the process that this one was forked from.
+        """
+        ...
+
+    @property
+    def wakes_on(self) -> WakesOn:
+        """Whose commits an alarm rings on."""
+        ...
+
+    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+        """Return what calls `ring`, on the event loop, when others have changed the store; the engine closes it.
+
+        Where it cannot tell, because the store does not let it, it has the store looked at so often, in seconds.
+        """
         ...
 
     @property

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from wfe_sql.engines.alarms import WakesOn
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -11,7 +13,9 @@ class Capabilities:
         stores_nul: Whether the NUL character can be part of text and of JSON; where it cannot, it is refused with a
             `SerializationError` that names the column.
         longest_key: How many characters ids, names and keys may have; None for no limit.
+        wakes_on: What the provider's `wakes_on` is; with "none", those who wait for work poll.
     """
 
     stores_nul: bool = True
     longest_key: int | None = None
+    wakes_on: WakesOn = "store"

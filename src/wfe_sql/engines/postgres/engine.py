@@ -20,6 +20,8 @@ from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines.alarms import Alarm, WakesOn, ring
+from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
     is_about_all,
@@ -108,6 +110,7 @@ class PostgresEngine:
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
+        self._alarm: PostgresAlarm | None = None
         self._home: Home | None = None
         self._is_connected = False
         self._gives_up = False
@@ -154,7 +157,17 @@ class PostgresEngine:
     def abandon(self) -> None:
         """Close the connections of a provider that nobody has any more; in a fork, leave them alone."""
         if self._home is not None and self._home.process == os.getpid():
+            if self._alarm is not None:
+                self._alarm.abandon()
             self._pool.close()
+
+    wakes_on: WakesOn = "store"
+
+    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+        """Return what rings when the server says that something was changed, on a connection of its own."""
+        self.check_open()
+        self._alarm = PostgresAlarm(self._store, self._queries, ring, poll_interval)
+        return self._alarm
 
     log_size = None
     """The server's log is not a store's own."""
@@ -165,7 +178,7 @@ class PostgresEngine:
 
     async def ensure_store_exists(self) -> None:
         """Make the schema, tables, columns and indexes that are missing, and have numbers go on after those stored."""
-        self._check_open()
+        self.check_open()
         await self._make_store()
         connection = await self._store.open_connection()
         try:
@@ -180,7 +193,7 @@ class PostgresEngine:
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
-        self._check_open()
+        self.check_open()
         queue = self._queue_of(unit)
         return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
 
@@ -197,13 +210,13 @@ class PostgresEngine:
 
     async def may_find(self, look: Statement) -> bool:
         """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
-        self._check_open()
+        self.check_open()
         return True
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
         """Have all units that are read within see one moment, on a connection of its own, which holds up nobody."""
-        self._check_open()
+        self.check_open()
         connection = await self._store.open_connection()
 
         async def read(unit: Unit) -> Results:
@@ -229,7 +242,7 @@ class PostgresEngine:
 
     async def backup(self, path: Path) -> None:
         """Refuse: PostgreSQL has tools of its own for this, which this library does not stand in for."""
-        self._check_open()
+        self.check_open()
         command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
         raise StoreError(
             f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
@@ -238,7 +251,7 @@ class PostgresEngine:
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
-        self._check_open()
+        self.check_open()
         queue = self._queue_of(unit)
         if queue is not None:
             return await queue.submit(unit)
@@ -279,10 +292,13 @@ class PostgresEngine:
             return list(results)
 
         try:
-            return await self._with_connection(work, attempt)
+            outcomes = await self._with_connection(work, attempt)
         except psycopg.Error as error:
             if is_about_all(error):
                 return [unit_error(self._store, error, unit) for unit in units]
+        else:
+            ring(self._store.id)
+            return outcomes
         if len(units) == 1:
             return [None]
         half = len(units) // 2
@@ -326,6 +342,7 @@ class PostgresEngine:
         except Exception as error:
             part[0].name_in(error)
             return error
+        ring(self._store.id)
         return results
 
     async def _run_step(self, step: Step, connection: Connection) -> Any:
@@ -435,7 +452,10 @@ class PostgresEngine:
                 return [await self._run_statement(unit[0], connection)]
             return await self._run_in_transaction(unit, connection, attempt, writes=writes)
 
-        return await self._with_connection(work, attempt)
+        results = await self._with_connection(work, attempt)
+        if writes and any(results):
+            ring(self._store.id)
+        return results
 
     def _is_one_statement(self, statement: Statement) -> bool:
         if isinstance(statement.params, Sequence) or statement.query in self._queries.application:
@@ -509,11 +529,14 @@ class PostgresEngine:
     async def _make_store(self) -> None:
         await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Check that calls can be made now."""
         check_usable(self._store, self._home, is_open=self.is_open)
 
     async def _close(self) -> None:
         """Wait for what is pending, for as long as calls may take, and then give it up, for the server is silent."""
+        if self._alarm is not None:
+            self._alarm.close()
         giving_up = asyncio.get_running_loop().call_later(
             (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
         )

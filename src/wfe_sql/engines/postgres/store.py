@@ -72,6 +72,7 @@ _SCRIPTS = (
     "create_event_subscriptions_table",
     "create_event_subscription_documents_view",
     "create_scheduled_commands_table",
+    "create_wake_trigger",
     "create_execution_errors_table",
     "create_execution_error_documents_view",
     "grant_documents",

@@ -19,7 +19,9 @@ from typing import Any
 
 from wfe_sql.damaged import UNPARSED
 from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
+from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
 from wfe_sql.engines.queues import Outcome
+from wfe_sql.engines.sqlite.alarm import SqliteAlarm
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
@@ -61,6 +63,7 @@ class SqliteEngine:
         self._writers: Lane | None = None
         self._readers: Lane | None = None
         self._brief_reader: BriefReader | None = None
+        self._alarm: SqliteAlarm | None = None
         self._home: Home | None = None
         self._closing: asyncio.Task[None] | None = None
         self._had_log = True
@@ -186,6 +189,20 @@ class SqliteEngine:
             await Backup(self._store, self._queries).backup(connection, path)
 
     @property
+    def wakes_on(self) -> WakesOn:
+        """Whose commits an alarm rings on; in memory there is nobody else."""
+        return "process" if self._target.path is None else "store"
+
+    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+        """Return what rings when the file was changed, on a connection of its own."""
+        self.check_open()
+        if self._target.path is None:
+            return NoAlarm()
+        connection = await self._connect(partial(self._store.open_reader, in_pool=True))
+        self._alarm = SqliteAlarm(connection, self._store, self._queries, ring)
+        return self._alarm
+
+    @property
     def log_size(self) -> int | None:
         """How many bytes the write-ahead log has; None in memory and where there is none."""
         return None if self._store.file is None else self._store.file.log_size
@@ -241,6 +258,7 @@ class SqliteEngine:
             if file is not None:
                 file.check_before_write()
             self._store.begin_write(connection, jobs[0][1])
+            changes = connection.total_changes
             deadline = time.monotonic() + _LONGEST_WRITES
             for unit, _ in jobs:
                 if outcomes and time.monotonic() > deadline:
@@ -253,6 +271,8 @@ class SqliteEngine:
             if file is not None:  # what is acknowledged must be in the file that has the name
                 file.check_in_place()
                 file.warn_of_long_log()
+            if connection.total_changes != changes:
+                ring(self._store_id)
         except _HalfDoneError:
             self._queries.run(connection, "rollback", {})
             raise
@@ -403,8 +423,12 @@ class SqliteEngine:
             raise self._store.error(error) from error
         return connection
 
-    def _open_lane(self, lane: Lane | None) -> Lane:
+    def check_open(self) -> None:
+        """Check that calls can be made now."""
         check_usable(self._target, self._home, is_open=self.is_open)
+
+    def _open_lane(self, lane: Lane | None) -> Lane:
+        self.check_open()
         if lane is None:
             raise StoreReadOnlyError(f"{self._target} is open for reading only (mode=ro)")
         return lane
@@ -428,7 +452,7 @@ class SqliteEngine:
     def _connections(self) -> list[WorkerConnection]:
         """Return all connections, the writer's last: it removes the log when it is the last to close."""
         lanes = [self._readers] if self._readers is self._writers else [self._readers, self._writers]
-        connections = [] if self._brief_reader is None else [self._brief_reader.connection]
+        connections = [aside.connection for aside in (self._alarm, self._brief_reader) if aside is not None]
         return connections + [connection for lane in filter(None, lanes) for connection in lane.connections]
 
     async def _disconnect(self, connections: Iterable[WorkerConnection]) -> None:

@@ -44,6 +44,7 @@ from wfe_sql.testing.conformance.maintenance import (
 from wfe_sql.testing.conformance.store import TestStore
 from wfe_sql.testing.conformance.subscriptions import TestSubscriptionRepository
 from wfe_sql.testing.conformance.units import TestBadUnits, TestUnits
+from wfe_sql.testing.conformance.waiting import TestWaiting, TestWakingUp
 from wfe_sql.testing.conformance.workflows import TestWorkflowRepository
 from wfe_sql.testing.conformance.workflows_with_subscriptions import TestWorkflowsWithSubscriptions
 
@@ -88,6 +89,8 @@ __all__ = [
     "TestStore",
     "TestSubscriptionRepository",
     "TestUnits",
+    "TestWaiting",
+    "TestWakingUp",
     "TestWorkflowClaims",
     "TestWorkflowConflicts",
     "TestWorkflowConflictsWithDeleted",

@@ -1,0 +1,186 @@
+"""How a provider hears that others have made something due in its store: on a connection that listens."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from wfe_sql.engines.postgres.connection import Connection
+from wfe_sql.engines.postgres.errors import text_of
+from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.errors import StoreError
+from wfe_sql.queries import QuerySet
+
+_log = logging.getLogger("wfe_sql")
+
+_FIRST_PAUSE = 0.01
+"""Seconds until it is asked again whether those have ended who began to write before the alarm was set; they double."""
+
+_LONGEST_RETRY = 60.0
+"""Seconds between two attempts to connect again, at most."""
+
+
+class PostgresAlarm:
+    """Asks the server's triggers to notify, by a lock, and rings when one does.
+
+    A transaction may have looked for that lock before it was there, and commit after the store was looked at. So until
+    all have ended that had begun to write by then, the store is to be looked at again and again.
+
+    Args:
+        store: Opens connections.
+        queries: The named queries.
+        ring: Called when something was made due, and when the connection is lost.
+        poll_interval: Seconds between two looks at the store where nothing can be heard.
+    """
+
+    def __init__(self, store: PostgresStore, queries: QuerySet, ring: Callable[[], None], poll_interval: float) -> None:
+        self._store = store
+        self._queries = queries
+        self._ring = ring
+        self._poll_interval = poll_interval
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._connect_at = 0.0
+        self._retry = poll_interval
+        self._is_deaf = False
+        self._is_asked = False
+        self._horizon = ""
+        self._pause = _FIRST_PAUSE
+
+    async def ask(self) -> float | None:
+        """Have the triggers notify from now on."""
+        connection = self._connection
+        if connection is None:
+            self._connect_later()
+            return self._poll_interval
+        self._loop.remove_reader(connection.fileno())
+        try:
+            if not self._is_asked:
+                _, self._horizon = await self._run(connection, "ask_for_wake")
+                self._is_asked = True
+            have_ended = await self._run(connection, "have_writers_ended", horizon=self._horizon)
+        except psycopg.Error as error:
+            self._lose(connection, text_of(error))
+            return self._poll_interval
+        self._hear(connection)
+        self._pause = _FIRST_PAUSE if have_ended else min(2 * self._pause, self._poll_interval)
+        return None if have_ended else self._pause
+
+    async def rest(self) -> None:
+        """Have the triggers notify no more."""
+        connection = self._connection
+        if connection is None or not self._is_asked:
+            return
+        self._loop.remove_reader(connection.fileno())
+        self._is_asked = False
+        try:
+            await self._run(connection, "end_wake")
+        except psycopg.Error as error:
+            self._lose(connection, text_of(error))
+        else:
+            self._hear(connection)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._is_deaf = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._drop(self._connection)
+
+    def abandon(self) -> None:
+        """Listen no more; called on any thread, also when the event loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self.close)
+        except RuntimeError:
+            if self._connection is not None:
+                self._connection.pgconn.finish()
+
+    async def _run(self, connection: Connection, query: str, **params: Any) -> Any:
+        return await self._queries.run(connection, query, params)
+
+    def _connect_later(self) -> None:
+        if self._connecting is None and not self._is_deaf and self._loop.time() >= self._connect_at:
+            self._connecting = self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            connection = await self._store.open_connection()
+            try:
+                reason = await self._listen(connection)
+            except BaseException:
+                connection.pgconn.finish()
+                raise
+        except (StoreError, psycopg.Error) as error:
+            self._retry_later()
+            _log.warning(
+                "%s is looked at for work every %g s, because there is no connection to listen on: %s",
+                *(self._store, self._poll_interval, error if isinstance(error, StoreError) else text_of(error)),
+            )
+        else:
+            if reason is None:
+                self._connection, self._retry = connection, self._poll_interval
+                connection.add_notify_handler(self._notified)
+                self._hear(connection)
+                self._ring()  # what was stored meanwhile nobody has looked at
+            else:
+                self._is_deaf = True
+                connection.pgconn.finish()
+                _log.warning("%s is looked at for work every %g s: %s", self._store, self._poll_interval, reason)
+        finally:
+            self._connecting = None
+
+    async def _listen(self, connection: Connection) -> str | None:
+        """Listen, or return why that cannot be."""
+        if connection.run_shared is not None:
+            return "a pooler lends its connections for single transactions, in which nobody can listen"
+        reason: str | None = await self._run(connection, "get_reason_not_to_listen")
+        if reason is None:
+            await self._run(connection, "listen")
+        return reason
+
+    def _hear(self, connection: Connection) -> None:
+        """Hear what comes while the connection does nothing else, and what came with its last answer."""
+        self._loop.add_reader(connection.fileno(), self._read, connection)
+        self._tell_notified(connection)
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            connection.pgconn.consume_input()
+        except psycopg.Error as error:
+            self._lose(connection, text_of(error))
+        else:
+            self._tell_notified(connection)
+
+    def _tell_notified(self, connection: Connection) -> None:
+        while notification := connection.pgconn.notifies():
+            if notification.extra.decode() == self._store.schema:
+                self._ring()
+
+    def _notified(self, notification: psycopg.Notify) -> None:
+        """Hear what came while a statement ran."""
+        if notification.payload == self._store.schema:
+            self._ring()
+
+    def _lose(self, connection: Connection, reason: str) -> None:
+        self._drop(connection)
+        self._retry_later()
+        _log.warning(
+            "%s is looked at for work every %g s until there is a connection to listen on again: %s",
+            *(self._store, self._poll_interval, connection.cut_because or reason),
+        )
+        self._ring()
+
+    def _retry_later(self) -> None:
+        self._connect_at = self._loop.time() + self._retry
+        self._retry = min(2 * self._retry, _LONGEST_RETRY)
+
+    def _drop(self, connection: Connection) -> None:
+        self._connection, self._is_asked = None, False
+        with suppress(psycopg.Error):
+            self._loop.remove_reader(connection.fileno())
+        connection.pgconn.finish()

@@ -1,0 +1,211 @@
+"""What waiting for work costs, and how soon it ends: hosts in processes of their own, on one file or one PostgreSQL.
+
+    python tests/benchmarks/waiting.py [--postgres] [--hosts N] [--events N] [--seconds N] [--repeat N]
+
+Events are stored by another process, at random moments; each is timed from then to the start of its handler. Then all
+stand idle. On PostgreSQL, lifecycles are run with the triggers that notify and without, which take turns.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from hosts import LIFECYCLE, bring_up_to_date
+from measure import CPU, PER_SECOND, Cell, Sample, percentile, run
+from places import Files, Places, Schemas, bytes_written, postgres_server
+from report import ON_DISK, describe_machine
+from sides.library import LIBRARY, LIBRARY_ON_POSTGRES
+
+from wfe_sql import Event, PersistenceProvider, connect, utc_now
+
+LEASE = timedelta(minutes=1)
+CALLERS = 64
+TARGETS = {"sqlite": 15, "postgres": 5}
+"""Milliseconds that half of the events may take at most, with one host."""
+
+
+def say(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+async def host(url: str, schema: str) -> None:
+    """Handle events until stdin ends; a line there asks what was used since the last one."""
+    options: dict[str, Any] = {"schema": schema} if schema else {}
+    async with connect(url, **options) as provider:
+        working = asyncio.create_task(handle_events(provider))
+        await asyncio.sleep(0.2)
+        say(ready=True)
+        cpu, written = time.process_time(), bytes_written(Path())
+        while await asyncio.to_thread(sys.stdin.readline):
+            now, at = bytes_written(Path()), time.process_time()
+            say(cpu=at - cpu, written=None if now is None or written is None else now - written)
+            cpu, written = time.process_time(), bytes_written(Path())
+        working.cancel()
+
+
+async def handle_events(provider: PersistenceProvider) -> None:
+    while True:
+        await provider.wait_for_work()
+        for claim in await provider.claim_runnable_events(utc_now(), "host", lease=LEASE, limit=10):
+            event = await provider.get_event(claim.id)
+            say(waited=time.monotonic() - event.event_data)
+            await provider.mark_event_processed(claim.id, claim=claim)
+
+
+class Hosts:
+    """Host processes of one store."""
+
+    def __init__(self, number: int, url: str, schema: str, log: Path) -> None:
+        self._log = log
+        with log.open("w") as said:
+            command = [sys.executable, __file__, "--host", url, schema]
+            self._processes = [
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, text=True) for _ in range(number)
+            ]
+        self.wait_for("ready", number)
+
+    def said(self, what: str) -> list[Any]:
+        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
+        return [line for line in lines if what in line]
+
+    def wait_for(self, what: str, number: int) -> list[Any]:
+        while len(found := self.said(what)) < number:
+            assert all(process.poll() is None for process in self._processes), "a host has ended"
+            time.sleep(0.05)
+        return found
+
+    def ask(self) -> list[Any]:
+        """Return what each has used since it was asked last."""
+        before = len(self.said("cpu"))
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return self.wait_for("cpu", before + len(self._processes))[before:]
+
+    def end(self) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+
+async def send(url: str, schema: str, events: int) -> None:
+    options: dict[str, Any] = {"schema": schema} if schema else {}
+    async with connect(url, **options) as provider:
+        for _ in range(events):
+            await asyncio.sleep(random.uniform(0.05, 0.4))
+            now = time.monotonic()
+            await provider.create_event(Event(event_name="e", event_key="", event_data=now, event_time=utc_now()))
+
+
+def measure_waiting(options: argparse.Namespace, places: Places, log: Path) -> None:
+    kind = "postgres" if options.postgres else "sqlite"
+    with places.new_store("wfe-sql") as place:
+        asyncio.run(bring_up_to_date(LIBRARY_ON_POSTGRES if options.postgres else LIBRARY, place))
+        url, schema = (place.url, place.name) if options.postgres else (f"sqlite:///{place}", "")
+        hosts = Hosts(options.hosts, url, schema, log)
+        try:
+            asyncio.run(send(url, schema, options.events))
+            waited = [line["waited"] for line in hosts.wait_for("waited", options.events)]
+            target = TARGETS[kind]
+            p50, p99 = percentile(waited, 50), percentile(waited, 99)
+            verdict = "" if options.hosts > 1 else f"; target p50 {target} ms: {'met' if p50 <= target else 'missed'}"
+            print(
+                f"{kind}, {options.hosts} hosts, {options.events} events: p50 {p50:.1f} ms, p99 {p99:.1f} ms{verdict}"
+            )
+            time.sleep(2)
+            hosts.ask()
+            began = time.monotonic()
+            time.sleep(options.seconds)
+            took = time.monotonic() - began
+            active = places.list_active_sessions(took) if isinstance(places, Schemas) else []
+            used = hosts.ask()
+            cpu = sum(line["cpu"] for line in used) / took / len(used)
+            written = [line["written"] for line in used]
+            print(
+                f"{kind}, {options.hosts} hosts, idle for {took:.0f} s: {cpu:.2%} of a core each, "
+                f"{sum(written)} bytes written by all"
+                + (f", {len(active)} of their sessions did anything" if options.postgres else "")
+            )
+        finally:
+            hosts.end()
+
+
+@contextmanager
+def server_cpu(places: Schemas, sample: dict[str, float]) -> Iterator[None]:
+    """Note the seconds of CPU that the server takes within the block."""
+
+    def seconds() -> float:
+        first = psutil.Process(places.server_process())
+        times = [process.cpu_times() for process in [first, *first.children(recursive=True)]]
+        ended = first.cpu_times()
+        return sum(each.user + each.system for each in times) + ended.children_user + ended.children_system
+
+    before = seconds()
+    yield
+    sample["server"] = seconds() - before
+
+
+def measure_triggers(options: argparse.Namespace, places: Schemas) -> None:
+    samples: dict[bool, list[Sample]] = {True: [], False: []}
+    places.prepare(LIFECYCLE, CALLERS)
+    for _ in range(options.repeat):
+        for has_triggers, found in samples.items():
+            with places.new_store("wfe-sql") as place:
+                asyncio.run(bring_up_to_date(LIBRARY_ON_POSTGRES, place))
+                if not has_triggers:
+                    places.disable_wake_triggers(place)
+                server: Sample = {}
+                with server_cpu(places, server):
+                    operations, sample = run(LIBRARY_ON_POSTGRES, Cell(LIFECYCLE, CALLERS), place, options.seconds)
+                found.append(sample | {"µs of CPU, server": server["server"] * 1e6 / operations})
+    for figure in (PER_SECOND, CPU, "µs of CPU, server"):
+        having, lacking = (median(sample[figure] for sample in samples[has]) for has in (True, False))
+        ratio = median(a[figure] / b[figure] for a, b in zip(samples[True], samples[False], strict=True))
+        print(f"lifecycle at {CALLERS}, {figure}: {having:.0f} with triggers, {lacking:.0f} without; ratio {ratio:.3f}")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--host"]:
+        asyncio.run(host(*sys.argv[2:]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--postgres", action="store_true", help="measure on PostgreSQL instead of a file")
+    parser.add_argument("--hosts", type=int, default=1, help="host processes that wait (default %(default)s)")
+    parser.add_argument("--events", type=int, default=200, help="how many are stored (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="how long they are idle (default %(default)s)")
+    parser.add_argument("--repeat", type=int, default=0, help="lifecycles with and without triggers (default: none)")
+    parser.add_argument("--folder", type=Path, default=ON_DISK, help="where stores are made (default %(default)s)")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wfe-sql-", dir=options.folder)))
+        places: Places = Files(folder)
+        if options.postgres:
+            places = Schemas(stack.enter_context(postgres_server(folder)), durable=True)
+        print(
+            ", ".join(
+                f"{what} {value}" for what, value in (describe_machine(options.folder) | places.described).items()
+            )
+        )
+        places.prepare(LIFECYCLE, 1)
+        if options.events:
+            measure_waiting(options, places, folder / "said")
+        if options.repeat and isinstance(places, Schemas):
+            measure_triggers(options, places)
+
+
+if __name__ == "__main__":
+    main()
