@@ -2,8 +2,8 @@
 
     python tests/benchmarks/steps.py [--postgres] [--seconds N] [--callers N ...]
 
-Each of so many callers starts a workflow, publishes its event when it waits for it, and starts the next one when its last
-step has run. They are in the process of the host, as are the figures of CPU.
+Each of so many callers starts a workflow, publishes its event when it waits for it, and starts the next one when its
+last step has run. They are in the process of the host, as are the figures of CPU.
 """
 
 import argparse
