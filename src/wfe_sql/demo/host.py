@@ -160,9 +160,12 @@ class WorkflowHost:
             turn.running = len(due)
             if not due:
                 await self._persist(turn, partial(steps.settle, now=self._clock()))
-            async with asyncio.TaskGroup() as tasks:
-                for pointer in due:
-                    tasks.create_task(self._run_step(turn, pointer))
+            elif len(due) == 1:
+                await self._run_step(turn, due[0])
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    for pointer in due:
+                        tasks.create_task(self._run_step(turn, pointer))
 
     async def _run_step(self, turn: _Turn, pointer: ExecutionPointer) -> None:
         if steps.waits_for_event(pointer):

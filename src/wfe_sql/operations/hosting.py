@@ -79,7 +79,9 @@ class Hosting(HostingRepository):
                 failure = error
                 block.cancel()
 
-        renewal = asyncio.create_task(renew())
+        renewals: list[asyncio.Task[None]] = []  # none, for a block that is over soon
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(lease.total_seconds() / 3, lambda: renewals.append(loop.create_task(renew())))
         self._held_claims[key] = held
         try:
             yield held
@@ -93,7 +95,9 @@ class Hosting(HostingRepository):
                 block.uncancel()
                 raise failure
         finally:
-            renewal.cancel()
+            timer.cancel()
+            for renewal in renewals:
+                renewal.cancel()
             self._held_claims.pop(key, None)
             if not (held.is_released or isinstance(failure, ClaimLostError)):
                 await _give_back(self, held.claim)
@@ -146,16 +150,13 @@ class Hosting(HostingRepository):
 
 
 async def _keep(host: _Host, held: Held, lease: timedelta) -> None:
-    """Renew a claim at every third of its lease, until that is not possible any more.
+    """Renew a claim now and at every third of its lease, until that is not possible any more.
 
     Raises:
         ClaimLostError: Another has it, or the lease is over by the provider's clock and the store does not answer.
     """
     third = lease.total_seconds() / 3
     while not held.is_released:
-        await asyncio.sleep(third)
-        if held.is_released:
-            return
         renewing = asyncio.ensure_future(host.renew_claim(held.claim, lease))
         try:
             while not (await asyncio.wait({renewing}, timeout=third))[0]:
@@ -169,6 +170,7 @@ async def _keep(host: _Host, held: Held, lease: timedelta) -> None:
             _log.warning("the claim on %s %r is not renewed: %s", held.claim.kind.lower(), held.claim.id, error)
         finally:
             renewing.cancel()
+        await asyncio.sleep(third)
 
 
 def _check_lease(host: _Host, held: Held, cause: Exception | None) -> None:
