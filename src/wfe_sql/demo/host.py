@@ -15,18 +15,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from wfe_sql import epoch_ms, utc_now
+from wfe_sql import Claim, CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, epoch_ms, utc_now
 from wfe_sql.demo import steps
 from wfe_sql.errors import ClaimLostError, WorkflowConflictError
-from wfe_sql.models import (
-    Claim,
-    CommandName,
-    ExecutionError,
-    ExecutionPointer,
-    ScheduledCommand,
-    Subscribed,
-    WorkflowInstance,
-)
+from wfe_sql.models import Subscribed, WorkflowInstance
 from wfe_sql.repositories import Change, PersistenceProvider, UnitOfWork
 
 _log = logging.getLogger(__name__)
@@ -34,14 +26,8 @@ _log = logging.getLogger(__name__)
 _PAUSE = 1.0
 """Seconds until something that failed, other than a step, is tried again."""
 
-_TOGETHER = 100
-"""Waits that an event is delivered to in one unit of work."""
-
-
 _Work = Callable[[], Awaitable[None]]
-
 _Add = Callable[[UnitOfWork], Subscribed | None]
-"""Adds to a unit of work what is stored together with a workflow."""
 
 
 @dataclass(slots=True)
@@ -92,14 +78,7 @@ class WorkflowHost:
             KeyError: This host has no such definition.
             SerializationError: `data` is not JSON.
         """
-        definition = self._definitions[definition_id]
-        instance = WorkflowInstance(
-            workflow_definition_id=definition_id,
-            version=definition.version,
-            data=data,
-            execution_pointers=[definition.first_pointer()],
-            create_time=self._clock(),
-        )
+        instance = self._definitions[definition_id].new(data, self._clock())
         await self._store.create_numbered_workflow(instance)
         return instance.id
 
@@ -129,13 +108,13 @@ class WorkflowHost:
                     await self._store.wait_for_work()
 
     async def _claim_workflows(self, limit: int) -> Sequence[tuple[Claim, _Work]]:
-        now, worker, lease = self._clock(), self._worker_id, self._lease
-        claimed = await self._store.claim_and_load_instances(now, worker, lease=lease, limit=limit)
+        take = self._store.claim_and_load_instances
+        claimed = await take(self._clock(), self._worker_id, lease=self._lease, limit=limit)
         return [(claim, partial(self._run_due_steps, _Turn(claim, instance))) for claim, instance in claimed]
 
     async def _claim_events(self, limit: int) -> Sequence[tuple[Claim, _Work]]:
-        now, worker, lease = self._clock(), self._worker_id, self._lease
-        claims = await self._store.claim_runnable_events(now, worker, lease=lease, limit=limit)
+        take = self._store.claim_runnable_events
+        claims = await take(self._clock(), self._worker_id, lease=self._lease, limit=limit)
         return [(claim, partial(self._deliver_event, claim.id, claim)) for claim in claims]
 
     async def _hold(self, claim: Claim, work: _Work) -> None:
@@ -150,8 +129,6 @@ class WorkflowHost:
                     await asyncio.sleep(_PAUSE)
         except* ClaimLostError:  # this host was too slow
             _log.warning("lost %s to another host", claim.id)
-
-    # steps
 
     async def _run_due_steps(self, turn: _Turn) -> None:
         """Run the steps of a workflow that are due, side by side, and then those that have become due by it."""
@@ -168,13 +145,17 @@ class WorkflowHost:
                         tasks.create_task(self._run_step(turn, pointer))
 
     async def _run_step(self, turn: _Turn, pointer: ExecutionPointer) -> None:
-        if steps.waits_for_event(pointer):
-            await self._look_back(turn, pointer)
+        if steps.waits_for_event(pointer):  # the host that stored the wait was killed, or nothing has come yet
+            for event_id in await self._store.get_events(
+                pointer.event_name or "", pointer.event_key or "", self._clock()
+            ):
+                await self._deliver_event(event_id)
+            await self._persist(turn, partial(steps.rest, pointer_id=pointer.id, now=self._clock()))
             return
-        instance = turn.instance
+        instance, began = turn.instance, self._clock()
         definition = self._definitions[instance.workflow_definition_id]
         body = definition.steps[pointer.step_id].body
-        began, result = self._clock(), None
+        result: steps.Result | Exception | None = None
         try:
             result = None if body is None else await body(instance, pointer)
         except Exception as error:  # whatever it is, it is stored, and the step is retried
@@ -182,30 +163,24 @@ class WorkflowHost:
         now = self._clock()
 
         def add(unit: UnitOfWork) -> Subscribed | None:
-            if isinstance(result, Exception):
-                error = ExecutionError(
-                    error_time=now,
-                    workflow_id=instance.id,
-                    execution_pointer_id=pointer.id,
-                    message=f"{type(result).__name__}: {result}",
-                )
-                unit.persist_errors([error])
-            elif isinstance(result, steps.Sleep) and result.by_command:
-                unit.schedule_command(ScheduledCommand.process_workflow(instance.id, epoch_ms(now + result.duration)))
-            elif isinstance(result, steps.WaitFor):
-                return unit.subscribe(steps.subscription(instance, pointer, result))
+            match result:
+                case Exception():
+                    text, of = f"{type(result).__name__}: {result}", pointer.id
+                    error = ExecutionError(
+                        error_time=now, workflow_id=instance.id, execution_pointer_id=of, message=text
+                    )
+                    unit.persist_errors([error])
+                case steps.Sleep(by_command=True):
+                    due = epoch_ms(now + result.duration)
+                    unit.schedule_command(ScheduledCommand.process_workflow(instance.id, due))
+                case steps.WaitFor():
+                    return unit.subscribe(steps.subscription(instance, pointer, result))
             return None
 
         change = partial(definition.apply, pointer_id=pointer.id, result=result, began=began, now=now)
         waiting = await self._persist(turn, change, add)
-        if waiting is not None and waiting.event_ids:
+        if waiting is not None and waiting.event_ids:  # it came before the wait
             await self._deliver_event(waiting.event_ids[0])
-
-    async def _look_back(self, turn: _Turn, pointer: ExecutionPointer) -> None:
-        """Deliver what a host left that was killed when it had stored the wait; later events come by themselves."""
-        for event_id in await self._store.get_events(pointer.event_name or "", pointer.event_key or "", self._clock()):
-            await self._deliver_event(event_id)
-        await self._persist(turn, partial(steps.rest, pointer_id=pointer.id, now=self._clock()))
 
     async def _persist(self, turn: _Turn, change: Change, add: _Add = lambda _: None) -> Subscribed | None:
         """Change a workflow and store it with what `add` adds; give it back when it is to wait now."""
@@ -219,8 +194,6 @@ class WorkflowHost:
                         unit.persist_workflow(turn.instance)
                         return add(unit)
                 turn.instance = await self._store.get_workflow_instance(turn.instance.id)
-
-    # scheduled commands and events
 
     async def _run_commands(self) -> None:
         while True:
@@ -238,25 +211,17 @@ class WorkflowHost:
             await self._store.change(command.data, partial(steps.wake, now=self._clock()))
 
     async def _deliver_event(self, event_id: str, claim: Claim | None = None) -> None:
-        """Hand an event to all who wait for it."""
+        """Hand an event to all who wait for it, again where something else changed one of them meanwhile."""
         event = await self._store.get_event(event_id)
-        is_last = False
-        while not is_last:
-            at, now = event.event_time, self._clock()
-            waits = await self._store.get_subscriptions(event.event_name, event.event_key, at, limit=_TOGETHER)
-            is_last = len(waits) < _TOGETHER
+        while True:
+            waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
             instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
-            for instance in instances:
-                for wait in waits:
-                    if wait.workflow_id == instance.id:
-                        steps.publish(instance, wait.execution_pointer_id, event.event_data, now)
-            try:
-                async with self._store.unit(claim, release=is_last and claim is not None) as unit:
+            with suppress(WorkflowConflictError):
+                async with self._store.unit(claim, release=claim is not None) as unit:
                     for instance in instances:
+                        steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
                         unit.persist_workflow(instance)
                     for wait in waits:
                         unit.terminate_subscription(wait.id)
-                    if is_last:
-                        unit.mark_event_processed(event_id)
-            except WorkflowConflictError:  # something else changed one of them meanwhile
-                is_last = False
+                    unit.mark_event_processed(event_id)
+                return

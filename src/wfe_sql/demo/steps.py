@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from wfe_sql import EventSubscription, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus, epoch_ms
+from wfe_sql import (
+    Event,
+    EventSubscription,
+    ExecutionPointer,
+    PointerStatus,
+    WorkflowInstance,
+    WorkflowStatus,
+    epoch_ms,
+)
 
 _FINISHED = (PointerStatus.Complete, PointerStatus.Failed)
 
@@ -25,10 +33,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Run the step again later, with `remember` (any JSON) in its pointer's `persistence_data`.
-
-    With `by_command` a scheduled command wakes the step, otherwise the workflow's own `next_execution` does.
-    """
+    """Run the step again later, woken by a scheduled command or by `next_execution`; `remember` is JSON for then."""
 
     duration: timedelta
     remember: Any
@@ -37,11 +42,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """Run the step again when an event of this name and key has come, with its data in the pointer's `event_data`.
-
-    An event that came since the workflow was created counts, even if the step did not wait for it yet. A step may wait
-    once.
-    """
+    """Run the step again, once, when such an event has come since the workflow was created; `event_data` has its data."""
 
     event_name: str
     event_key: str
@@ -49,11 +50,10 @@ class WaitFor:
 
 Result = Done | Sleep | WaitFor
 
-StepBody = Callable[[WorkflowInstance, ExecutionPointer], Awaitable[Result]]
-"""What a step does. It changes nothing in its arguments: what it returns is stored.
+Outcome = Result | Exception | None
 
-An exception that it raises is stored too, and the step is run again.
-"""
+StepBody = Callable[[WorkflowInstance, ExecutionPointer], Awaitable[Result]]
+"""What a step does. It changes nothing in its arguments; what it returns or raises is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +76,14 @@ class Definition:
     version: int
     steps: tuple[Step, ...]
 
-    def first_pointer(self) -> ExecutionPointer:
-        """Return the pointer that a new workflow starts with."""
-        return self._pointer(self.steps[0].name)
+    def new(self, data: dict[str, Any], now: datetime) -> WorkflowInstance:
+        """Return a workflow that is to begin now."""
+        instance = WorkflowInstance(workflow_definition_id=self.id, version=self.version, data=data, create_time=now)
+        instance.execution_pointers.append(self._pointer(self.steps[0].name))
+        return instance
 
     def apply(
-        self,
-        instance: WorkflowInstance,
-        pointer_id: str,
-        result: Result | Exception | None,
-        began: datetime,
-        now: datetime,
+        self, instance: WorkflowInstance, pointer_id: str, result: Outcome, began: datetime, now: datetime
     ) -> None:
         """Move a pointer on by what its step returned or raised; None is the result of a step without a body."""
         (pointer,) = (pointer for pointer in instance.execution_pointers if pointer.id == pointer_id)
@@ -160,11 +157,11 @@ def subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: Wa
     )
 
 
-def publish(instance: WorkflowInstance, pointer_id: str, event_data: Any, now: datetime) -> None:
-    """Hand an event to a pointer, if it still waits for one."""
+def publish(instance: WorkflowInstance, pointer_ids: set[str], event: Event, now: datetime) -> None:
+    """Hand an event to those of the pointers that still wait for one."""
     for pointer in instance.execution_pointers:
-        if pointer.id == pointer_id and waits_for_event(pointer):
-            pointer.event_data, pointer.event_published = event_data, True
+        if pointer.id in pointer_ids and waits_for_event(pointer):
+            pointer.event_data, pointer.event_published = event.event_data, True
             pointer.active, pointer.sleep_until = True, None
     settle(instance, now)
 
