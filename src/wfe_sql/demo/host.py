@@ -72,22 +72,13 @@ class WorkflowHost:
         self._lease = lease
 
     async def start(self, definition_id: str, data: dict[str, Any]) -> str:
-        """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up.
-
-        Raises:
-            KeyError: This host has no such definition.
-            SerializationError: `data` is not JSON.
-        """
+        """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up."""
         instance = self._definitions[definition_id].new(data, self._clock())
         await self._store.create_numbered_workflow(instance)
         return instance.id
 
     async def run(self) -> None:
-        """Run what is due until cancelled, which cancels the steps that are running and gives back what was claimed.
-
-        Raises:
-            ExceptionGroup: With a `StoreError` in it: the store could not be polled.
-        """
+        """Run what is due until cancelled, or until the store cannot be polled; what was claimed is given back."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._work_on(self._claim_workflows))
             tasks.create_task(self._work_on(self._claim_events))
@@ -150,7 +141,7 @@ class WorkflowHost:
                 pointer.event_name or "", pointer.event_key or "", self._clock()
             ):
                 await self._deliver_event(event_id)
-            await self._persist(turn, partial(steps.rest, pointer_id=pointer.id, now=self._clock()))
+            await self._persist(turn, partial(steps.publish, pointer_ids={pointer.id}, event=None, now=self._clock()))
             return
         instance, began = turn.instance, self._clock()
         definition = self._definitions[instance.workflow_definition_id]

@@ -8,15 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from wfe_sql import (
-    Event,
-    EventSubscription,
-    ExecutionPointer,
-    PointerStatus,
-    WorkflowInstance,
-    WorkflowStatus,
-    epoch_ms,
-)
+from wfe_sql import Event, EventSubscription, ExecutionPointer, WorkflowInstance, epoch_ms
+from wfe_sql.models import PointerStatus, WorkflowStatus
 
 _FINISHED = (PointerStatus.Complete, PointerStatus.Failed)
 
@@ -42,7 +35,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """Run the step again, once, when such an event has come since the workflow was created; `event_data` has its data."""
+    """Run the step again, once, when such an event has come since the workflow was created; see `event_data`."""
 
     event_name: str
     event_key: str
@@ -134,9 +127,8 @@ class Definition:
 
 def due_pointers(instance: WorkflowInstance, now: datetime) -> list[ExecutionPointer]:
     """Return the pointers whose steps are to be run."""
-    if instance.status is not WorkflowStatus.Runnable:
-        return []
-    return [p for p in instance.execution_pointers if p.active and (p.sleep_until is None or p.sleep_until <= now)]
+    pointers = instance.execution_pointers if instance.status is WorkflowStatus.Runnable else []
+    return [p for p in pointers if p.active and (p.sleep_until is None or p.sleep_until <= now)]
 
 
 def waits_for_event(pointer: ExecutionPointer) -> bool:
@@ -157,20 +149,12 @@ def subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: Wa
     )
 
 
-def publish(instance: WorkflowInstance, pointer_ids: set[str], event: Event, now: datetime) -> None:
-    """Hand an event to those of the pointers that still wait for one."""
+def publish(instance: WorkflowInstance, pointer_ids: set[str], event: Event | None, now: datetime) -> None:
+    """Hand an event to those of the pointers that still wait for one; with None, leave them until one is delivered."""
     for pointer in instance.execution_pointers:
         if pointer.id in pointer_ids and waits_for_event(pointer):
-            pointer.event_data, pointer.event_published = event.event_data, True
-            pointer.active, pointer.sleep_until = True, None
-    settle(instance, now)
-
-
-def rest(instance: WorkflowInstance, pointer_id: str, now: datetime) -> None:
-    """Leave a pointer to what delivers its event, if it still waits for it."""
-    for pointer in instance.execution_pointers:
-        if pointer.id == pointer_id and waits_for_event(pointer):
-            pointer.active, pointer.sleep_until = False, None
+            pointer.active, pointer.sleep_until = event is not None, None
+            pointer.event_data, pointer.event_published = event and event.event_data, event is not None
     settle(instance, now)
 
 
