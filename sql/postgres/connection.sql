@@ -2,23 +2,23 @@
 -- sqlfluff:ignore:parsing
 
 -- name: set_up_connection(schema, statement_timeout, read_only, is_local)!
--- Has names mean the store's tables, times be shown in UTC, and statements end after a time (in ms; 0: never): for the
+-- Has names mean the store's tables, before temporary ones, times be shown in UTC, and statements end after a time (in ms; 0: never): for the
 -- connection, or with :is_local for the transaction, which is all that a pooler may lend a connection for. A null
 -- :read_only leaves it to the role whether it may write. The queries lock what must not change meanwhile, and go on with
 -- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
 -- table was small would go on scanning when it has grown, and every query here has an index. A plan serves all values, so
 -- it is the one that explain_query shows, and tests look at; the server makes such a plan also for what is not prepared.
--- Only Citus wants another for each value. Values stay out of the server's log when a statement fails. wfe_sql.schema is
--- what create_schema and hold_making_lock go by. transaction_read_only is for the transaction that begins with this.
+-- Only Citus wants another for each value. Values stay out of the server's log when a statement fails. The schema is
+-- the first in search_path, also for scripts, which look there for its name: a setting of our own would stay behind a
+-- pooler, if empty. transaction_read_only is for the transaction that begins with this.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
--- used by: open_connection, begin, execute
+-- used by: open_connection, begin, execute, run
 -- scan: the catalog, a row where there is Citus
 -- keep: read committed; the queries that lock must go on with what others have committed by then
--- keep: the schema, the time zone and wfe_sql.schema; names, times and scripts go by them
+-- keep: the schema, alone but for pg_temp, and the time zone; names, scripts and times go by them
 -- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
 SELECT
-    set_config('search_path', quote_ident(:schema), :is_local) AS search_path,
-    set_config('wfe_sql.schema', :schema, :is_local) AS schema_name,
+    set_config('search_path', quote_ident(:schema) || ', pg_temp', :is_local) AS search_path,
     set_config('default_transaction_isolation', 'read committed', :is_local) AS isolation,
     set_config('TimeZone', 'UTC', :is_local) AS time_zone,
     set_config('statement_timeout', :statement_timeout, :is_local) AS statement_timeout,
@@ -50,10 +50,69 @@ SELECT
     set_config('jit', 'off', :is_local) AS jit;
 
 -- name: get_server_process()$
--- The process that serves the connection, which a pooler in between does not tell.
--- used by: open_connection
+-- The process that serves the connection, which a pooler in between does not tell. Also the least that has SQLAlchemy, or
+-- a driver, begin the transaction that it has only promised.
+-- used by: open_connection, run_in, run_in_sync
 -- index: none
 SELECT pg_backend_pid();
+
+-- name: get_settings()$
+-- What set_up_connection sets, as it is now: an object of texts by the settings' names. Whether the transaction may write
+-- is not among them, because set_up_connection leaves that as it is for a unit in somebody else's transaction.
+-- used by: run
+-- index: none
+SELECT
+    cast(json_build_object(
+        'search_path', current_setting('search_path'),
+        'default_transaction_isolation', current_setting('default_transaction_isolation'),
+        'TimeZone', current_setting('TimeZone'),
+        'statement_timeout', current_setting('statement_timeout'),
+        'default_transaction_read_only', current_setting('default_transaction_read_only'),
+        'log_parameter_max_length_on_error', current_setting('log_parameter_max_length_on_error'),
+        'enable_seqscan', current_setting('enable_seqscan'),
+        'enable_bitmapscan', current_setting('enable_bitmapscan'),
+        'enable_incremental_sort', current_setting('enable_incremental_sort'),
+        'enable_hashjoin', current_setting('enable_hashjoin'),
+        'enable_mergejoin', current_setting('enable_mergejoin'),
+        'plan_cache_mode', current_setting('plan_cache_mode'),
+        'jit', current_setting('jit')
+    ) AS TEXT) AS settings;
+
+-- name: restore_settings(settings)!
+-- Sets, for the transaction, what get_settings returned: that a savepoint is released does not bring it back.
+-- https://www.postgresql.org/docs/current/sql-set.html
+-- used by: commit_unit
+-- index: none
+SELECT set_config(setting.key, setting.value, TRUE)
+FROM json_each_text(:settings) AS setting;
+
+-- name: get_database()$
+-- What tells a database from those of other servers, which may have the same name and address behind a pooler or proxy.
+-- used by: find_database, run
+-- scan: the server's control file, one row
+SELECT system_identifier || '/' || current_database() AS place
+FROM pg_control_system();
+
+-- name: begin_unit()!
+-- A unit that joins somebody else's transaction is in a savepoint, so that it fails alone.
+-- used by: begin_unit
+-- index: none
+-- keep: the savepoint's name, which the next two queries name too
+SAVEPOINT wfe_sql_unit;
+
+-- name: commit_unit()!
+-- The unit's changes become part of the transaction.
+-- used by: commit_unit, abandon_unit
+-- index: none
+-- keep: the savepoint's name
+RELEASE SAVEPOINT wfe_sql_unit;
+
+-- name: rollback_unit()!
+-- The unit's changes and settings are undone; its savepoint stays until commit_unit.
+-- used by: rollback_unit, abandon_unit
+-- index: none
+-- keep: the savepoint's name
+ROLLBACK TO SAVEPOINT wfe_sql_unit;
 
 -- name: begin_write()!
 -- Begins a unit of several statements, or of one where a pooler lends a connection for one transaction at a time.

@@ -1,10 +1,10 @@
--- What is in the store, and what is wrong with it. None of these is run by a host at work.
+-- Counts what is in the store, and finds what is wrong with it. Hosts at work run none of these.
 -- Times come as text, in the form of JSON: to_json gives it, and #>> takes off its quotes.
--- What is due is counted in the order of its claim, up to a limit that is none, but that the planner does not see through:
--- else it might take one of the reference's indexes, and look at each row of a status.
+-- Due work is counted in the order of its claim, with an effectively unlimited LIMIT that hides the row count from the
+-- planner: otherwise it might use one of the reference's indexes, and read each row of a status.
 
 -- name: get_store_size()^
--- Bytes of the store's tables with their indexes. How many of them are free for rows to come PostgreSQL does not say
+-- The size of the store's tables and indexes in bytes. PostgreSQL does not tell how much of it is free for new rows
 -- without an extension (pgstattuple).
 -- used by: stats
 -- scan: the catalog, a few rows
@@ -16,7 +16,7 @@ INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
 WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r';
 
 -- name: count_workflows()
--- Workflows by definition and status, and when the first and the last of them were made.
+-- Workflows by definition and status, and when the first and the last of them were created.
 -- used by: stats
 -- scan: every workflow is counted
 SELECT
@@ -69,8 +69,8 @@ SELECT
 FROM definition_sequences;
 
 -- name: count_due_workflows(as_at, free_since)^
--- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them; a new one (due at 0) is
--- due since it was made. Where :free_since is given, only those that were made, and whose claim ended, by then.
+-- How many Runnable workflows are due at :as_at (epoch ms), and since when the oldest; a new one (due at 0) is due since
+-- its creation. If :free_since is given, only those that were created, and whose claim had ended, by then.
 -- used by: stats, check
 -- index: idx_workflows_runnable
 SELECT
@@ -101,8 +101,8 @@ FROM (
 ) AS due_workflows;
 
 -- name: count_due_events(as_at, free_since)^
--- How many events up to :as_at are not processed, and the time of the oldest. Where :free_since is given, only those
--- whose claim ended by then.
+-- How many events up to :as_at are not processed, and the time of the oldest. If :free_since is given, only those
+-- whose claim had ended by then.
 -- used by: stats, check
 -- index: idx_events_unprocessed
 SELECT
@@ -122,8 +122,8 @@ FROM (
 ) AS due_events;
 
 -- name: count_due_commands(as_of, free_since)^
--- How many commands are due at :as_of (epoch ms), and since when the longest of them. Where :free_since is given, only
--- those whose claim ended by then.
+-- How many commands are due at :as_of (epoch ms), and since when the oldest. If :free_since is given, only those whose
+-- claim had ended by then.
 -- used by: stats, check
 -- index: idx_scheduled_commands_due
 SELECT
@@ -143,9 +143,9 @@ FROM (
 ) AS due_commands;
 
 -- name: find_expired_claims(now, row_limit)
--- Work to do whose claim, or token, ended at :now or before and that nobody else took: table, id, who had it, until when.
+-- Unfinished work whose claim or token had expired at :now, and that nobody took over: table, id, worker, expiry.
 -- used by: check
--- scan: claims are in no index, for every write would have to keep it
+-- scan: claims have no index, because every write would have to maintain it
 SELECT table_name, row_id, worker_id, to_json(expired_at) #>> '{}' AS expired_at
 FROM (
     SELECT
@@ -176,7 +176,7 @@ ORDER BY expired.expired_at, table_name, row_id COLLATE "C"
 LIMIT :row_limit;
 
 -- name: find_rows_without_id()
--- Tables with rows whose id is empty, which no page of a table has, and the column.
+-- Tables with rows whose id is empty, which are in no page, and the column.
 -- used by: check, dump, copy_to
 -- index: workflows_pkey, events_pkey, event_subscriptions_pkey, definition_sequences_pkey
 SELECT
@@ -220,10 +220,10 @@ WHERE
     );
 
 -- name: find_orphans(row_limit)
--- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
--- among them, as check_foreign_keys sees theirs.
+-- Rows that refer to a missing workflow or event: table, id, the column and its value. Pointers are left out, because
+-- check_foreign_keys finds theirs.
 -- used by: check
--- scan: every row is looked at
+-- scan: every row is read
 SELECT table_name, row_id, column_name, missing
 FROM (
     SELECT
@@ -276,7 +276,7 @@ ORDER BY table_name, row_id COLLATE "C"
 LIMIT :row_limit;
 
 -- name: check_integrity(row_limit)
--- What PostgreSQL knows to be wrong with the store: indexes that it does not use, since making them failed.
+-- The problems that PostgreSQL knows of: indexes that it does not use, because building them failed.
 -- https://www.postgresql.org/docs/current/catalog-pg-index.html
 -- used by: check
 -- scan: the catalog, a few rows
@@ -289,9 +289,9 @@ ORDER BY pg_class.relname
 LIMIT :row_limit;
 
 -- name: find_old_snapshots(older_than, transactions, row_limit)
--- Who keeps what was deleted and changed since from being cleared away, so that polls step over all of it: sessions and
--- prepared transactions that began at :older_than or before, and replication slots that are so many :transactions behind;
--- and since when. A role that may not look at other sessions (pg_read_all_stats) sees its own.
+-- What keeps dead row versions from being vacuumed, so that polls must skip them: sessions and prepared transactions
+-- that began at or before :older_than, and replication slots that are :transactions behind; and since when. A role
+-- without pg_read_all_stats sees only its own sessions.
 -- https://www.postgresql.org/docs/current/routine-vacuuming.html#VACUUM-FOR-SPACE-RECOVERY
 -- used by: check
 -- scan: the catalog, and the server's own views, a few rows
@@ -321,8 +321,8 @@ ORDER BY since, holder
 LIMIT cast(:row_limit AS BIGINT);
 
 -- name: find_query_statistics()$
--- Whether there is a view pg_stat_statements that the role may read. If so, its schema is searched too until the
--- transaction ends.
+-- Whether there is a view pg_stat_statements that the role may read. If so, its schema is added to the search path until
+-- the transaction ends.
 -- https://www.postgresql.org/docs/current/pgstatstatements.html
 -- used by: query_stats
 -- scan: the catalog, a few rows
@@ -338,9 +338,9 @@ ORDER BY pg_namespace.nspname
 LIMIT 1;
 
 -- name: list_query_statistics()
--- What the server counted for each query of this library in this database, the dearest first: its name, which the
--- statement begins with, calls, the mean time of one in ms, rows, and buffers that were read, from memory or not. It is in
--- parentheses so that it is not among the queries with a plan: most servers have no such view.
+-- What the server measured for each query of this library in this database, the most expensive first: its name, which
+-- the statement begins with, calls, mean ms, rows, and buffers read from memory or disk. It is in parentheses so that it
+-- does not count as a query with a plan: most servers do not have this view.
 -- used by: query_stats
 -- scan: the server's own view, some thousand rows
 (
@@ -363,10 +363,10 @@ LIMIT 1;
 );
 
 -- name: check_foreign_keys(row_limit)
--- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to. There are
--- some only where somebody wrote with the check off (session_replication_role).
+-- Rows whose foreign key refers to a missing row: the table, the row's number in it, and the table that it refers to. They
+-- exist only if somebody wrote with the check off (session_replication_role).
 -- used by: check
--- scan: every row is looked at
+-- scan: every row is read
 SELECT
     'execution_pointers' AS table_name,
     execution_pointers.position AS row_number,
@@ -391,7 +391,7 @@ WHERE schemaname = current_schema()
 ORDER BY indexname;
 
 -- name: has_statistics()$
--- 1 when the planner has ever been given statistics of one of the tables; else 0.
+-- 1 if the planner has statistics of one of the tables; else 0.
 -- used by: check
 -- scan: the catalog, a few rows
 SELECT cast(count(*) > 0 AS INT) AS has_statistics
@@ -413,7 +413,7 @@ WHERE pg_namespace.nspname = current_schema() AND pg_class.relkind = 'r' AND pg_
 ORDER BY pg_class.relname;
 
 -- name: update_statistics()#
--- Has the planner learn how the rows are spread, from a sample.
+-- Updates the planner's statistics from a sample.
 -- https://www.postgresql.org/docs/current/sql-analyze.html
 -- used by: update_statistics
 -- scan: a sample of each table

@@ -1,12 +1,12 @@
--- Deleting what is finished, in batches. The ids of a batch are looked up first; the deletion then asks again whether
--- each is still finished, since a host may have changed it in between.
--- A workflow's age counts from its complete_time, or where it has none (terminated by a reference's host) its
--- create_time. The reference's foreign key does not delete pointers with their workflow, so the deletions do; it is
--- checked at the end of the statement, and refuses one that got more pointers while the statement waited for it; the
+-- Deletes what is finished, in batches. The ids of a batch are looked up first; the deletion then checks again that
+-- each is still finished, because a host may have changed it meanwhile.
+-- A workflow's age counts from its complete_time, or from its create_time if it has none (terminated by a host of the
+-- reference). The reference's foreign key does not delete pointers with their workflow, so the deletions do. The key is
+-- checked at the end of the statement, and fails if a workflow got more pointers while the statement waited for it; the
 -- engine then runs the unit again. A workflow is locked before its pointers, and rows of a table in the order of their
--- ids, as hosts do it, so that nobody deadlocks: an index that is asked for an array of ids returns them in its order.
--- What is counted is counted in the order of an index, up to a limit that is none, but that the planner does not see
--- through: else it might take one of the reference's indexes, and look at each row of a status.
+-- ids, as hosts do, so that nobody deadlocks: an index scan for an array of ids returns them in the index's order.
+-- Rows are counted in the order of an index, with an effectively unlimited LIMIT that hides the row count from the
+-- planner: otherwise it might use one of the reference's indexes, and read each row of a status.
 
 -- name: find_finished_workflows(status, older_than, row_limit)
 -- Ids of workflows of a status, Complete or Terminated, that ended before :older_than, the oldest first.
@@ -36,7 +36,7 @@ FROM (
 ) AS finished;
 
 -- name: delete_finished_workflows(ids, status, older_than)!
--- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
+-- Deletes those of :ids, a JSON array, that still have the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
 -- keep: ORDER BY id FOR UPDATE, and workflows before their pointers, as hosts lock them; they deadlock without it
@@ -87,7 +87,7 @@ WHERE workflows.id = locked.id;
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_subscriptions_workflow, workflows_pkey, event_subscriptions_pkey
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM event_subscriptions
 WHERE
     id = any(array(
@@ -107,7 +107,7 @@ WHERE
 -- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_execution_errors_workflow_id, workflows_pkey, execution_errors_pkey
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM execution_errors
 WHERE
     id = any(array(
@@ -127,7 +127,7 @@ WHERE
 -- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: scheduled_commands_command_name_data_key, workflows_pkey, scheduled_commands_pkey
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM scheduled_commands
 WHERE
     id = any(array(
@@ -146,10 +146,10 @@ WHERE
 
 -- name: find_processed_events(older_than, after_time, row_limit)
 -- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given. The cast
--- keeps PostgreSQL from idx_events_is_processed, after which it would have to sort all of them.
+-- keeps PostgreSQL from idx_events_is_processed, with which it would have to sort all of them.
 -- used by: purge_events
 -- index: idx_events_event_time
--- keep: ORDER BY event_time; the next batch begins at the last time, and would leave events out
+-- keep: ORDER BY event_time; the next batch begins at the last time, and would skip events
 SELECT
     id,
     to_json(event_time) #>> '{}' AS event_time
@@ -188,7 +188,7 @@ WHERE
 -- Deletes the commands for those of :event_ids, a JSON array, that are gone.
 -- used by: purge_events
 -- index: scheduled_commands_command_name_data_key, events_pkey, scheduled_commands_pkey
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM scheduled_commands
 WHERE
     id = any(array(
@@ -206,11 +206,11 @@ WHERE
     );
 
 -- name: find_orphaned_errors(older_than, from_id, row_limit)
--- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Errors that
--- belong to a workflow are walked over.
+-- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Skips
+-- errors that belong to a workflow one by one.
 -- used by: purge_orphaned_errors
 -- index: execution_errors_pkey, workflows_pkey
--- keep: ORDER BY id; the next batch begins after the last one, and would leave errors out
+-- keep: ORDER BY id; the next batch begins after the last one, and would skip errors
 SELECT id
 FROM execution_errors
 WHERE
@@ -226,7 +226,7 @@ LIMIT :row_limit;
 -- name: count_orphaned_errors(older_than)$
 -- How many errors find_orphaned_errors would find without a limit.
 -- used by: purge_orphaned_errors
--- scan: every error is looked at
+-- scan: every error is read
 SELECT count(*)
 FROM execution_errors
 WHERE

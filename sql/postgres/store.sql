@@ -1,4 +1,4 @@
--- What the store itself is: its schema, and which version of the tables it has.
+-- The store itself: its schema, and the version of its tables.
 
 -- name: create_wfe_sql_store_table()#
 -- One row, with the version. The reference does not know this table and leaves it alone.
@@ -18,7 +18,7 @@ FROM wfe_sql_store
 WHERE id = 1;
 
 -- name: record_store_version(version)!
--- Writes the version of the tables once they have it, unless the store is marked as half a copy.
+-- Records the version of the tables, unless the store is marked as an unfinished copy.
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
@@ -26,7 +26,7 @@ VALUES (1, :version)
 ON CONFLICT (id) DO UPDATE SET version = greatest(wfe_sql_store.version, excluded.version);
 
 -- name: set_store_version(version)!
--- Marks a store as half a copy, by a version that no release knows, and takes the mark away at the end.
+-- Marks a store as an unfinished copy, with a version that no release knows, and removes the mark at the end.
 -- used by: copy_to
 -- index: wfe_sql_store_pkey
 UPDATE wfe_sql_store
@@ -34,8 +34,8 @@ SET version = :version
 WHERE id = 1;
 
 -- name: list_parts()
--- What the store's schema consists of, to see what it lacks, or that it is no store; also where the role may not use the
--- schema, so that it is not the current one: every column of every table and view, as "table.column"; views and triggers
+-- The parts of the store's schema, to see what it lacks, or that it is not a store, even if the role may not use the
+-- schema, which is then not the current one: every column of every table and view, as "table.column"; views and triggers
 -- with their text; indexes.
 -- used by: ensure_store_exists
 -- scan: the catalog, a few rows
@@ -43,7 +43,7 @@ WITH listed AS (
     SELECT pg_class.oid, pg_class.relname, pg_class.relkind
     FROM pg_class
     INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
-    WHERE pg_namespace.nspname = current_setting('wfe_sql.schema')
+    WHERE pg_namespace.nspname = (parse_ident(current_setting('search_path'), FALSE))[1]
 )
 
 SELECT
@@ -71,22 +71,22 @@ WHERE NOT pg_trigger.tgisinternal
 ORDER BY part;
 
 -- name: hold_making_lock()^
--- Lets one host at a time make a store or bring it up to date; the lock ends with the transaction.
+-- Lets one host at a time create or upgrade a store; the lock ends with the transaction.
 -- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 -- used by: ensure_store_exists
 -- index: none
--- keep: a lock that ends with the transaction; two hosts that start at once would both make the store
-SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext(current_setting('wfe_sql.schema')));
+-- keep: a lock that ends with the transaction; two hosts that start at once would both create the store
+SELECT pg_advisory_xact_lock(hashtext('wfe_sql'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1]));
 
 -- name: lift_statement_timeout(is_local)^
--- Lets statements take as long as they take, until the transaction ends or the connection does: tables are changed and
--- indexes built. https://www.postgresql.org/docs/current/runtime-config-client.html
+-- Lifts the limit on the time of statements until the transaction or the connection ends, to change tables and build
+-- indexes. https://www.postgresql.org/docs/current/runtime-config-client.html
 -- used by: ensure_store_exists, build_indexes
 -- index: none
 SELECT set_config('statement_timeout', '0', cast(:is_local AS BOOLEAN)) AS statement_timeout;
 
 -- name: drop_invalid_indexes()#
--- Drops indexes whose making was broken off, which every write would go on keeping and no query use.
+-- Drops indexes whose build was interrupted: every write maintains them, and no query uses them.
 -- https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
 -- used by: build_indexes
 -- index: none
@@ -110,8 +110,8 @@ $$;
 
 -- name: list_numbers(workflows)
 -- Columns whose numbers come from a sequence, each with the last number that was given, the highest that is stored, and
--- the last that there is. Positions are looked at in the latest :workflows workflows only, as no index has them all.
--- Sequences that the role may not see are left out.
+-- the last that there is. Only the positions of the latest :workflows workflows are read, because there is no index on
+-- all. Sequences that the role may not see are left out.
 -- https://www.postgresql.org/docs/current/catalog-pg-sequence.html
 -- used by: mend_numbers, check
 -- scan: the catalog, a few rows, and as many workflows as are asked for
@@ -162,31 +162,31 @@ WHERE has_sequence_privilege(named.sequence_name, 'SELECT, USAGE')
 ORDER BY named.table_name;
 
 -- name: mend_number(table_name, column_name, highest)$
--- Has a column's numbers go on after the highest that is stored.
+-- Lets the sequence of a column continue after the highest stored number.
 -- https://www.postgresql.org/docs/current/functions-sequence.html
 -- used by: mend_numbers
 -- index: none
 SELECT setval(pg_get_serial_sequence(:table_name, :column_name), cast(:highest AS BIGINT)) AS given;
 
 -- name: create_schema()#
--- Makes the store's schema. CREATE SCHEMA IF NOT EXISTS would want the right to make one even where it exists. A schema
--- that the role may not use is passed over by names, and tables would become temporary ones.
+-- Creates the store's schema. CREATE SCHEMA IF NOT EXISTS needs the privilege to create one even if it exists. Names skip
+-- a schema that the role may not use, and tables would become temporary ones.
 -- used by: ensure_store_exists
 -- index: none
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = current_setting('wfe_sql.schema')) THEN
-        EXECUTE format('CREATE SCHEMA %I', current_setting('wfe_sql.schema'));
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = (parse_ident(current_setting('search_path'), FALSE))[1]) THEN
+        EXECUTE format('CREATE SCHEMA %I', (parse_ident(current_setting('search_path'), FALSE))[1]);
     END IF;
-    IF current_schema() IS DISTINCT FROM current_setting('wfe_sql.schema') THEN
-        RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema ' || current_setting('wfe_sql.schema');
+    IF current_schema() IS DISTINCT FROM (parse_ident(current_setting('search_path'), FALSE))[1] THEN
+        RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema ' || (parse_ident(current_setting('search_path'), FALSE))[1];
     END IF;
 END
 $$;
 
 -- name: collate_ids_bytewise()#
--- Gives the ids of tables that the reference made the order of ours, so that a dump finds its pages by an index. The rows
--- stay as they are; the indexes on these columns are built anew, while nobody else may use the table.
+-- Gives the ids of the reference's tables the order of ours, so that a dump can find its pages by an index. The rows stay
+-- as they are; the indexes on these columns are rebuilt, and meanwhile nobody else can use the table.
 -- https://www.postgresql.org/docs/current/sql-altertable.html
 -- used by: ensure_store_exists
 -- index: none
@@ -215,8 +215,8 @@ END
 $$;
 
 -- name: grant_documents()#
--- Lets whoever may read a table read its documents too, so that roles with few rights go on working once the store's
--- owner has brought it up to date. https://www.postgresql.org/docs/current/ddl-priv.html
+-- Grants whoever may read a table its documents too, so that roles with few privileges keep working after the store's
+-- owner has upgraded it. https://www.postgresql.org/docs/current/ddl-priv.html
 -- used by: ensure_store_exists
 -- scan: the catalog, a few rows
 DO $$

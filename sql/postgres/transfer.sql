@@ -1,16 +1,16 @@
--- Whole tables, row by row: for dumping, copying and checking a store. `export_` queries return every column but those that
--- differ between equal stores (a row's number is only the page's key, and comes last); `import_` queries insert what
--- they return. A page begins after the last row of the one before, so that memory holds one page.
--- Times come and go as text, in the form of JSON, JSON as text, and booleans as 0 and 1, so that copies may go to and come
--- from SQLite. Ids come in the order of their bytes, which is SQLite's. A time of the reference's may come from SQLite with
--- nine decimals; timestamptz would round it, and reading it anywhere cuts it to six, so it is cut here.
--- last_heartbeat_at, which only PostgreSQL has, is left out: it says when a host wrote to this store.
+-- Whole tables, row by row, for dumping, copying and checking a store. `export_` queries return every column except those
+-- that differ between equal stores (a row's number comes last, and is only the key for the next page); `import_` queries
+-- insert what they return. Each page begins after the last row of the previous one, so that memory holds one page.
+-- Times are text, in the form of JSON; JSON is text; booleans are 0 and 1, so that rows can be copied to and from SQLite.
+-- Ids are in the order of their bytes, as in SQLite. A time of the reference may come from SQLite with nine decimals;
+-- timestamptz would round it, but every reader truncates it to six, so it is truncated here.
+-- last_heartbeat_at, which only PostgreSQL has, is left out: it tells when a host wrote to this store.
 
 -- name: export_workflows(after_id, row_limit)
 -- Rows of workflows after a row, by id.
 -- used by: dump, check, copy_to
 -- index: workflows_pkey
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id,
     name,
@@ -37,7 +37,7 @@ LIMIT :row_limit;
 -- Pointers after a row, by workflow; those of one workflow in list order.
 -- used by: dump, check, copy_to
 -- index: idx_execution_pointers_workflow_id
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     workflow_id,
     id,
@@ -70,7 +70,7 @@ LIMIT :row_limit;
 -- Rows of definition_sequences after a row, by definition_id.
 -- used by: dump, check, copy_to
 -- index: definition_sequences_pkey
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT definition_id, next_num
 FROM definition_sequences
 WHERE definition_id > :after_definition_id
@@ -81,7 +81,7 @@ LIMIT :row_limit;
 -- Rows of events after a row, by id.
 -- used by: dump, check, copy_to
 -- index: events_pkey
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id,
     event_name,
@@ -102,7 +102,7 @@ LIMIT :row_limit;
 -- used by: dump, check, copy_to
 -- index: event_subscriptions_pkey
 -- keep: the nullif; a copy in SQLite would hold 'wfe-sql:terminated' as somebody's token
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id,
     workflow_id,
@@ -125,7 +125,7 @@ LIMIT :row_limit;
 -- Rows of scheduled_commands after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: scheduled_commands_pkey
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     command_name,
     data,
@@ -144,7 +144,7 @@ LIMIT :row_limit;
 -- Rows of execution_errors after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: execution_errors_pkey
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     to_json(error_time) #>> '{}' AS error_time,
     workflow_id,
@@ -160,7 +160,7 @@ LIMIT :row_limit;
 -- Inserts rows as export_workflows returns them.
 -- used by: copy_to
 -- index: none
--- keep: the cut of times to six digits; timestamptz would round them
+-- keep: that times are truncated to six digits; timestamptz would round them
 INSERT INTO workflows (
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision
@@ -179,7 +179,7 @@ VALUES (
 -- Inserts rows as export_execution_pointers returns them.
 -- used by: copy_to
 -- index: none
--- keep: the cut of times to six digits; timestamptz would round them
+-- keep: that times are truncated to six digits; timestamptz would round them
 INSERT INTO execution_pointers (
     workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
@@ -206,7 +206,7 @@ VALUES (:definition_id, :next_num);
 -- Inserts rows as export_events returns them.
 -- used by: copy_to
 -- index: none
--- keep: the cut of times to six digits; timestamptz would round them
+-- keep: that times are truncated to six digits; timestamptz would round them
 INSERT INTO events (
     id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at
 )
@@ -221,7 +221,7 @@ VALUES (
 -- Inserts rows as export_event_subscriptions returns them.
 -- used by: copy_to
 -- index: none
--- keep: the cut of times to six digits; timestamptz would round them
+-- keep: that times are truncated to six digits; timestamptz would round them
 INSERT INTO event_subscriptions (
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry, terminated
@@ -240,7 +240,7 @@ VALUES (
 -- Inserts rows as export_scheduled_commands returns them.
 -- used by: copy_to
 -- index: none
--- keep: the cut of times to six digits; timestamptz would round them
+-- keep: that times are truncated to six digits; timestamptz would round them
 INSERT INTO scheduled_commands (
     command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time
 )
@@ -254,7 +254,7 @@ VALUES (
 -- Inserts rows as export_execution_errors returns them.
 -- used by: copy_to
 -- index: none
--- keep: the cut of times to six digits; timestamptz would round them
+-- keep: that times are truncated to six digits; timestamptz would round them
 INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, message)
 VALUES (
     cast(regexp_replace(:error_time, '(\.\d{6})\d+', '\1') AS TIMESTAMPTZ),
@@ -262,8 +262,8 @@ VALUES (
 );
 
 -- name: empty_store()#
--- Deletes every row but the store's version, after a copy into an empty store has failed half way. TRUNCATE would want a
--- right that a role which may write need not have.
+-- Deletes every row except the store's version, after a copy into an empty store failed half way. TRUNCATE needs a
+-- privilege that a role with write access may lack.
 -- used by: copy_to
 -- scan: every row is deleted
 DELETE FROM execution_pointers;

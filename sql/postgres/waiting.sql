@@ -173,7 +173,7 @@ SELECT
                 INNER JOIN pg_class ON pg_trigger.tgrelid = pg_class.oid
                 INNER JOIN pg_namespace ON pg_class.relnamespace = pg_namespace.oid
                 WHERE
-                    pg_namespace.nspname = current_setting('wfe_sql.schema')
+                    pg_namespace.nspname = (parse_ident(current_setting('search_path'), FALSE))[1]
                     AND pg_trigger.tgname IN ('wake_for_workflows', 'wake_for_events', 'wake_for_scheduled_commands')
                     AND pg_trigger.tgenabled <> 'D'
             ) < 3
@@ -189,7 +189,9 @@ SELECT
 -- keep: the two numbers of the lock; the trigger's are the same
 -- keep: the lock before the number; one who begins to write in between would not notify, and not be waited for
 SELECT
-    pg_advisory_lock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS asked,
+    pg_advisory_lock_shared(
+        hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])
+    ) AS asked,
     cast(pg_current_xact_id() AS TEXT) AS horizon;
 
 -- name: end_wake()$
@@ -197,7 +199,10 @@ SELECT
 -- used by: rest
 -- index: none
 -- keep: the two numbers of the lock; those of ask_for_wake are the same
-SELECT pg_advisory_unlock_shared(hashtext('wfe_sql waits'), hashtext(current_setting('wfe_sql.schema'))) AS ended;
+SELECT
+    pg_advisory_unlock_shared(
+        hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])
+    ) AS ended;
 
 -- name: have_writers_ended(horizon)$
 -- Whether all transactions have ended whose number is below :horizon.

@@ -1,4 +1,4 @@
--- One row for each workflow definition: the last number that was given out.
+-- One row for each workflow definition, with the last number given.
 
 -- name: create_definition_sequences_table()#
 -- The table of the reference (wfe-sqlite 1.11.4).
@@ -10,11 +10,11 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 );
 
 -- name: next_definition_sequence(definition_id)$
--- Raises the number of a definition by one, from nothing to 1, and returns it; no row where it is the last of 64 bits
--- (SQLite would go on with floats).
+-- Increments the number of a definition, starting at 1, and returns it; returns no row after the last 64-bit number
+-- (SQLite would continue with floats).
 -- used by: next_definition_sequence, create_numbered_workflow
 -- index: none
--- keep: that one statement raises and returns; two callers would get one number
+-- keep: that one statement increments and returns; two callers would get the same number
 INSERT INTO definition_sequences (definition_id, next_num)
 VALUES (:definition_id, 1)
 ON CONFLICT (definition_id) DO UPDATE SET next_num = next_num + 1 WHERE next_num < 9223372036854775807

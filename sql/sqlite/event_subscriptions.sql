@@ -6,7 +6,7 @@
 -- the order of the queries.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS event_subscriptions (
     id TEXT PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -28,10 +28,10 @@ ON event_subscriptions (event_name, event_key, subscribe_as_of, id)
 WHERE terminated = 0;
 
 -- name: create_event_subscription_documents_view()#
--- Subscriptions as the documents that are read, as those of workflows, with the columns that they are looked up by.
+-- Subscriptions as JSON documents, as in workflow_documents, with the columns that they are looked up by.
 -- used by: ensure_store_exists
 -- index: none
--- keep: the cut of times to microseconds; the decoder would round them
+-- keep: that times are truncated to microseconds; the decoder would round them
 DROP VIEW IF EXISTS event_subscription_documents;
 CREATE VIEW event_subscription_documents AS
 SELECT
@@ -71,7 +71,7 @@ FROM event_subscriptions;
 -- Inserts a subscription.
 -- used by: create_event_subscription, persist_workflow_with_subscriptions
 -- index: none
--- keep: a plain INSERT; an id that is taken must be an error
+-- keep: a plain INSERT; an id in use must be an error
 INSERT INTO event_subscriptions (
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry
@@ -82,10 +82,10 @@ VALUES (
 );
 
 -- name: get_subscriptions(event_name, event_key, as_of, row_limit)
--- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
+-- The live subscriptions of one name and key as of :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_event_subscriptions_live
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT document
 FROM event_subscription_documents
 WHERE event_name = :event_name AND event_key = :event_key AND subscribe_as_of <= :as_of AND terminated = 0
@@ -104,8 +104,8 @@ WHERE id = :id;
 -- The oldest live subscription of one name and key that nobody holds at :now.
 -- used by: get_first_open_subscription
 -- index: idx_event_subscriptions_live
--- keep: the conditions that say what is free; two hosts would work on one subscription
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: the conditions for free; two hosts would work on the same subscription
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT document
 FROM event_subscription_documents
 WHERE
@@ -115,12 +115,12 @@ ORDER BY subscribe_as_of, id
 LIMIT 1;
 
 -- name: set_subscription_token(id, token, worker_id, expiry, now)^
--- Takes a live subscription that is free at :now, or renews the same token. Returns 1 when it did, 0 when another holds
--- it or it is terminated, and no row when there is none. (Where it is 0 the row is written as it was: PostgreSQL's locks
--- it instead, which SQLite need not.)
+-- Acquires a live subscription that is free at :now, or renews the same token. Returns 1 if it did, 0 if another token
+-- holds it or it is terminated, and no row if it does not exist. (If it returns 0, the row is written unchanged;
+-- PostgreSQL locks it instead, which SQLite does not need.)
 -- used by: set_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
--- keep: that one statement looks and sets the token; two hosts would hold one subscription
+-- keep: that one statement checks and sets the token; two hosts would hold the same subscription
 UPDATE event_subscriptions
 SET
     (external_token, external_worker_id, external_token_expiry) = (
@@ -139,10 +139,10 @@ WHERE id = :id
 RETURNING terminated = 0 AND external_token = :token AS is_taken;
 
 -- name: clear_subscription_token(id, token)!
--- Frees a subscription; changes no row when it does not hold this token.
+-- Releases a subscription; changes no row if it does not hold this token.
 -- used by: clear_subscription_token
 -- index: sqlite_autoindex_event_subscriptions_1
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE event_subscriptions
 SET external_token = NULL, external_worker_id = NULL, external_token_expiry = NULL
 WHERE id = :id AND external_token = :token;

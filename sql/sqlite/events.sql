@@ -1,14 +1,15 @@
--- One row for each event from outside.
--- A bound on a time is text with nine decimals, so that it takes in rows of the reference with nanoseconds.
+-- One row for each external event.
+-- A bound on a time is text with nine decimals, so that it includes rows of the reference with nanoseconds.
 -- A claim is a fresh token, the worker that took it, and when it expires; an event is free when claim_token is null or
 -- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
 
 -- name: create_events_table()#
 -- The table and indexes of the reference (wfe-sqlite 1.11.4), and two indexes that return rows in the order of the
--- queries: the poll's holds only unprocessed events (and has is_processed first, as idx_workflows_runnable has status).
+-- queries. The one for polls holds only unprocessed events (is_processed comes first for the same reason as status in
+-- idx_workflows_runnable).
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS events (
     id TEXT PRIMARY KEY,
     event_name TEXT NOT NULL,
@@ -33,10 +34,10 @@ ALTER TABLE events ADD COLUMN claim_worker_id TEXT;
 ALTER TABLE events ADD COLUMN claim_expires_at TEXT;
 
 -- name: create_event_documents_view()#
--- Events as the documents that are read, as those of workflows.
+-- Events as JSON documents, as in workflow_documents.
 -- used by: ensure_store_exists
 -- index: none
--- keep: the cut of times to microseconds; the decoder would round them
+-- keep: that times are truncated to microseconds; the decoder would round them
 DROP VIEW IF EXISTS event_documents;
 CREATE VIEW event_documents AS
 SELECT
@@ -55,7 +56,7 @@ FROM events;
 -- Inserts an event.
 -- used by: create_event
 -- index: none
--- keep: a plain INSERT; an id that is taken must be an error
+-- keep: a plain INSERT; an id in use must be an error
 INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed)
 VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
 
@@ -71,7 +72,7 @@ WHERE id = :id;
 -- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
 -- used by: get_runnable_events
 -- index: idx_events_unprocessed
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM events
 WHERE is_processed = 0 AND event_time <= :as_at
@@ -79,11 +80,11 @@ ORDER BY event_time, id
 LIMIT coalesce(:row_limit, -1);
 
 -- name: find_free_runnable_event(as_at, now)$
--- One of the events that claim_runnable_events would take, if there is any: whoever claims takes the lock of all writers,
--- also to find nothing.
+-- One of the events that claim_runnable_events would take, if any: claiming takes the write lock even if it finds
+-- nothing.
 -- used by: claim_runnable_events
 -- index: idx_events_unprocessed
--- keep: the conditions that say what is due and free; a host would pass over work, or take the lock for nothing
+-- keep: the conditions for due and free; a host would miss work, or take the lock for nothing
 SELECT id
 FROM events
 WHERE is_processed = 0 AND event_time <= :as_at AND (claim_token IS NULL OR claim_expires_at <= :now)
@@ -91,11 +92,11 @@ ORDER BY event_time, id
 LIMIT 1;
 
 -- name: claim_runnable_events(as_at, now, token, worker_id, expires_at, row_limit)
--- Takes free unprocessed events up to :as_at, the oldest first; returned in no order.
+-- Claims free unprocessed events up to :as_at, the oldest first; returns them unordered.
 -- used by: claim_runnable_events
 -- index: idx_events_unprocessed, sqlite_autoindex_events_1
--- keep: the conditions that say what is due and free; two hosts would work on one row
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: the conditions for due and free; two hosts would work on the same row
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 UPDATE events
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
 WHERE
@@ -109,19 +110,19 @@ WHERE
 RETURNING id, event_time;
 
 -- name: renew_event_claim(id, token, expires_at)!
--- Moves on the end of a claim; changes no row when the token does not hold the event.
+-- Extends a claim; changes no row if the token does not hold the event.
 -- used by: renew_claim
 -- index: sqlite_autoindex_events_1
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE events
 SET claim_expires_at = :expires_at
 WHERE id = :id AND claim_token = :token;
 
 -- name: release_event_claim(id, token)!
--- Ends a claim; changes no row when the token does not hold the event.
+-- Ends a claim; changes no row if the token does not hold the event.
 -- used by: release_claim, claim_runnable_events
 -- index: sqlite_autoindex_events_1
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE events
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
 WHERE id = :id AND claim_token = :token;
@@ -139,7 +140,7 @@ WHERE id = :id AND claim_token = :token;
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
 -- index: idx_events_name_key_time
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM events
 WHERE event_name = :event_name AND event_key = :event_key AND event_time <= :as_of
@@ -158,16 +159,16 @@ ORDER BY event_time, id
 LIMIT :row_limit;
 
 -- name: mark_event_processed(id, claim_token)!
--- Takes an event out of the poll; changes no row when :claim_token is given and does not hold it.
+-- Removes an event from the poll; changes no row if :claim_token is given and does not hold it.
 -- used by: mark_event_processed
 -- index: sqlite_autoindex_events_1
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE events
 SET is_processed = 1
 WHERE id = :id AND (:claim_token IS NULL OR claim_token = :claim_token);
 
 -- name: mark_event_unprocessed(id)!
--- Puts an event back into the poll.
+-- Returns an event to the poll.
 -- used by: mark_event_unprocessed
 -- index: sqlite_autoindex_events_1
 UPDATE events

@@ -4,7 +4,7 @@
 -- The table of the reference (wfe-sqlite 1.11.4), and an index for the errors of one workflow.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_errors (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     error_time TEXT NOT NULL,
@@ -15,10 +15,10 @@ CREATE TABLE IF NOT EXISTS execution_errors (
 CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors (workflow_id);
 
 -- name: create_execution_error_documents_view()#
--- Errors as the documents that are read, as those of workflows.
+-- Errors as JSON documents, as in workflow_documents.
 -- used by: ensure_store_exists
 -- index: none
--- keep: the cut of times to microseconds; the decoder would round them
+-- keep: that times are truncated to microseconds; the decoder would round them
 DROP VIEW IF EXISTS execution_error_documents;
 CREATE VIEW execution_error_documents AS
 SELECT

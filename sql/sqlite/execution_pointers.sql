@@ -5,7 +5,7 @@
 -- The table and index of the reference (wfe-sqlite 1.11.4).
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_pointers (
     id TEXT PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -33,10 +33,10 @@ CREATE TABLE IF NOT EXISTS execution_pointers (
 CREATE INDEX IF NOT EXISTS idx_execution_pointers_workflow_id ON execution_pointers (workflow_id);
 
 -- name: create_execution_pointer_documents_view()#
--- Pointers as the documents that are read, as those of workflows; place is their order.
+-- Pointers as JSON documents, as in workflow_documents; place is their order.
 -- used by: ensure_store_exists
 -- index: none
--- keep: the cut of times to microseconds; the decoder would round them
+-- keep: that times are truncated to microseconds; the decoder would round them
 DROP VIEW IF EXISTS execution_pointer_documents;
 CREATE VIEW execution_pointer_documents AS
 SELECT
@@ -123,7 +123,7 @@ ON CONFLICT (id) DO UPDATE SET
 WHERE workflow_id = excluded.workflow_id;
 
 -- name: delete_execution_pointers(workflow_id)!
--- Removes all pointers of a workflow, before all that it has now are inserted.
+-- Removes all pointers of a workflow, before its current ones are inserted.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: idx_execution_pointers_workflow_id
 DELETE FROM execution_pointers
@@ -141,7 +141,7 @@ WHERE workflow_id = :workflow_id AND id IN (SELECT value FROM json_each(:ids));
 -- The pointers of one workflow in list order.
 -- used by: get_workflow_instance
 -- index: idx_execution_pointers_workflow_id
--- keep: ORDER BY place; pointers are in the order of the list that they were stored in
+-- keep: ORDER BY place; pointers come back in list order
 SELECT document
 FROM execution_pointer_documents
 WHERE workflow_id = :workflow_id
@@ -151,7 +151,7 @@ ORDER BY place;
 -- The pointers of the workflow with this name in list order.
 -- used by: get_workflow_instance_by_name
 -- index: sqlite_autoindex_workflows_2, idx_execution_pointers_workflow_id
--- keep: ORDER BY place; pointers are in the order of the list that they were stored in
+-- keep: ORDER BY place; pointers come back in list order
 SELECT document
 FROM execution_pointer_documents
 WHERE
@@ -166,7 +166,7 @@ ORDER BY place;
 -- The pointers of the workflows whose ids are in :ids, a JSON array; those of one workflow come in list order.
 -- used by: get_workflow_instances
 -- index: idx_execution_pointers_workflow_id
--- keep: ORDER BY place; pointers are in the order of the list that they were stored in
+-- keep: ORDER BY place; pointers come back in list order
 SELECT workflow_id, document
 FROM execution_pointer_documents
 WHERE workflow_id IN (SELECT value FROM json_each(:ids))
@@ -193,7 +193,7 @@ WHERE pointer.workflow_id = claimed.id
 ORDER BY pointer.workflow_id, pointer.place;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
--- One of the pointers in :ids, a JSON array, that belongs to another workflow than :workflow_id: says why an insert failed.
+-- One of the pointers in :ids, a JSON array, that belongs to a workflow other than :workflow_id: tells why an insert failed.
 -- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_execution_pointers_1
 SELECT id, workflow_id

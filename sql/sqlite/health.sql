@@ -1,7 +1,7 @@
--- What is in the store, and what is wrong with it. None of these is run by a host at work.
+-- Counts what is in the store, and finds what is wrong with it. Hosts at work run none of these.
 
 -- name: get_store_size()^
--- Bytes of the database, and how many of them are free for rows to come.
+-- The size of the database in bytes, and how much of it is free for new rows.
 -- used by: stats
 -- index: none
 SELECT
@@ -12,7 +12,7 @@ CROSS JOIN pragma_page_size AS page_size
 CROSS JOIN pragma_freelist_count AS freelist_count;
 
 -- name: count_workflows()
--- Workflows by definition and status, and when the first and the last of them were made.
+-- Workflows by definition and status, and when the first and the last of them were created.
 -- used by: stats
 -- scan: every workflow is counted
 SELECT
@@ -65,8 +65,8 @@ SELECT
 FROM definition_sequences;
 
 -- name: count_due_workflows(as_at, free_since)^
--- How many Runnable workflows are due at :as_at (epoch ms), and since when the longest of them; a new one (due at 0) is
--- due since it was made. Where :free_since is given, only those that were made, and whose claim ended, by then.
+-- How many Runnable workflows are due at :as_at (epoch ms), and since when the oldest; a new one (due at 0) is due since
+-- its creation. If :free_since is given, only those that were created, and whose claim had ended, by then.
 -- used by: stats, check
 -- index: idx_workflows_runnable
 SELECT
@@ -78,8 +78,8 @@ WHERE
     AND (:free_since IS NULL OR (create_time <= :free_since AND coalesce(claim_expires_at, '') <= :free_since));
 
 -- name: count_due_events(as_at, free_since)^
--- How many events up to :as_at are not processed, and the time of the oldest. Where :free_since is given, only those
--- whose claim ended by then.
+-- How many events up to :as_at are not processed, and the time of the oldest. If :free_since is given, only those
+-- whose claim had ended by then.
 -- used by: stats, check
 -- index: idx_events_unprocessed
 SELECT
@@ -91,8 +91,8 @@ WHERE
     AND (:free_since IS NULL OR coalesce(claim_expires_at, '') <= :free_since);
 
 -- name: count_due_commands(as_of, free_since)^
--- How many commands are due at :as_of (epoch ms), and since when the longest of them. Where :free_since is given, only
--- those whose claim ended by then.
+-- How many commands are due at :as_of (epoch ms), and since when the oldest. If :free_since is given, only those whose
+-- claim had ended by then.
 -- used by: stats, check
 -- index: idx_scheduled_commands_execute_time
 SELECT
@@ -102,9 +102,9 @@ FROM scheduled_commands
 WHERE execute_time <= :as_of AND (:free_since IS NULL OR coalesce(claim_expires_at, '') <= :free_since);
 
 -- name: find_expired_claims(now, row_limit)
--- Work to do whose claim, or token, ended at :now or before and that nobody else took: table, id, who had it, until when.
+-- Unfinished work whose claim or token had expired at :now, and that nobody took over: table, id, worker, expiry.
 -- used by: check
--- scan: claims are in no index, for every write would have to keep it
+-- scan: claims have no index, because every write would have to maintain it
 SELECT table_name, row_id, worker_id, expired_at
 FROM (
     SELECT
@@ -135,7 +135,7 @@ ORDER BY expired_at, table_name, row_id
 LIMIT :row_limit;
 
 -- name: find_rows_without_id()
--- Tables with rows whose id is null or empty, which no page of a table has, and the column.
+-- Tables with rows whose id is null or empty, which are in no page, and the column.
 -- used by: check, dump, copy_to
 -- index: sqlite_autoindex_workflows_1, sqlite_autoindex_events_1, sqlite_autoindex_event_subscriptions_1, sqlite_autoindex_definition_sequences_1
 SELECT
@@ -184,10 +184,10 @@ WHERE
     );
 
 -- name: find_orphans(row_limit)
--- Rows that name a workflow, or an event, that is not there: table, id, the column and what it names. Pointers are not
--- among them, as check_foreign_keys sees theirs.
+-- Rows that refer to a missing workflow or event: table, id, the column and its value. Pointers are left out, because
+-- check_foreign_keys finds theirs.
 -- used by: check
--- scan: every row is looked at
+-- scan: every row is read
 SELECT
     'event_subscriptions' AS table_name, event_subscriptions.id AS row_id, 'workflow_id' AS column_name,
     event_subscriptions.workflow_id AS missing
@@ -236,7 +236,7 @@ WHERE
 LIMIT :row_limit;
 
 -- name: check_integrity(row_limit)
--- What SQLite finds wrong with the file: damaged pages, indexes that do not fit their table.
+-- The problems that SQLite finds in the file: damaged pages, indexes that do not match their table.
 -- https://sqlite.org/pragma.html#pragma_integrity_check
 -- used by: check
 -- scan: the whole file is read
@@ -247,7 +247,7 @@ ORDER BY integrity_check
 LIMIT :row_limit;
 
 -- name: check_copy()
--- The first thing that SQLite finds wrong with the pages of a file, or nothing. It does not compare indexes with tables.
+-- The first problem that SQLite finds in the pages of a file, if any. It does not compare indexes with tables.
 -- https://sqlite.org/pragma.html#pragma_quick_check
 -- used by: backup
 -- scan: the whole file is read
@@ -258,9 +258,9 @@ ORDER BY quick_check
 LIMIT 1;
 
 -- name: check_foreign_keys(row_limit)
--- Rows whose foreign key leads nowhere: the table, the row's number in it, and the table that it should lead to.
+-- Rows whose foreign key refers to a missing row: the table, the row's number in it, and the table that it refers to.
 -- used by: check
--- scan: every row is looked at
+-- scan: every row is read
 SELECT
     found."table" AS table_name,
     found.rowid AS row_number,
@@ -279,7 +279,7 @@ WHERE type = 'index'
 ORDER BY name;
 
 -- name: has_statistics()$
--- 1 when the planner has ever been given statistics, which it keeps in sqlite_stat1; else 0.
+-- 1 if the planner has statistics, which it keeps in sqlite_stat1; else 0.
 -- https://sqlite.org/lang_analyze.html
 -- used by: check, survey
 -- scan: the schema's own table, a few rows
@@ -288,8 +288,8 @@ FROM sqlite_master
 WHERE name = 'sqlite_stat1';
 
 -- name: list_statistics()
--- How many rows the planner thinks each table has: the first number of what it keeps on any of the table's indexes. To be
--- run only when has_statistics says so.
+-- How many rows the planner thinks each table has: the first number in the statistics of any of its indexes. Fails
+-- unless has_statistics is 1.
 -- used by: check, survey
 -- scan: a row for each index
 SELECT
@@ -300,7 +300,7 @@ GROUP BY tbl
 ORDER BY tbl;
 
 -- name: update_statistics()#
--- Has the planner learn how the rows are spread, from a sample, so that it takes milliseconds on any store.
+-- Updates the planner's statistics from a sample, so that it takes milliseconds on any store.
 -- https://sqlite.org/pragma.html#pragma_analysis_limit
 -- used by: update_statistics
 -- scan: a thousand rows of each index

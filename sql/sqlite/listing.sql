@@ -3,11 +3,11 @@
 -- A null :after_... is the first page; '~' comes after every time, as all begin with a digit.
 
 -- name: list_workflows(status, definition_id, since, after_time, after_id, row_limit)
--- Workflows without their data, the newest first: of one status or definition where these are given, and made at :since
--- or later. Rows that a filter leaves out are walked over, so a filter that few rows pass may walk them all.
+-- Workflows without their data, the newest first: of one status or definition if these are given, and created at or
+-- after :since. Rows that do not pass the filters are read and skipped, so a selective filter may read them all.
 -- used by: list_workflows
 -- index: idx_workflows_create_time
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id, name, definition_id, version, status, next_execution, create_time, complete_time, claim_worker_id,
     claim_expires_at
@@ -20,11 +20,29 @@ WHERE
 ORDER BY create_time DESC, id DESC
 LIMIT :row_limit;
 
+-- name: list_workflows_of_root(root_workflow_id, status, definition_id, since, after_time, after_id, row_limit)
+-- The workflows that have one workflow as their root, otherwise as list_workflows.
+-- used by: list_workflows
+-- index: idx_workflows_root
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
+SELECT
+    id, name, definition_id, version, status, next_execution, create_time, complete_time, claim_worker_id,
+    claim_expires_at
+FROM workflows
+WHERE
+    root_workflow_id = :root_workflow_id
+    AND create_time >= coalesce(:since, '')
+    AND (create_time, id) < (coalesce(:after_time, '~'), coalesce(:after_id, ''))
+    AND (:status IS NULL OR status = :status)
+    AND (:definition_id IS NULL OR definition_id = :definition_id)
+ORDER BY create_time DESC, id DESC
+LIMIT :row_limit;
+
 -- name: list_events(is_processed, after_time, after_id, row_limit)
--- Events, the newest first: only processed (1) or unprocessed (0) ones where :is_processed is given.
+-- Events, the newest first: only processed (1) or unprocessed (0) ones if :is_processed is given.
 -- used by: list_events
 -- scan: the reference's idx_events_event_time has no id, so events of one time are sorted
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT id, event_name, event_key, event_data, event_time, is_processed
 FROM events
 WHERE
@@ -35,10 +53,10 @@ ORDER BY event_time DESC, id DESC
 LIMIT :row_limit;
 
 -- name: list_scheduled_commands(after_time, after_id, row_limit)
--- Commands in the order in which they are due.
+-- Commands in the order they are due.
 -- used by: list_scheduled_commands
 -- index: idx_scheduled_commands_execute_time
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT id, command_name, data, execute_time, claim_worker_id, claim_expires_at, rescheduled_time
 FROM scheduled_commands
 WHERE (execute_time, id) > (coalesce(:after_time, -9223372036854775808), coalesce(:after_id, 0))
@@ -46,14 +64,27 @@ ORDER BY execute_time, id
 LIMIT :row_limit;
 
 -- name: list_execution_errors(workflow_id, after_id, row_limit)
--- Errors, of one workflow where it is given, the last stored first. Errors of other workflows are walked over.
--- used by: list_execution_errors
--- index: INTEGER PRIMARY KEY
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
-SELECT id, error_time, workflow_id, execution_pointer_id, message
+-- Errors, of one workflow if it is given, the last stored first, with the names of the workflow and the step while these
+-- exist. Skips the errors of other workflows one by one.
+-- used by: list_execution_errors, list_error_summaries
+-- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1, sqlite_autoindex_execution_pointers_1
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
+SELECT
+    execution_errors.id,
+    execution_errors.error_time,
+    execution_errors.workflow_id,
+    execution_errors.execution_pointer_id,
+    execution_errors.message,
+    workflows.name AS workflow_name,
+    execution_pointers.step_id,
+    execution_pointers.step_name
 FROM execution_errors
-WHERE id < coalesce(:after_id, 9223372036854775807) AND (:workflow_id IS NULL OR workflow_id = :workflow_id)
-ORDER BY id DESC
+LEFT JOIN workflows ON execution_errors.workflow_id = workflows.id
+LEFT JOIN execution_pointers ON execution_errors.execution_pointer_id = execution_pointers.id
+WHERE
+    execution_errors.id < coalesce(:after_id, 9223372036854775807)
+    AND (:workflow_id IS NULL OR execution_errors.workflow_id = :workflow_id)
+ORDER BY execution_errors.id DESC
 LIMIT :row_limit;
 
 -- name: list_event_subscriptions(workflow_id, row_limit)

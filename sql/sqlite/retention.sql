@@ -1,7 +1,7 @@
--- Deleting what is finished, in batches. The ids of a batch are looked up first; the deletion then asks again whether
--- each is still finished, since a host may have changed it in between.
--- A workflow's age counts from its complete_time, or where it has none (terminated by a reference's host) its
--- create_time. Pointers go with their workflow by their foreign key.
+-- Deletes what is finished, in batches. The ids of a batch are looked up first; the deletion then checks again that
+-- each is still finished, because a host may have changed it meanwhile.
+-- A workflow's age counts from its complete_time, or from its create_time if it has none (terminated by a host of the
+-- reference). The foreign key deletes pointers with their workflow.
 
 -- name: find_finished_workflows(status, older_than, row_limit)
 -- Ids of workflows of a status, Complete or Terminated, that ended before :older_than, the oldest first.
@@ -26,7 +26,7 @@ WHERE
     AND coalesce(complete_time, create_time) < :older_than;
 
 -- name: delete_finished_workflows(ids, status, older_than)!
--- Deletes those of :ids, a JSON array, that are still of the status and ended before :older_than, with their pointers.
+-- Deletes those of :ids, a JSON array, that still have the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
 -- index: sqlite_autoindex_workflows_1, idx_execution_pointers_workflow_id
 -- keep: the conditions beside :ids; a host may have changed the row since it was found
@@ -46,7 +46,7 @@ WHERE id = :id;
 -- Deletes the subscriptions of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_event_subscriptions_workflow_id, sqlite_autoindex_workflows_1
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM event_subscriptions
 WHERE
     workflow_id IN (SELECT value FROM json_each(:workflow_ids))
@@ -60,7 +60,7 @@ WHERE
 -- Deletes the errors of those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: idx_execution_errors_workflow_id, sqlite_autoindex_workflows_1
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM execution_errors
 WHERE
     workflow_id IN (SELECT value FROM json_each(:workflow_ids))
@@ -74,7 +74,7 @@ WHERE
 -- Deletes the commands for those of :workflow_ids, a JSON array, that are gone.
 -- used by: delete_workflow, purge_workflows
 -- index: sqlite_autoindex_scheduled_commands_1, sqlite_autoindex_workflows_1
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessWorkflow' AND data IN (SELECT value FROM json_each(:workflow_ids))
@@ -86,10 +86,10 @@ WHERE
 
 -- name: find_processed_events(older_than, after_time, row_limit)
 -- Ids and times of processed events before :older_than, the oldest first, from :after_time on where it is given. The +
--- keeps SQLite from idx_events_is_processed, after which it would have to sort all of them.
+-- keeps SQLite from idx_events_is_processed, with which it would have to sort all of them.
 -- used by: purge_events
 -- index: idx_events_event_time
--- keep: ORDER BY event_time; the next batch begins at the last time, and would leave events out
+-- keep: ORDER BY event_time; the next batch begins at the last time, and would skip events
 SELECT
     id,
     event_time
@@ -118,7 +118,7 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND +is_processed = 1;
 -- Deletes the commands for those of :event_ids, a JSON array, that are gone.
 -- used by: purge_events
 -- index: sqlite_autoindex_scheduled_commands_1, sqlite_autoindex_events_1
--- keep: NOT EXISTS; the row may be there again by then
+-- keep: NOT EXISTS; the row may have been created again by then
 DELETE FROM scheduled_commands
 WHERE
     command_name = 'ProcessEvent' AND data IN (SELECT value FROM json_each(:event_ids))
@@ -129,11 +129,11 @@ WHERE
     );
 
 -- name: find_orphaned_errors(older_than, from_id, row_limit)
--- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Errors that
--- belong to a workflow are walked over.
+-- Numbers of errors from before :older_than whose workflow is gone, the first stored first, from :from_id on. Skips
+-- errors that belong to a workflow one by one.
 -- used by: purge_orphaned_errors
 -- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1
--- keep: ORDER BY id; the next batch begins after the last one, and would leave errors out
+-- keep: ORDER BY id; the next batch begins after the last one, and would skip errors
 SELECT id
 FROM execution_errors
 WHERE
@@ -149,7 +149,7 @@ LIMIT :row_limit;
 -- name: count_orphaned_errors(older_than)$
 -- How many errors find_orphaned_errors would find without a limit.
 -- used by: purge_orphaned_errors
--- scan: every error is looked at
+-- scan: every error is read
 SELECT count(*)
 FROM execution_errors
 WHERE

@@ -1,4 +1,4 @@
--- One row for each command that is due at a time (execute_time, epoch milliseconds), at most one for a name and data.
+-- One row for each command that is due at a time (execute_time, epoch milliseconds), at most one for each name and data.
 -- A claim is a fresh token, the worker that took it, and when it expires; a command is free when claim_token is null or
 -- claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's table.
 
@@ -6,7 +6,7 @@
 -- The table and index of the reference (wfe-sqlite 1.11.4).
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS scheduled_commands (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     command_name TEXT NOT NULL,
@@ -26,11 +26,11 @@ ALTER TABLE scheduled_commands ADD COLUMN claim_expires_at TEXT;
 ALTER TABLE scheduled_commands ADD COLUMN rescheduled_time INTEGER;
 
 -- name: schedule_command(command_name, data, execute_time)!
--- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
--- rescheduled_time, so that the completion of the claim does not lose it.
+-- Inserts a command (upsert). If it is already scheduled, the earlier time wins; while it is claimed, the new time goes
+-- to rescheduled_time, so that completing the claim does not lose it.
 -- used by: schedule_command
 -- index: none
--- keep: the earlier of two times, and rescheduled_time while there is a claim; a command would come late, or be lost
+-- keep: the earlier of two times, and rescheduled_time while there is a claim; a command would run late, or be lost
 INSERT INTO scheduled_commands (command_name, data, execute_time)
 VALUES (:command_name, :data, :execute_time)
 ON CONFLICT (command_name, data) DO UPDATE SET
@@ -44,12 +44,11 @@ ON CONFLICT (command_name, data) DO UPDATE SET
     END;
 
 -- name: find_free_command(as_of, now, after_time, after_id)$
--- One of the commands that claim_commands would take, if there is any: whoever claims takes the lock of all writers, also
--- to find nothing.
+-- One of the commands that claim_commands would take, if any: claiming takes the write lock even if it finds nothing.
 -- used by: process_commands
 -- index: idx_scheduled_commands_execute_time
--- keep: the conditions that say what is due and free; a host would pass over work, or take the lock for nothing
--- keep: the comparison with (:after_time, :after_id); those that failed in this call would be found again
+-- keep: the conditions for due and free; a host would miss work, or take the lock for nothing
+-- keep: the comparison with (:after_time, :after_id); commands that failed in this call would be found again
 SELECT id
 FROM scheduled_commands
 WHERE
@@ -59,10 +58,10 @@ ORDER BY execute_time, id
 LIMIT 1;
 
 -- name: claim_commands
--- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
+-- Claims free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returns them unordered.
 -- used by: process_commands
 -- index: idx_scheduled_commands_execute_time, INTEGER PRIMARY KEY
--- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: the conditions for due and free; two hosts would work on the same row
 -- keep: the comparison with (:after_time, :after_id); a command that fails would be taken again in the same call
 UPDATE scheduled_commands
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
@@ -86,22 +85,22 @@ RETURNING
     ) AS document;
 
 -- name: renew_commands(ids, token, expires_at)
--- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them,
--- and returns the ids of these, in no order: what is missing is another host's by now, or done.
+-- Extends the claims on the commands whose ids are in :ids, a JSON array, if the token still holds them, and returns
+-- their ids, unordered: any other command now belongs to another host, or is done.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE scheduled_commands
 SET claim_expires_at = :expires_at
 WHERE id IN (SELECT value FROM json_each(:ids)) AND claim_token = :token
 RETURNING id;
 
 -- name: reschedule_command(id, token)!
--- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
+-- Ends the claim of a command that was rescheduled meanwhile: it is due at the new time. Runs before complete_command.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
--- keep: that rescheduled_time becomes the time; a command that was scheduled again would be lost
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
+-- keep: that rescheduled_time becomes the time; a rescheduled command would be lost
 UPDATE scheduled_commands
 SET
     execute_time = rescheduled_time,
@@ -115,7 +114,7 @@ WHERE id = :id AND claim_token = :token AND rescheduled_time IS NOT NULL;
 -- Deletes a command that is done, if the claim still holds it.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 DELETE FROM scheduled_commands
 WHERE id = :id AND claim_token = :token;
 
@@ -123,8 +122,8 @@ WHERE id = :id AND claim_token = :token;
 -- Ends the claim of a command that was not done: it is due again.
 -- used by: process_commands
 -- index: INTEGER PRIMARY KEY
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
--- keep: the earlier of the two times; a command that was scheduled again would come late
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
+-- keep: the earlier of the two times; a rescheduled command would run late
 UPDATE scheduled_commands
 SET
     execute_time = min(execute_time, coalesce(rescheduled_time, execute_time)),

@@ -1,4 +1,4 @@
--- What the store itself is: which version of the tables it has.
+-- The store itself: the version of its tables.
 -- sqlfluff:exclude_rules:AM04
 
 -- name: create_wfe_sql_store_table()#
@@ -19,7 +19,7 @@ FROM wfe_sql_store
 WHERE id = 1;
 
 -- name: record_store_version(version)!
--- Writes the version of the tables once they have it, unless the store is marked as half a copy.
+-- Records the version of the tables, unless the store is marked as an unfinished copy.
 -- used by: ensure_store_exists
 -- index: none
 INSERT INTO wfe_sql_store (id, version)
@@ -28,7 +28,7 @@ ON CONFLICT (id) DO UPDATE SET version = excluded.version
 WHERE version < excluded.version;
 
 -- name: set_store_version(version)!
--- Marks a store as half a copy, by a version that no release knows, and takes the mark away at the end.
+-- Marks a store as an unfinished copy, with a version that no release knows, and removes the mark at the end.
 -- used by: copy_to
 -- index: INTEGER PRIMARY KEY
 UPDATE wfe_sql_store
@@ -36,8 +36,8 @@ SET version = :version
 WHERE id = 1;
 
 -- name: list_parts()
--- What the database consists of, to see what a store lacks, or that it is none: every column of every table and view, as
--- "table.column", with what stands in for it where it is lacking; views and triggers with their text; indexes.
+-- The parts of the database, to see what a store lacks, or that it is not a store: every column of every table and view,
+-- as "table.column", with what replaces it if it is missing; views and triggers with their text; indexes.
 -- used by: open_writer, open_reader, ensure_store_exists
 -- scan: the schema's own table, a few rows
 SELECT
@@ -55,9 +55,9 @@ WHERE type <> 'table'
 ORDER BY part;
 
 -- name: stand_in_for_columns(table_name, columns)!
--- Lets a table that lacks columns be only read as if it had them: in this connection, a view. What a view consists of
--- cannot be bound: the table's name, and what list_parts says of the columns in a complete store, come here in place of
--- the parameters, and only then does this run.
+-- Lets this connection read a table as if it had the columns that it lacks, through a view. A view's definition cannot
+-- be bound, so the parameters are replaced as text before this runs: by the table's name, and by what list_parts returns
+-- for the columns in a complete store.
 -- used by: open_reader
 -- index: none
 CREATE TEMP VIEW :table_name AS

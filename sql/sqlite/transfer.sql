@@ -1,12 +1,12 @@
--- Whole tables, row by row: for dumping, copying and checking a store. `export_` queries return every column but those that
--- differ between equal stores (a row's number is only the page's key, and comes last); `import_` queries insert what
--- they return. A page begins after the last row of the one before, so that memory holds one page.
+-- Whole tables, row by row, for dumping, copying and checking a store. `export_` queries return every column except those
+-- that differ between equal stores (a row's number comes last, and is only the key for the next page); `import_` queries
+-- insert what they return. Each page begins after the last row of the previous one, so that memory holds one page.
 
 -- name: export_workflows(after_id, row_limit)
 -- Rows of workflows after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_workflows_1
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time, claim_token, claim_worker_id, claim_expires_at, revision
@@ -19,7 +19,7 @@ LIMIT :row_limit;
 -- Pointers after a row, by workflow; those of one workflow in list order.
 -- used by: dump, check, copy_to
 -- index: idx_execution_pointers_workflow_id
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     workflow_id, id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
     event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id, outcome,
@@ -33,7 +33,7 @@ LIMIT :row_limit;
 -- Rows of definition_sequences after a row, by definition_id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_definition_sequences_1
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT definition_id, next_num
 FROM definition_sequences
 WHERE definition_id > :after_definition_id
@@ -44,7 +44,7 @@ LIMIT :row_limit;
 -- Rows of events after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_events_1
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id, event_name, event_key, event_data, event_time, is_processed, claim_token, claim_worker_id, claim_expires_at
 FROM events
@@ -56,7 +56,7 @@ LIMIT :row_limit;
 -- Rows of event_subscriptions after a row, by id.
 -- used by: dump, check, copy_to
 -- index: sqlite_autoindex_event_subscriptions_1
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of, subscription_data,
     external_token, external_worker_id, external_token_expiry, terminated
@@ -69,7 +69,7 @@ LIMIT :row_limit;
 -- Rows of scheduled_commands after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: INTEGER PRIMARY KEY
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     command_name, data, execute_time, claim_token, claim_worker_id, claim_expires_at, rescheduled_time,
     id AS place
@@ -82,7 +82,7 @@ LIMIT :row_limit;
 -- Rows of execution_errors after a row, in the order in which they were stored.
 -- used by: dump, check, copy_to
 -- index: INTEGER PRIMARY KEY
--- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would leave rows out
+-- keep: ORDER BY and the comparison above it; the next page begins after the last row, and would skip rows
 SELECT
     error_time, workflow_id, execution_pointer_id, message, id AS place
 FROM execution_errors
@@ -167,7 +167,7 @@ INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, mes
 VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 
 -- name: empty_store()#
--- Deletes every row but the store's version, after a copy into an empty store has failed half way.
+-- Deletes every row except the store's version, after a copy into an empty store failed half way.
 -- used by: copy_to
 -- scan: every row is deleted
 DELETE FROM execution_pointers;

@@ -1,9 +1,9 @@
 -- What a host waits for that has nothing to do.
 
--- name: find_next_due(as_at, as_of, now)^
+-- name: find_next_due(as_at, as_of, now, row_limit)^
 -- The first free workflow, event and command that are due; when the next one of each becomes due after that, held or not: a
 -- workflow or a command after :as_at (epoch ms), an event after :as_of, which are the same moment; and of each, where none
--- is free, when the first lease ends. PostgreSQL's has an ORDER BY and a limit there, without which it takes another index.
+-- is free, when the first lease ends, of the :row_limit that are longest due.
 -- used by: look
 -- index: idx_workflows_runnable, idx_events_unprocessed, idx_scheduled_commands_execute_time
 -- keep: the conditions that say what is due and free; a host would sleep beside work, or be woken for nothing
@@ -68,25 +68,40 @@ SELECT
     CASE
         WHEN workflow_id IS NULL
             THEN (
-                SELECT min(claim_expires_at)
-                FROM workflows
-                WHERE status = 'Runnable' AND next_execution <= :as_at
+                SELECT min(held.claim_expires_at)
+                FROM (
+                    SELECT claim_expires_at
+                    FROM workflows
+                    WHERE status = 'Runnable' AND next_execution <= :as_at
+                    ORDER BY next_execution, id
+                    LIMIT :row_limit
+                ) AS held
             )
     END AS workflow_lease_end,
     CASE
         WHEN event_id IS NULL
             THEN (
-                SELECT min(claim_expires_at)
-                FROM events
-                WHERE is_processed = 0 AND event_time <= :as_of
+                SELECT min(held.claim_expires_at)
+                FROM (
+                    SELECT claim_expires_at
+                    FROM events
+                    WHERE is_processed = 0 AND event_time <= :as_of
+                    ORDER BY event_time, id
+                    LIMIT :row_limit
+                ) AS held
             )
     END AS event_lease_end,
     CASE
         WHEN command_id IS NULL
             THEN (
-                SELECT min(claim_expires_at)
-                FROM scheduled_commands
-                WHERE execute_time <= :as_at
+                SELECT min(held.claim_expires_at)
+                FROM (
+                    SELECT claim_expires_at
+                    FROM scheduled_commands
+                    WHERE execute_time <= :as_at
+                    ORDER BY execute_time, id
+                    LIMIT :row_limit
+                ) AS held
             )
     END AS command_lease_end
 FROM free;

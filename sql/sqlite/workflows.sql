@@ -23,13 +23,13 @@ CREATE TABLE IF NOT EXISTS workflows (
 );
 
 -- name: name_workflows_without_name()#
--- Brings a table up to date that the reference's first release (1.0.0) made, with neither name nor root_workflow_id: each
--- workflow is named by its id. The table is made anew, as SQLite adds no column that is unique; rows keep their order. The
--- pointers' foreign key goes by the table's name, and stays.
+-- Upgrades a table of the reference's first release (1.0.0), which has neither name nor root_workflow_id: the id becomes
+-- the name. The rows are moved aside and the table is rebuilt, because SQLite cannot add a unique column; rows keep their
+-- order. The pointers' foreign key refers to the table by name, so it still holds.
 -- https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
 -- used by: ensure_store_exists
 -- scan: every row is copied
--- keep: ORDER BY rowid; rows would be in another order
+-- keep: ORDER BY rowid; rows would change their order
 ALTER TABLE workflows ADD COLUMN name TEXT;
 ALTER TABLE workflows ADD COLUMN root_workflow_id TEXT;
 CREATE TEMP TABLE workflows_without_name AS
@@ -71,14 +71,13 @@ ALTER TABLE workflows ADD COLUMN claim_expires_at TEXT;
 ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
 
 -- name: create_workflows_indexes()#
--- The indexes of the reference, and three more. The poll's is partial: it holds only what can be polled, so a million
--- finished workflows cost it nothing. Its first column is always 'Runnable'; it is there because SQLite, without
--- statistics, would rather use an index with an equality and sort. What purging looks for holds only finished workflows,
--- so that no running one is ever written to it. Listing needs the third; create_time never changes, so only creation
--- writes it.
+-- The indexes of the reference, and three more. The index for polls is partial: it holds only Runnable workflows, so a
+-- million finished ones cost nothing. Its first column is always 'Runnable'; it is there because SQLite, without
+-- statistics, prefers an index with an equality, and sorts. The index for purges holds only finished workflows, so that
+-- running ones never write to it. The third is for listing; create_time never changes, so only creation writes to it.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE INDEX IF NOT EXISTS idx_workflows_next_execution ON workflows (next_execution);
 CREATE INDEX IF NOT EXISTS idx_workflows_status ON workflows (status);
 CREATE INDEX IF NOT EXISTS idx_workflows_runnable ON workflows (status, next_execution, id)
@@ -87,12 +86,20 @@ CREATE INDEX IF NOT EXISTS idx_workflows_finished ON workflows (status, coalesce
 WHERE status IN ('Complete', 'Terminated');
 CREATE INDEX IF NOT EXISTS idx_workflows_create_time ON workflows (create_time, id);
 
--- name: create_workflows_revision_trigger()#
--- Raises the revision for programs that do not know of it: the reference, or somebody at the sqlite3 prompt. Taking a
--- claim is no change. https://sqlite.org/lang_createtrigger.html
+-- name: create_workflows_root_index()#
+-- Finds the workflows that one workflow started. Workflows without a root are not in it, so they cost nothing.
 -- used by: ensure_store_exists
 -- index: none
--- keep: that each change raises the revision; a host would write over what another program changed
+-- keep: the index; a missing one shows only in plans and in `wfe-sql check`
+CREATE INDEX IF NOT EXISTS idx_workflows_root ON workflows (root_workflow_id, create_time, id)
+WHERE root_workflow_id IS NOT NULL;
+
+-- name: create_workflows_revision_trigger()#
+-- Raises the revision for programs that do not know it: the reference, or a person at the sqlite3 prompt. Claiming is
+-- not a change. https://sqlite.org/lang_createtrigger.html
+-- used by: ensure_store_exists
+-- index: none
+-- keep: that each change raises the revision; a host would overwrite what another program changed
 DROP TRIGGER IF EXISTS raise_workflows_revision;
 CREATE TRIGGER raise_workflows_revision
 AFTER UPDATE OF
@@ -106,11 +113,11 @@ BEGIN
 END;
 
 -- name: create_workflow_documents_view()#
--- Workflows as the documents that are read: JSON with the names of the model's fields. Nanoseconds of the reference are
--- cut to microseconds.
+-- Workflows as JSON documents with the names of the model's fields. Nanoseconds of the reference are cut to
+-- microseconds.
 -- used by: ensure_store_exists
 -- index: none
--- keep: the cut of times to microseconds; the decoder would round them
+-- keep: that times are truncated to microseconds; the decoder would round them
 DROP VIEW IF EXISTS workflow_documents;
 CREATE VIEW workflow_documents AS
 SELECT
@@ -140,7 +147,7 @@ FROM workflows;
 -- Inserts a workflow; an empty name becomes the id.
 -- used by: create_new_workflow
 -- index: none
--- keep: a plain INSERT; an id or a name that is taken must be an error
+-- keep: a plain INSERT; an id or a name in use must be an error
 INSERT INTO workflows (
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time
@@ -175,10 +182,10 @@ VALUES (
 RETURNING name;
 
 -- name: persist_workflow^
--- Overwrites a workflow, all but its create_time, and returns its new revision and that; an empty name leaves the
+-- Overwrites a workflow except its create_time, and returns its new revision and create_time; an empty name keeps the
 -- stored one.
--- Changes no row when :claim_token is given and does not hold it, or :expected_revision is given and it has another one, or
--- another create_time: it was deleted and made again.
+-- Changes no row if :claim_token is given and does not hold it, or :expected_revision is given and differs, as does
+-- :expected_create_time if the workflow was deleted and created again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
 -- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
@@ -203,8 +210,8 @@ WHERE
 RETURNING revision, create_time;
 
 -- name: get_workflow_guards(id, expected_create_time)^
--- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
--- :expected_create_time was deleted and made again.
+-- The values that guard a write, to explain why one changed no row. A workflow whose create_time is not
+-- :expected_create_time was deleted and created again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
 SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
@@ -215,7 +222,7 @@ WHERE id = :id;
 -- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
 -- used by: get_runnable_instances
 -- index: idx_workflows_runnable
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM workflows
 WHERE status = 'Runnable' AND next_execution <= :as_at
@@ -223,11 +230,11 @@ ORDER BY next_execution, id
 LIMIT coalesce(:row_limit, -1);
 
 -- name: find_free_runnable_instance(as_at, now)$
--- One of the workflows that claim_runnable_instances would take, if there is any: whoever claims takes the lock of all
--- writers, also to find nothing.
+-- One of the workflows that claim_runnable_instances would take, if any: claiming takes the write lock even if it finds
+-- nothing.
 -- used by: claim_runnable_instances
 -- index: idx_workflows_runnable
--- keep: the conditions that say what is due and free; a host would pass over work, or take the lock for nothing
+-- keep: the conditions for due and free; a host would miss work, or take the lock for nothing
 SELECT id
 FROM workflows
 WHERE
@@ -237,11 +244,11 @@ ORDER BY next_execution, id
 LIMIT 1;
 
 -- name: claim_runnable_instances(as_at, now, token, worker_id, expires_at, row_limit)
--- Takes free workflows that are due at :as_at (epoch ms), the longest due first; returned in no order.
+-- Claims free workflows that are due at :as_at (epoch ms), the longest due first; returns them unordered.
 -- used by: claim_runnable_instances
 -- index: idx_workflows_runnable, sqlite_autoindex_workflows_1
--- keep: the conditions that say what is due and free; two hosts would work on one row
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: the conditions for due and free; two hosts would work on the same row
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 UPDATE workflows
 SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
 WHERE
@@ -286,19 +293,19 @@ RETURNING
     create_time;
 
 -- name: renew_workflow_claim(id, token, expires_at)!
--- Moves on the end of a claim; changes no row when the token does not hold the workflow.
+-- Extends a claim; changes no row if the token does not hold the workflow.
 -- used by: renew_claim
 -- index: sqlite_autoindex_workflows_1
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE workflows
 SET claim_expires_at = :expires_at
 WHERE id = :id AND claim_token = :token;
 
 -- name: release_workflow_claim(id, token)!
--- Ends a claim; changes no row when the token does not hold the workflow.
+-- Ends a claim; changes no row if the token does not hold the workflow.
 -- used by: release_claim, claim_runnable_instances
 -- index: sqlite_autoindex_workflows_1
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE workflows
 SET claim_token = NULL, claim_worker_id = NULL, claim_expires_at = NULL
 WHERE id = :id AND claim_token = :token;
@@ -329,8 +336,8 @@ FROM workflow_documents
 WHERE name = :name;
 
 -- name: get_workflow_instances(ids)
--- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order. CROSS JOIN keeps SQLite from
--- scanning the table, which it may prefer with statistics from when the store was small.
+-- The workflows whose ids are in :ids, a JSON array; unordered, as the caller sorts them. CROSS JOIN keeps
+-- SQLite from scanning the table, which it may prefer with statistics from when the store was small.
 -- used by: get_workflow_instances
 -- index: sqlite_autoindex_workflows_1
 SELECT stored.id, stored.document, stored.revision, stored.create_time

@@ -1,4 +1,4 @@
-"""The arguments of calls, checked and turned into parameters of queries; errors name the argument."""
+"""Checks the arguments of calls and turns them into parameters of queries; errors name the argument."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -14,15 +14,15 @@ Row = dict[str, Any]
 
 
 def wrong_type(expected: type, value: object) -> SerializationError:
-    """Return the error of a call that was given something else than an object of a class, without showing it."""
+    """Return the error for an argument of the wrong class; it does not show the value."""
     return SerializationError(f"expected {expected.__name__}, not {type(value).__name__}")
 
 
 def listed(name: str, kind: type[_T], values: Iterable[_T]) -> list[_T]:
-    """Return the values of an argument as a list; a str is not taken for the list of its letters.
+    """Return the values of an argument as a list; a str is not a list of letters.
 
     Raises:
-        SerializationError: It is not a list, nor anything that can be made one.
+        SerializationError: It is not a list, and cannot be made one.
     """
     if not isinstance(values, Iterable) or isinstance(values, str | bytes):
         raise SerializationError(f"{name} must be a list of {kind.__name__}, not {type(values).__name__}")
@@ -42,7 +42,7 @@ def encode_argument(name: str, codec: Codec, value: Any) -> Any:
 
 
 def encode_key(name: str, value: str) -> Any:
-    """Return text that something is looked up by, as a parameter of a query.
+    """Return a lookup key, which is text, as a parameter of a query.
 
     Raises:
         SerializationError: It is not text.
@@ -51,7 +51,7 @@ def encode_key(name: str, value: str) -> Any:
 
 
 def encode_ids(ids: Iterable[str | int]) -> str:
-    """Return ids as the JSON array that a query takes apart."""
+    """Return ids as the JSON array that queries read."""
     return json_encoder.encode(list(ids)).decode()
 
 
@@ -59,7 +59,7 @@ def encode_count(name: str, count: int, *, at_most: int | None = None) -> int:
     """Return how many of something are wanted.
 
     Raises:
-        SerializationError: It is not a number from 1, to `at_most` if that is given.
+        SerializationError: It is not a number of at least 1, and of at most `at_most` if that is given.
     """
     number = int(encode_argument(name, INTEGER, count))
     if number < 1 or (at_most is not None and number > at_most):
@@ -69,10 +69,10 @@ def encode_count(name: str, count: int, *, at_most: int | None = None) -> int:
 
 
 def encode_limit(limit: int | None) -> int | None:
-    """Return how many rows are wanted at most; None is no limit.
+    """Return the most rows that are wanted; None for no limit.
 
     Raises:
-        SerializationError: It is not a number from 1.
+        SerializationError: It is not a number of at least 1.
     """
     return None if limit is None else encode_count("limit", limit)
 
@@ -92,7 +92,7 @@ def to_utc(name: str, value: datetime) -> datetime:
 
 
 def encode_bound(name: str, value: datetime) -> str:
-    """Return a time as an upper bound that takes in its whole microsecond, nanoseconds of the reference included.
+    """Return a time as an upper bound that includes its whole microsecond, with the nanoseconds of the reference.
 
     Raises:
         SerializationError: The time is naive; the message names the argument.
@@ -101,7 +101,7 @@ def encode_bound(name: str, value: datetime) -> str:
 
 
 def encode_name_key_bound(event_name: str, event_key: str, as_of: datetime) -> Row:
-    """Return what events and subscriptions are found by: their name, their key, and a time as a bound."""
+    """Return the lookup keys of events and subscriptions: name, key, and a time as a bound."""
     return {
         "event_name": encode_key("event_name", event_name),
         "event_key": encode_key("event_key", event_key),
@@ -110,7 +110,7 @@ def encode_name_key_bound(event_name: str, event_key: str, as_of: datetime) -> R
 
 
 def encode_ms_bound(name: str, value: datetime) -> int:
-    """Return a time as an upper bound in epoch milliseconds: the last that has begun.
+    """Return a time as an upper bound in epoch milliseconds, rounded down.
 
     Raises:
         SerializationError: The time is naive; the message names the argument.
@@ -119,11 +119,10 @@ def encode_ms_bound(name: str, value: datetime) -> int:
 
 
 def epoch_ms(time: datetime) -> int:
-    """Return a time in epoch milliseconds, rounded up: what `next_execution` and `execute_time` of that time must be.
+    """Return a time in epoch milliseconds, rounded up, for `next_execution` and `execute_time`.
 
-    Times have microseconds. A poll takes what is due in the milliseconds that have begun, so a time that is cut to its
-    millisecond would be due up to 999 microseconds too early, and a step that sleeps until then finds that it is not
-    over. Rounded up, nothing is due before its time.
+    Times have microseconds. Rounded down, work would be due up to 999 microseconds too early, and a step that sleeps
+    until then would find that its time has not come. Rounded up, nothing is due before its time.
 
     Raises:
         SerializationError: It is not a time, is naive or is out of range in UTC.

@@ -1,7 +1,9 @@
-"""The backends: the providers that a host makes, what else each is made of, and which one a URL means."""
+"""The backends: their providers, their parts, and which of them a URL selects."""
 
 import inspect
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from wfe_sql.engines.sqlite.plans import open_sqlite_planner
 from wfe_sql.engines.sqlite.store import Durability, SqliteStore, new_store_scripts
 from wfe_sql.engines.sqlite.tuning import check_tuned_sqlite
 from wfe_sql.engines.stores import VERSION
+from wfe_sql.engines.watching import OnUnit, Watch
 from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.plans import Planner
@@ -25,14 +28,14 @@ from wfe_sql.queries import QuerySet, load, load_application
 from wfe_sql.urls import DEFAULT_SCHEMA, parse_postgres_url, parse_sqlite_url, scheme_of
 
 _LONGEST_TIMEOUT = timedelta(milliseconds=2**31 - 1)
-"""Both databases count timeouts in milliseconds, in 32 bits."""
+"""Both databases store timeouts as 32-bit milliseconds."""
 
 _POLL_INTERVAL = timedelta(seconds=1)
 _FALLBACK_INTERVAL = timedelta(minutes=2)
 
 
 class StoreOptions(TypedDict, total=False):
-    """What `connect` takes: the options of the providers, each of which documents its own. Lengths are `timedelta`s."""
+    """The options that `connect` takes; each provider documents its own. Durations are `timedelta`s."""
 
     durability: Durability
     busy_timeout: timedelta
@@ -49,24 +52,29 @@ class StoreOptions(TypedDict, total=False):
     connect_timeout: timedelta
     statement_timeout: timedelta | None
     wait_for_server: timedelta
+    on_unit: OnUnit | None
+    slow_unit: timedelta | None
 
 
 def _check_options(
     provider: type[SqlPersistenceProvider], unknown: dict[str, Never], **options: Unpack[StoreOptions]
 ) -> None:
-    """Check the types of options, and what no driver takes.
+    """Check the types of options, and values that no driver accepts.
 
     Raises:
-        StoreError: The provider does not have one of them, or it is of the wrong type, or a timeout is too long.
+        StoreError: The provider does not have an option, or it has the wrong type, or a timeout is too long.
     """
     for name in unknown:
         known = ", ".join(inspect.getfullargspec(provider).kwonlyargs)
         raise StoreError(f"{provider.__name__} has no option {name!r}; its options are {known}")
     for name, value in options.items():
-        if value is None and name in ("sql_dir", "app_sql", "statement_timeout"):
+        if value is None and name in ("sql_dir", "app_sql", "statement_timeout", "on_unit", "slow_unit"):
             continue
         if name in ("sql_dir", "app_sql"):
             _check_path(name, value)
+        elif name == "on_unit":
+            if not callable(value):
+                raise StoreError(f"on_unit must be a function that takes a UnitStats, not {type(value).__name__}")
         elif name == "allow_unfinished_copy":
             if not isinstance(value, bool):
                 raise StoreError(f"{name} must be a bool, not {type(value).__name__}")
@@ -75,8 +83,10 @@ def _check_options(
                 (INTEGER if name == "max_connections" else TEXT).encode(value)
             except ValueError as error:
                 raise StoreError(f"{name} {error}") from error
-        elif name.endswith(("_timeout", "_interval")) or name == "wait_for_server":
+        elif name.endswith(("_timeout", "_interval")) or name in ("wait_for_server", "slow_unit"):
             check_duration(name, value, StoreError)
+            if name == "slow_unit" and isinstance(value, timedelta) and value < timedelta(0):
+                raise StoreError(f"slow_unit must not be negative: {value}")
             if isinstance(value, timedelta) and value > _LONGEST_TIMEOUT:
                 raise StoreError(f"{name} must be at most {_LONGEST_TIMEOUT.days} days, not {value}")
 
@@ -87,10 +97,10 @@ def _check_path(name: str, value: object) -> None:
 
 
 def load_sqlite_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
-    """Return the queries of SQLite, with those in `sql_dir` in place of their namesakes.
+    """Return the queries for SQLite; those in `sql_dir` replace their namesakes.
 
     Raises:
-        QueryFileError: A `.sql` file breaks a rule of the house, or a query there does not do for the one it replaces.
+        QueryFileError: A `.sql` file breaks a rule, or a query there cannot replace the library's own.
     """
     overlay = None if sql_dir is None else Path(sql_dir)
     return load("sqlite", InTransactionAdapter, check=check_tuned_sqlite, overlay=overlay)
@@ -101,16 +111,16 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
 
     Args:
         url: `sqlite:///absolute/path.db`, `sqlite://relative/path.db`, a plain path, or `:memory:`; `?mode=ro` opens
-            for reading only, and `?mode=rw` only a file that exists.
-        durability: "full" has each write on the disk before it is acknowledged; "normal" may lose the last ones when
-            the power fails, though never the file.
-        busy_timeout: How long to wait for other processes that hold the file, from when a call is made.
-        max_connections: One writes and the others read; from 3 on, one of these does brief reads, of at most 0.5 ms, on
-            the event loop, and with 1 or 2 all go to threads. A database in memory has one for both. `wait_for_work`
-            has one more.
+            read-only, and `?mode=rw` only a file that exists.
+        durability: "full" puts each write on disk before it is acknowledged; "normal" may lose the last writes when the
+            power fails, but never the file.
+        busy_timeout: How long a call waits for other processes that hold the file.
+        max_connections: One writes and the others read. From 3 on, one of them serves brief reads, of at most 0.5 ms,
+            on the event loop; with 1 or 2, all use threads. A database in memory has one for both.
+            `wait_for_work` has one more.
         clock: Returns the current time, aware; everything about expiry uses it.
-        on_conflict: "raise" has persisting raise `WorkflowConflictError` when the workflow was changed, or deleted and
-            made again, since the instance was loaded or stored; "overwrite" writes over it, as the reference does.
+        on_conflict: With "raise", persisting raises `WorkflowConflictError` if the workflow was changed, or deleted and
+            created again, since the instance was loaded or stored; "overwrite" overwrites it, as the reference does.
         poll_interval: How long `wait_for_work` lets what is due and nobody takes rest until it returns for it again.
         fallback_interval: After how long `wait_for_work` looks at the store though nothing told it to.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
@@ -118,12 +128,17 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             library has them, each with a line of text below its name. Those in its folder `sqlite`, if it has one, are
             for SQLite only. They may not begin or end transactions. Their tables are the application's: it makes them,
             and maintenance leaves them alone.
-        allow_unfinished_copy: Open a store even if a `copy_to` into it was killed, or is under way: to check it, or to
-            copy into it again. It has only a part of the rows, so no host may work on it.
+        allow_unfinished_copy: Open a store even if a `copy_to` into it was killed, or is in progress: to check it, or
+            to copy into it again. It has only some of the rows, so no host may work on it.
+        on_unit: Called once for each unit of work when it has ended, with its `UnitStats`, on the event loop and in
+            the context (`contextvars`) of the call; it must be quick. If it raises, that is logged, and the call goes
+            on. It is not called for a unit whose caller was cancelled before it began, for reads of a snapshot of the
+            store (dump, copy, stats, check), or for `run_in`.
+        slow_unit: A unit that takes at least this long, including waiting, is logged as a warning; None to log none.
 
     Raises:
         StoreError: The URL or an option is not one of these.
-        QueryFileError: A `.sql` file breaks a rule of the house.
+        QueryFileError: A `.sql` file breaks a rule of `sql/README.md`.
     """
 
     def __init__(
@@ -140,6 +155,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         sql_dir: str | os.PathLike[str] | None = None,
         app_sql: str | os.PathLike[str] | None = None,
         allow_unfinished_copy: bool = False,
+        on_unit: OnUnit | None = None,
+        slow_unit: timedelta | None = timedelta(seconds=1),
         **unknown: Never,
     ) -> None:
         _check_path("url", url)
@@ -153,6 +170,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             busy_timeout=busy_timeout,
             poll_interval=poll_interval,
             fallback_interval=fallback_interval,
+            on_unit=on_unit,
+            slow_unit=slow_unit,
         )
         queries = load_sqlite_queries(sql_dir)
         if app_sql is not None:
@@ -160,7 +179,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             queries = queries.with_application(own)
         target = parse_sqlite_url(url)
         store = SqliteStore(target, queries, durability, busy_timeout, allow_unfinished_copy=allow_unfinished_copy)
-        engine = SqliteEngine(store, queries, max_connections=max_connections)
+        watch = Watch("sqlite", queries, on_unit, slow_unit)
+        engine = SqliteEngine(store, queries, watch, max_connections=max_connections)
         super().__init__(
             engine,
             clock=clock,
@@ -171,20 +191,20 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
 
 
 def load_postgres_queries(sql_dir: str | os.PathLike[str] | None = None) -> QuerySet:
-    """Return the queries of PostgreSQL, with those in `sql_dir` in place of their namesakes.
+    """Return the queries for PostgreSQL; those in `sql_dir` replace their namesakes.
 
-    What only a server can tell of those, whether it takes them and which columns they return, is checked when a store
-    is opened.
+    Whether the server accepts them, and which columns they return, is checked when a store is opened.
 
     Raises:
-        QueryFileError: A `.sql` file breaks a rule of the house.
+        QueryFileError: A `.sql` file breaks a rule of `sql/README.md`.
         StoreError: The driver is not installed.
     """
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
         raise StoreError(
-            "PostgreSQL needs the driver psycopg, which is not installed: pip install 'wfe-sql[postgres]'"
+            "PostgreSQL needs the driver psycopg, which is not installed; run: "
+            f"{shlex.quote(sys.executable)} -m pip install 'psycopg[binary]'"
         ) from error
     from wfe_sql.engines.postgres.driver import PostgresAdapter
 
@@ -202,16 +222,16 @@ def _load_postgres_application(folder: Path) -> QuerySet:
 class PostgresPersistenceProvider(SqlPersistenceProvider):
     """A `PersistenceProvider` on one schema of a PostgreSQL database (14 or newer); needs `wfe-sql[postgres]`.
 
-    A pooler may stand between it and the server, in session or transaction mode; which of them is found out when it is
-    opened. In transaction mode every call is a transaction that begins with its settings, and nothing is prepared.
+    A pooler in session or transaction mode may stand in front of the server; opening the store detects the mode. In
+    transaction mode every call is a transaction that starts with its settings, and nothing is prepared.
 
     Args:
         url: `postgresql://user:password@host:port/database?options`, as libpq reads it, and two more options:
-            `schema=name` wins over the argument; `mode=ro` opens for reading only, and `mode=rw` only a store that
+            `schema=name` takes precedence over the argument; `mode=ro` opens read-only, and `mode=rw` only a store that
             exists.
-        schema: Where the tables are: a plain name. It is made when it does not exist.
-        max_connections: How many connections there are at most; they are made when they are needed. `wait_for_work`
-            has one more, which it listens on.
+        schema: The schema of the tables, a plain name. It is created if it does not exist.
+        max_connections: The most connections; each is opened when it is needed. `wait_for_work` has one more,
+            which it listens on.
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
         app_sql: As for `SqlitePersistenceProvider`, with a folder `postgres`. A table without a schema before its name
@@ -221,18 +241,19 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             transaction mode, on a standby, on Citus, where the store lacks the triggers, and until a connection that
             was lost is back; and how long it lets what is due and nobody takes rest.
         fallback_interval: After how long `wait_for_work` looks at the store though nothing told it to.
-        on_conflict, allow_unfinished_copy: As for `SqlitePersistenceProvider`.
-        application_name: What the server's views and log call the connections, unless the URL says so.
-        connect_timeout: How long connecting may take, for each host of the URL, and how long a call waits for a free
+        on_conflict, allow_unfinished_copy, on_unit: As for `SqlitePersistenceProvider`.
+        application_name: The name of the connections in the server's views and log, unless the URL has one.
+        connect_timeout: How long connecting to each host of the URL may take, and how long a call waits for a free
             connection.
-        statement_timeout: How long the server may take over one statement, waiting for locks included; None is no end.
-            A connection whose server says nothing for 5 seconds longer is cut.
-        wait_for_server: How long calls go on trying while the server cannot be reached; zero has them fail at once. A
-            write whose connection was lost when it may have been committing fails in any case.
+        statement_timeout: How long one statement may take, including waits for locks; None for no limit. If the server
+            is silent for 5 seconds longer, the connection is closed.
+        wait_for_server: How long calls keep trying while the server cannot be reached; with zero they fail at once. A
+            write always fails if its connection was lost when it may have been committing.
+        slow_unit: As for `SqlitePersistenceProvider`; also applies to a call that waits for a free connection.
 
     Raises:
         StoreError: The URL or an option is not one of these, or the driver is not installed.
-        QueryFileError: A `.sql` file breaks a rule of the house.
+        QueryFileError: A `.sql` file breaks a rule of `sql/README.md`.
     """
 
     def __init__(
@@ -252,6 +273,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         statement_timeout: timedelta | None = timedelta(seconds=30),
         wait_for_server: timedelta = timedelta(0),
         allow_unfinished_copy: bool = False,
+        on_unit: OnUnit | None = None,
+        slow_unit: timedelta | None = timedelta(seconds=1),
         **unknown: Never,
     ) -> None:
         if not isinstance(url, str):
@@ -270,6 +293,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
             wait_for_server=wait_for_server,
             poll_interval=poll_interval,
             fallback_interval=fallback_interval,
+            on_unit=on_unit,
+            slow_unit=slow_unit,
         )
         queries = load_postgres_queries(sql_dir)
         if app_sql is not None:
@@ -290,6 +315,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         engine = PostgresEngine(
             store,
             queries,
+            Watch("postgresql", queries, on_unit, slow_unit),
             max_connections=max_connections,
             connect_timeout=connect_timeout,
             wait_for_server=wait_for_server,
@@ -311,10 +337,10 @@ class Backend:
         name: The name of its folder in `sql/`.
         schemes: The schemes of its URLs.
         provider: Makes a provider for a URL; takes options.
-        load: Returns its queries, with those in a folder in place of their namesakes. Raises `QueryFileError`.
-        open_planner: Opens the store of a URL for reading only, to explain queries on it. Raises `StoreError`.
-        schema: Returns the DDL of a new store, as a script for the database's own command line.
-        patient: Options with which no statement is ended for taking long.
+        load: Returns its queries; those in a folder replace their namesakes. Raises `QueryFileError`.
+        open_planner: Opens the store of a URL read-only, to explain queries on it. Raises `StoreError`.
+        schema: Returns the DDL of a new store, as a script for the database's own command-line program.
+        patient: The options with which no statement times out, or is logged as slow.
     """
 
     name: str
@@ -355,7 +381,7 @@ _ALL = (
         load=load_sqlite_queries,
         open_planner=lambda url, queries: open_sqlite_planner(parse_sqlite_url(url), queries),
         schema=_sqlite_schema,
-        patient={},
+        patient={"slow_unit": None},
     ),
     Backend(
         name="postgres",
@@ -364,7 +390,7 @@ _ALL = (
         load=load_postgres_queries,
         open_planner=_open_postgres_planner,
         schema=_postgres_schema,
-        patient={"statement_timeout": None},
+        patient={"statement_timeout": None, "slow_unit": None},
     ),
 )
 
@@ -374,7 +400,7 @@ _BY_SCHEME = {scheme: backend for backend in _ALL for scheme in backend.schemes}
 
 
 def backend_of(url: str | os.PathLike[str]) -> Backend:
-    """Return the backend of a store's URL; a path is SQLite's.
+    """Return the backend of a store's URL; for a path, SQLite.
 
     Raises:
         StoreError: No backend has the URL's scheme.
@@ -382,18 +408,18 @@ def backend_of(url: str | os.PathLike[str]) -> Backend:
     scheme = scheme_of(url)
     if scheme not in _BY_SCHEME:
         raise StoreError(
-            f"{scheme}: is no scheme of a store; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory:, "
+            f"unknown URL scheme {scheme!r}; use sqlite:///absolute/path.db, sqlite://relative/path.db, :memory:, "
             "a path (pathlib.Path for a file name with a colon), or postgresql://user:password@host/database"
         )
     return _BY_SCHEME[scheme]
 
 
 def connect(url: str | os.PathLike[str], **options: Unpack[StoreOptions]) -> SqlPersistenceProvider:
-    """Return the provider for a URL, not opened yet: use it with `async with`, or `await` its `open()`.
+    """Return a provider for a URL, not yet opened: use `async with`, or `await` its `open()`.
 
     Args:
-        url: What `SqlitePersistenceProvider` or `PostgresPersistenceProvider` takes.
-        options: What the provider of that scheme takes.
+        url: A URL or path as `SqlitePersistenceProvider` or `PostgresPersistenceProvider` takes it.
+        options: The options of that provider.
 
     Raises:
         StoreError: No backend has the URL's scheme, the URL or an option is wrong, or the provider has no such option.

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 MAX_JSON_DEPTH = 127
-"""Lists and dicts inside each other: serde_json, the reference's reader, refuses more."""
+"""How deep lists and dicts may be nested: serde_json, which the reference reads with, refuses more."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""From when on epoch milliseconds are counted."""
+"""The time at which epoch milliseconds start."""
 
 
 def _as_it_is(value: Any) -> Any:
@@ -27,12 +27,12 @@ def _as_it_is(value: Any) -> Any:
 
 
 class Codec(NamedTuple):
-    """How values of one kind are stored. What is wrong with a value is said by a ValueError.
+    """How values of one kind are stored. A ValueError says what is wrong with a value.
 
     Attributes:
-        encode: Checks a model's value and turns it into a column's.
-        read: Turns what a column has, whoever wrote it, into plain JSON, in which equal values are equal text.
-        portable: Turns a column's value that can be read into what every backend stores as this value.
+        encode: Checks a value of a model and turns it into the value of a column.
+        read: Turns the value of a column, whoever wrote it, into plain JSON in which equal values are equal text.
+        portable: Turns a readable value of a column into one that every backend stores the same way.
     """
 
     encode: Callable[[Any], Any]
@@ -48,7 +48,9 @@ def _encode_text(value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"has a lone surrogate at {error.start}, which is no text") from error
+        raise ValueError(
+            f"contains a lone surrogate at index {error.start}, which cannot be encoded as UTF-8"
+        ) from error
     return value
 
 
@@ -57,14 +59,14 @@ def _encode_id(value: Any) -> str:
         return value
     text = _encode_text(value)
     if not text:
-        raise ValueError("is empty where an id belongs")
+        raise ValueError("must not be empty")
     if "\0" in text:
-        raise ValueError(f"has a NUL character, which no id may have: {text!r}")
+        raise ValueError(f"contains a NUL character, which an id must not: {text!r}")
     return text
 
 
 _TERMINATED = "wfe-sql:terminated"
-"""The token that PostgreSQL's `event_subscriptions.sql` hides terminated subscriptions from the reference with."""
+"""The token with which PostgreSQL's `event_subscriptions.sql` hides terminated subscriptions from the reference."""
 
 
 def _encode_token(value: Any) -> str:
@@ -76,7 +78,7 @@ def _encode_token(value: Any) -> str:
 
 def _read_text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"is no text: {value!r}")
+        raise ValueError(f"is not text: {value!r}")
     return value
 
 
@@ -89,13 +91,13 @@ def _encode_integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"must be an int, not {type(value).__name__}")
     if not _LEAST <= value <= _GREATEST:
-        raise ValueError(f"is beyond 64 bits: {value}")
+        raise ValueError(f"does not fit into 64 bits: {value}")
     return value
 
 
 def _read_integer(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"is no integer: {value!r}")
+        raise ValueError(f"is not an integer: {value!r}")
     return value
 
 
@@ -115,7 +117,7 @@ def _encode_time(value: Any) -> str:
     utc = utc_of(value)
     if utc.microsecond and not utc.microsecond % 1000:
         return utc.isoformat(timespec="milliseconds")
-    return f"{json_encoder.encode(utc)[1:-2].decode()}+00:00"  # it writes Z at the end, and five times as fast
+    return f"{json_encoder.encode(utc)[1:-2].decode()}+00:00"  # it ends in Z, and is five times as fast
 
 
 def utc_of(value: Any) -> datetime:
@@ -156,20 +158,22 @@ def is_sortable(time: str) -> bool:
 _ALWAYS_JSON = {int, bool, type(None)}
 
 _LARGE_FLOAT = 1e16
-"""From here on floats are written with an exponent."""
+"""The smallest float that is written with an exponent."""
 
 
 def check_json(value: Any, depth: int = 0) -> bool:
-    """Refuse what msgspec would turn into something else (NaN to null, bytes to text, the key 1 to "1").
+    """Refuse what msgspec would silently change (NaN to null, bytes to text, the key 1 to "1").
 
-    Returns whether there is a float that JSON would have with an exponent.
+    Returns whether there is a float that is written with an exponent.
     """
     has_large_float = False
     if isinstance(value, str):
         _encode_text(value)
     elif isinstance(value, dict | list | tuple):
         if depth == MAX_JSON_DEPTH:
-            raise ValueError(f"cannot be JSON: it is nested more than {MAX_JSON_DEPTH} levels deep, or contains itself")
+            raise ValueError(
+                f"cannot be stored as JSON: it is nested more than {MAX_JSON_DEPTH} levels deep, or contains itself"
+            )
         if isinstance(value, dict):
             for key in value:
                 if type(key) is not str or not key.isascii():
@@ -180,25 +184,25 @@ def check_json(value: Any, depth: int = 0) -> bool:
                 has_large_float = True
     elif isinstance(value, float):
         if not isfinite(value):
-            raise ValueError(f"cannot be JSON: {value}")
+            raise ValueError(f"cannot be stored as JSON: {value}")
         has_large_float = abs(value) >= _LARGE_FLOAT
     elif value is not None and not isinstance(value, int):
-        raise ValueError(f"cannot be JSON: {type(value).__name__} is no JSON type")
+        raise ValueError(f"cannot be stored as JSON: {type(value).__name__} is not a JSON type")
     return has_large_float
 
 
 def _check_json_key(key: Any) -> None:
     if not isinstance(key, str):
-        raise ValueError(f"cannot be JSON: the key {key!r} is no str")
+        raise ValueError(f"cannot be stored as JSON: object keys must be str, not {type(key).__name__}: {key!r}")
     _encode_text(key)
 
 
 def _as_builtin(value: Any) -> Any:
-    """Let msgspec write subclasses of the JSON types, such as a NumPy float."""
+    """Let msgspec encode subclasses of the JSON types, such as a NumPy float."""
     for builtin in (str, int, float, dict, list):
         if isinstance(value, builtin):
             return builtin(value)  # type: ignore[arg-type]
-    raise TypeError(f"cannot be JSON: {type(value).__name__}")
+    raise TypeError(f"cannot be stored as JSON: {type(value).__name__}")
 
 
 json_encoder = msgspec.json.Encoder(enc_hook=_as_builtin)
@@ -214,13 +218,13 @@ _json_decoder = msgspec.json.Decoder(float_hook=_plain_float)
 
 
 def _encode_json(value: Any) -> str:
-    """Return JSON text; what comes back the same from it, which is quick to see, needs no further check."""
+    """Return JSON text; a value that decodes to itself, which is quick to test, needs no further check."""
     try:
         encoded = json_encoder.encode(value)
         if _json_decoder.decode(encoded) == value and encoded.count(b"[") + encoded.count(b"{") <= MAX_JSON_DEPTH:
             return encoded.decode()
     except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError):
-        pass  # the checks below say what is wrong, if anything is
+        pass  # the checks below say what is wrong, if anything
     has_large_float = check_json(value)
     text = json_encoder.encode(value).decode()
     return _JSON_TOKEN.sub(_without_exponent, text) if has_large_float else text
@@ -230,7 +234,7 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.e-]*')
 
 
 def _without_exponent(token: re.Match[str]) -> str:
-    """Write 1e16 as 10000000000000000.0: jsonb would keep neither the exponent nor that it was a float.
+    """Write 1e16 as 10000000000000000.0: jsonb would drop the exponent, and forget that it was a float.
 
     https://www.postgresql.org/docs/current/datatype-json.html#JSON-TYPE-MAPPING-TABLE
     """
@@ -268,7 +272,7 @@ _NEGATIVE_ZERO = re.compile(r"-0(?:\.0|[eE])")
 
 
 def _without_negative_zeros(value: Any) -> Any:
-    """Return JSON with 0.0 for -0.0, which equals it, and which PostgreSQL does not keep apart."""
+    """Return JSON with 0.0 for -0.0: they are equal, and PostgreSQL does not distinguish them."""
     if isinstance(value, dict):
         return {key: _without_negative_zeros(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -285,7 +289,7 @@ def _portable_json(value: str) -> str:
 
 
 def words(kind: type[StrEnum]) -> Codec:
-    """Return the codec of the words of an enum."""
+    """Return the codec for the members of an enum."""
     texts = {member.value: member.value for member in kind}
 
     def encode(value: Any) -> str:

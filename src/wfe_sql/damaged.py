@@ -1,4 +1,4 @@
-"""What is wrong with a document that cannot be read: which column it is, for an error that names it."""
+"""Finds the column that makes a document unreadable, so that the error can name it."""
 
 import json
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ import msgspec
 from wfe_sql.codecs import check_json, utc_of
 
 Document = str | bytes
-"""A row as a JSON object with the names of the fields; bytes where the engine knows that a column cannot be read."""
+"""A row as a JSON object with the names of the fields; bytes if the engine knows that a column cannot be read."""
 
 UNPARSED = "\0unparsed JSON: "
-"""What a string in a document begins with when it is the text of a JSON column that cannot be parsed."""
+"""The prefix of a string in a document that is the unparsable text of a JSON column."""
 
 
 def find_damage(document: Document, types: Mapping[str, Any], row_id: Any) -> tuple[str, str] | None:
-    """Return the first field of a document that cannot be read, and of which id, and why; None if all can be.
+    """Return the first field of a document that cannot be read, and a text with the id and the reason; or None.
 
     Args:
-        document: It.
+        document: The document.
         types: The type of each field.
-        row_id: The id of its row; None where the document has it.
+        row_id: The id of its row; None if the document has it.
     """
     text = document if isinstance(document, str) else document.decode(errors="surrogateescape")
     values = json.loads(text)

@@ -1,4 +1,4 @@
-"""Lengths of time, which are always a `timedelta`, so that nobody has to know which unit a number is in."""
+"""Durations are always a `timedelta`, so that nobody has to guess the unit of a number."""
 
 from datetime import datetime, timedelta
 
@@ -6,10 +6,10 @@ from wfe_sql.errors import SerializationError, WfeError
 
 
 def check_duration(name: str, value: object, error: type[WfeError] = SerializationError) -> None:
-    """Check that a length of time is a `timedelta`.
+    """Check that a duration is a `timedelta`.
 
     Raises:
-        WfeError: It is something else; of the class `error`, and the message names the argument and says what to write.
+        WfeError: It is not; an error of class `error` whose message names the argument and says what to write.
     """
     if isinstance(value, timedelta):
         return
@@ -19,10 +19,10 @@ def check_duration(name: str, value: object, error: type[WfeError] = Serializati
 
 
 def time_after(now: datetime, name: str, length: timedelta) -> datetime:
-    """Return the time that is so much later.
+    """Return the time that is `length` later.
 
     Raises:
-        SerializationError: The length is not a `timedelta` above zero, or goes beyond the year 9999.
+        SerializationError: `length` is not a `timedelta` above zero, or ends after the year 9999.
     """
     check_duration(name, length)
     if length <= timedelta(0):
@@ -30,14 +30,14 @@ def time_after(now: datetime, name: str, length: timedelta) -> datetime:
     try:
         return now + length
     except OverflowError as error:
-        raise SerializationError(f"{name} is too long, it would end after the year 9999: {length}") from error
+        raise SerializationError(f"{name} is too long: it would end after the year 9999: {length}") from error
 
 
 def time_before(now: datetime, name: str, length: timedelta) -> datetime:
-    """Return the time that is so much earlier.
+    """Return the time that is `length` earlier.
 
     Raises:
-        SerializationError: The length is not a `timedelta` of at least zero, or goes back beyond the year 1.
+        SerializationError: `length` is not a `timedelta` of at least zero, or begins before the year 1.
     """
     check_duration(name, length)
     if length < timedelta(0):
@@ -45,4 +45,4 @@ def time_before(now: datetime, name: str, length: timedelta) -> datetime:
     try:
         return now - length
     except OverflowError as error:
-        raise SerializationError(f"{name} goes back further than times do: {length}") from error
+        raise SerializationError(f"{name} is too far in the past: {length}") from error

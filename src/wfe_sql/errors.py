@@ -33,11 +33,11 @@ class SubscriptionTokenError(WfeError):
 
 
 class WorkflowConflictError(WfeError):
-    """The workflow was changed by somebody else since it was loaded; nothing was written."""
+    """Somebody else changed the workflow since it was loaded; nothing was written."""
 
 
 class ClaimLostError(WfeError):
-    """The claim expired and was taken by somebody else, or was released; nothing was written."""
+    """The claim was released, or it expired and another worker took it; nothing was written."""
 
 
 class SerializationError(WfeError, ValueError):
@@ -53,11 +53,11 @@ class ProviderClosedError(WfeError):
 
 
 class QueryFileError(WfeError):
-    """A `.sql` file breaks the contract; the message names file, line and query."""
+    """A `.sql` file breaks a rule of `sql/README.md`; the message names file, line and query."""
 
 
 class StoreError(WfeError):
-    """The store as a whole could not do what was asked."""
+    """An error of the store as a whole."""
 
 
 class StoreBusyError(StoreError):
@@ -65,23 +65,23 @@ class StoreBusyError(StoreError):
 
 
 class StoreCorruptError(StoreError):
-    """The file is damaged, or is no database."""
+    """The file is damaged, or is not a database."""
 
 
 class StoreVersionError(StoreError):
-    """The tables are not ones that this version of the library can work with."""
+    """This version of the library does not support the tables."""
 
 
 class StoreFullError(StoreError):
-    """There is no room left for the write; nothing of it was stored."""
+    """The disk is full; nothing was written."""
 
 
 class StoreNotEmptyError(StoreError):
-    """The store to copy into has rows already; nothing was copied."""
+    """The store to copy into already has rows; nothing was copied."""
 
 
 class StoreReadOnlyError(StoreError):
-    """A write was asked of a store that is open for reading only, or may not be written."""
+    """A write to a store that is open read-only, or that cannot be written."""
 
 
 class StoreUnavailableError(StoreError):

@@ -1,16 +1,16 @@
-"""Text that somebody else wrote, for a terminal, a log or a message: shown, never obeyed."""
+"""Escapes text from outside for a terminal, a log or a message, so that it is shown and never obeyed."""
 
 from unicodedata import category
 
 _JOINERS = "\u200c\u200d"
-"""Invisible, and parts of words in some scripts, and of emoji."""
+"""Invisible, but parts of words in some scripts, and of emoji."""
 
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of what moves, hides, turns round or breaks text: controls, formats, lone surrogates, line breaks."""
+"""Categories that move, hide, reverse or break text: controls, formats, lone surrogates, line breaks."""
 
 
 def visible(text: str) -> str:
-    r"""Return a text with each character that a terminal would obey as an escape such as `\x1b`."""
+    r"""Return a text in which characters that a terminal would obey are escapes such as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(map(_visible, text))

@@ -349,6 +349,33 @@ class ExecutionError:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitStats:
+    """How a unit of work went, for whoever listens with `on_unit`: names, counts and times, nothing that is stored.
+
+    Attributes:
+        database: "sqlite" or "postgresql".
+        queries: The names of its queries, in their order.
+        writes: Whether it was asked to change something.
+        rows: How many rows its queries returned or changed, as far as the database said; 0 where it failed.
+        units_together: How many units were sent to the database together, this one included.
+        waited: Seconds from the call until it was sent: for the units before it, and for a connection.
+        worked: Seconds from then until its answer was back, with what it waited for locks in the database.
+        outcome: "ok", or the name of the class of its error. "NothingChangedError" is a guarded write that found
+            something else than it should: what the call then reads tells whether it raises `ClaimLostError`,
+            `WorkflowConflictError` or `WorkflowNotFoundError`.
+    """
+
+    database: str
+    queries: tuple[str, ...]
+    writes: bool
+    rows: int
+    units_together: int
+    waited: float
+    worked: float
+    outcome: str
+
+
 @dataclass(slots=True)
 class Subscribed:
     """A subscription of a unit of work, and the events that were there before it.

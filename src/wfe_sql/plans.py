@@ -1,4 +1,4 @@
-"""What a database plans to do for a query, and whether it keeps to the query's header."""
+"""A query's plan, and whether it agrees with the query's header."""
 
 import re
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from typing import Protocol
 from wfe_sql.queries import Query
 
 _WORTH_KNOWING = 1_000
-"""Rows below which it matters little how a table is read."""
+"""Rows below which any plan is fast."""
 
 _STALE = 10
-"""How many times as many rows a table may have as its statistics say, or as few."""
+"""By what factor the rows of a table may differ from its statistics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Plan:
     """A query's plan.
 
     Attributes:
-        lines: The plan as the database words it, indented as it is nested.
-        indexes: The indexes that it uses, without those that it makes for itself.
+        lines: The plan in the words of the database, indented by depth.
+        indexes: The indexes that it uses, without those that the database builds for it.
         scans: Its lines that read a whole table or sort.
     """
 
@@ -29,7 +29,7 @@ class Plan:
     scans: tuple[str, ...]
 
     def complaints(self, query: Query) -> list[str]:
-        """Return what the plan does otherwise than the query's header says, a line for each; none is good."""
+        """Return where the plan differs from the query's header, a line for each difference."""
         if query.scan is not None:
             return [] if self.scans else ["'scan:' in the header, but nothing is scanned or sorted"]
         wrong = [f"{line.strip()}, without 'scan:' in the header" for line in self.scans]
@@ -41,12 +41,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a store has that its plans depend on.
+    """What plans depend on in a store.
 
     Attributes:
         indexes: The names of its indexes.
         rows: How many rows each table has.
-        statistics: How many the planner thinks that it has.
+        statistics: How many rows the planner thinks each table has.
     """
 
     indexes: frozenset[str]
@@ -55,10 +55,10 @@ class Contents:
 
 
 class Planner(Protocol):
-    """A connection to a store that is open for reading only."""
+    """A read-only connection to a store."""
 
     def explain(self, query: Query) -> Plan:
-        """Take the plan of a query, without running it.
+        """Return the plan of a query, without running it.
 
         Raises:
             StoreError: The database cannot plan it.
@@ -66,33 +66,33 @@ class Planner(Protocol):
         ...
 
     def survey(self) -> Contents:
-        """Look what the store has; every row is counted."""
+        """Return the indexes, row counts and statistics of the store; every row is counted."""
         ...
 
 
 def judge(
     complaints: list[str], plan: Plan, query: Query, contents: Contents, *, is_tuned: bool
 ) -> tuple[list[str], list[str]]:
-    """Return which complaints about a plan a person should see to, and which are only to be known.
+    """Split the complaints about a plan into problems, and choices of the planner that are only worth knowing.
 
-    A planner that knows what is stored and scans, though it could use the indexes of the header, chooses well: a small
-    table is read faster as a whole. Whoever tuned a query wrote its header, too, and is told of every difference.
+    A planner with good statistics that scans, although it could use the indexes of the header, is right: scanning a
+    small table is faster. Who tuned a query also wrote its header, so there every difference is a problem.
     """
     missing = [name for name in query.index if name.startswith("idx_") and name not in contents.indexes]
     if missing:
-        return [*complaints, f"index {', '.join(missing)} is missing; wfe-sql init makes it again"], []
+        return [*complaints, f"index {', '.join(missing)} is missing; run wfe-sql init to build it"], []
     if is_tuned:
         return complaints, []
     stale = [
-        f"{table} has {count:,} rows, which the planner does not know; wfe-sql init tells it"
+        f"{table} has {count:,} rows, but the planner has no or old statistics; run wfe-sql init"
         for table, count in contents.rows.items()
         if re.search(rf"\b{table}\b", query.sql)
         and count >= _WORTH_KNOWING
-        and not fits(count, contents.statistics.get(table))
+        and not is_about(count, contents.statistics.get(table))
     ]
     return ([*complaints, *stale], []) if stale else ([], complaints)
 
 
-def fits(count: int, known: int | None) -> bool:
-    """Tell whether statistics are near enough to how many rows a table has."""
+def is_about(count: int, known: int | None) -> bool:
+    """Tell whether statistics are close enough to the number of rows in a table."""
     return known is not None and count <= known * _STALE and known <= count * _STALE

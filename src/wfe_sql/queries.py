@@ -1,4 +1,4 @@
-"""Finds the `.sql` files of a dialect, checks that they keep the rules of the house, and loads them through aiosql.
+"""Finds the `.sql` files of a dialect, checks them against the rules of `sql/README.md`, and loads them by aiosql.
 
 A file is a list of queries, each of this form:
 
@@ -13,10 +13,10 @@ one value, `!` the number of rows changed, `*!` the same for many sets of parame
 parentheses has the parameters that its SQL has. `used by:` names the methods that run the query; those of
 `persist_workflow_group`, the form in which an engine runs many `persist_workflow` as one statement, run
 `persist_workflow`. `index:` names the indexes that its plan uses, or `none`; `scan:` instead says why it needs none.
-That they are true is the business of the library's own tests. Lines `keep:` may follow, each of which says what a tuned
-copy must not lose, because no check would see it.
+The library's own tests check that these are true. Lines `keep:` may follow, each of which says what a tuned copy must
+not lose, because no check would notice.
 
-aiosql is lenient where a mistake loses a query without a word (https://nackjicholson.github.io/aiosql/defining-sql-queries.html);
+aiosql silently loses a query after some mistakes (https://nackjicholson.github.io/aiosql/defining-sql-queries.html);
 the checks here turn each of these cases into a `QueryFileError` that names file, line and query.
 """
 
@@ -52,9 +52,9 @@ _NOT_IN_A_UNIT = {
 }
 """How a statement begins that ends a transaction, or changes its connection for those who have it next."""
 _DOCUMENTS = re.compile(r"\b\w+_documents\b")
-"""What the views are called whose documents become objects."""
-_TAKEN_BY_AIOSQL = {"self", "conn"}
-"""Parameters of the functions that aiosql makes."""
+"""The names of the views whose documents become objects."""
+_RESERVED_BY_AIOSQL = {"self", "conn"}
+"""Names of parameters of the functions that aiosql makes."""
 _ADAPTER = {
     "": "select",
     "^": "select_one",
@@ -89,14 +89,14 @@ class Query:
 
     @property
     def has_plan(self) -> bool:
-        """Tell whether the database makes a plan for it, as for all but scripts, pragmas and transactions."""
+        """Tell whether the database plans it: not scripts, pragmas and transactions."""
         return self.operation != "#" and self.sql.split(maxsplit=1)[0].lower() in _HAS_A_PLAN
 
     def filled_in(self, param: str, text: str) -> str:
-        """Return its SQL with a text in place of a parameter that stands for what a database cannot bind.
+        """Return its SQL with a text in place of a parameter that a database cannot bind.
 
-        Such are the query that an EXPLAIN is put before, and a number in DDL that is piped into another program. The
-        text is never a value from outside.
+        For example the query that is explained, or a number in DDL that is piped into another program. The text is
+        never a value from outside.
         """
         return re.sub(rf"(?<!:):{param}\b", lambda _: text, self.sql)
 
@@ -109,9 +109,9 @@ class QuerySet(Mapping[str, Query]):
     ) -> None:
         self._queries = {query.name: query for query in queries}
         self.replaced: dict[str, Query] = {query.name: query for query in replaced}
-        """The library's own queries in whose place there are others, which differ."""
+        """The library's own queries that tuned ones replace."""
         self.tuned: frozenset[str] = frozenset(self.replaced)
-        """The names of those others."""
+        """The names of the tuned queries."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
         self._run = {
             query.name: _runner(query, getattr(runnable, query.name).sql, adapter) for query in self._queries.values()
@@ -136,7 +136,7 @@ class QuerySet(Mapping[str, Query]):
     def run(self, connection: Any, name: str, params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
         """Run a query on a connection of the driver: with one set of parameters, or a list of them for `*!`.
 
-        It goes to aiosql's adapter straight away: the functions that aiosql makes cost as much as a short query.
+        It calls aiosql's adapter directly, because the functions that aiosql makes cost as much as a short query.
         """
         return self._run[name](connection, params)
 
@@ -167,18 +167,18 @@ def load(
 ) -> QuerySet:
     """Load all queries of a dialect.
 
-    The library's own are read once in a process. Those of an overlay are read anew each time, because a DBA may have
-    changed them, and loaded again when they did change.
+    The library's own are read once per process. Those of an overlay are read each time, and loaded again if a DBA has
+    changed them.
 
     Args:
         dialect: The folder's name, such as "sqlite".
         adapter: Makes aiosql's adapter for the driver.
-        check: Takes a set with tuned queries and the library's own, and raises `QueryFileError` if they do not match.
-        sql: The folder that holds the dialects' folders; the library's own when None.
+        check: Compares a set with tuned queries to the library's own, and raises `QueryFileError` if they do not match.
+        sql: The parent of the dialects' folders; the library's own if None.
         overlay: A folder with `.sql` files whose queries replace those of the same name.
 
     Raises:
-        QueryFileError: A file breaks a rule of the house; the message names file, line and query.
+        QueryFileError: A file breaks a rule; the message names file, line and query.
     """
     folder = (find_sql() if sql is None else sql) / dialect
     tuned = () if overlay is None else tuple(_read_folder(overlay).values())
@@ -241,10 +241,10 @@ def _load(
 
 def _read_folder(folder: Path) -> dict[str, Query]:
     if not folder.is_dir():
-        raise QueryFileError(f"{folder} is not a folder; it should hold .sql files")
+        raise QueryFileError(f"{folder} is not a folder; name a folder with .sql files")
     queries = _read_files(folder.glob("*.sql"))
     if not queries:
-        raise QueryFileError(f"{folder} holds no queries; they are in .sql files, and not in folders within it")
+        raise QueryFileError(f"{folder} contains no queries; put them into .sql files directly in this folder")
     return queries
 
 
@@ -253,7 +253,7 @@ def _read_files(files: Iterable[Path], *, is_application: bool = False) -> dict[
     for file in sorted(files):
         for query in _read_file(file, is_application=is_application):
             if query.name in queries:
-                raise QueryFileError(f"{query.place}: the name is taken by {queries[query.name].place}")
+                raise QueryFileError(f"{query.place}: the name is already used by {queries[query.name].place}")
             queries[query.name] = query
     return queries
 
@@ -277,8 +277,8 @@ def _read_query(file: str, line_number: int, lines: list[str], *, is_application
     name_line = _NAME_LINE.fullmatch(lines[0])
     if name_line is None:
         raise QueryFileError(
-            f"{file}:{line_number}: '{lines[0].strip()}' is no name that aiosql would keep; "
-            "write '-- name: verb_object(param, param)', or no parentheses, and one of ^ $ ! *! # or nothing"
+            f"{file}:{line_number}: '{lines[0].strip()}' is not a name that aiosql accepts; "
+            "write '-- name: verb_object(param, param)', parentheses are optional, and one of ^ $ ! *! # or nothing"
         )
     name = name_line["name"]
     place = f"{file}:{line_number}: query {name}"
@@ -323,23 +323,23 @@ def _params_listed(names: str) -> tuple[str, ...]:
 
 
 def _params_in(sql: str) -> tuple[str, ...]:
-    """Return the parameters of a query in the order in which they come; comments have lines of their own."""
+    """Return the parameters of a query in their order; comments have lines of their own."""
     text = re.sub(r"^\s*--.*", "", sql, flags=re.MULTILINE)
     return tuple(dict.fromkeys(match["var_name"] for match in VAR_REF.finditer(text) if match["var_name"]))
 
 
 def _check_sql(place: str, sql: str, *, script: bool) -> None:
-    """Refuse what aiosql, or the driver after it, would read otherwise than the file's reader does."""
+    """Refuse SQL that aiosql or the driver would read differently from a human reader."""
     end: int | None = None
     for token in _TOKEN.finditer(sql):
         text = token[0]
         line = sql[sql.rfind("\n", 0, token.start()) + 1 :].partition("\n")[0].strip()
         if text == "/*" or (text.startswith("--") and line != text.strip()):
-            raise QueryFileError(f"{place}: a trailing comment in '{line}'; give it a line of its own")
+            raise QueryFileError(f"{place}: a trailing comment in '{line}'; put it on its own line")
         if _HEADER_KEY.fullmatch(text):
             raise QueryFileError(f"{place}: '{text}' within its SQL; the '-- name:' line above it is missing")
         if text[0] in "'\"" and re.search(r"^\s*--", text, re.MULTILINE):
-            raise QueryFileError(f"{place}: a line of a string begins with --; aiosql would take it for a comment")
+            raise QueryFileError(f"{place}: a line of a string begins with --; aiosql would treat it as a comment")
         if text == ";" and end is None:
             end = token.end()
     if not script and end is not None and sql[end:].strip("; \n"):
@@ -349,7 +349,7 @@ def _check_sql(place: str, sql: str, *, script: bool) -> None:
 def _check_replacement(tuned: Query, queries: Mapping[str, Query]) -> None:
     original = queries.get(tuned.name)
     if original is None:
-        raise QueryFileError(f"{tuned.place}: replaces nothing, there is no query of this name")
+        raise QueryFileError(f"{tuned.place}: the library has no query of this name to replace")
     if set(tuned.params) != set(original.params) or tuned.operation != original.operation:
         raise QueryFileError(
             f"{tuned.place}: must keep the parameters and the operation: "
@@ -358,12 +358,12 @@ def _check_replacement(tuned: Query, queries: Mapping[str, Query]) -> None:
     for view in set(_DOCUMENTS.findall(original.sql)).difference(_DOCUMENTS.findall(tuned.sql)):
         raise QueryFileError(
             f"{tuned.place}: must read its documents from {view}: "
-            "what a document of its own lacks would be erased by the next persist"
+            "a persist would erase the fields that another document lacks"
         )
 
 
 def check_columns(tuned: Query, *, expected: Sequence[str], found: Sequence[str]) -> None:
-    """Check that a tuned query returns the columns of the library's own, once its database has told what they are.
+    """Check that a tuned query returns the columns of the library's own, as the database names them.
 
     Raises:
         QueryFileError: Their names or their order differ.
@@ -380,7 +380,7 @@ def _load_through_aiosql(queries: Iterable[Query], adapter: DriverAdapterProtoco
     loader = QueryLoader(adapter, record_classes=None, attribute=None, mandatory_parameters=True)
     runnable = Queries(adapter)
     for query in queries:
-        if taken := _TAKEN_BY_AIOSQL.intersection(query.params):
+        if taken := _RESERVED_BY_AIOSQL.intersection(query.params):
             raise QueryFileError(f"{query.place}: {taken.pop()} cannot be the name of a parameter")
         name_line = f"-- name: {query.name}({', '.join(query.params)}){query.operation}"
         text = "\n" * (query.line - 1) + f"{name_line}\n{query.sql}"
@@ -390,7 +390,7 @@ def _load_through_aiosql(queries: Iterable[Query], adapter: DriverAdapterProtoco
         except (SQLParseException, SQLLoadException, ValueError) as error:  # ValueError: a parameter such as "from"
             raise QueryFileError(f"{query.place}: {error}") from error
         if len(data) != 1:
-            raise QueryFileError(f"{query.place}: aiosql would cut it in two at the '-- name:' inside it")
+            raise QueryFileError(f"{query.place}: aiosql would split it at the '-- name:' inside it")
     return runnable
 
 

@@ -399,34 +399,6 @@ class ClaimRepository(Protocol):
             await provider.release_claim(claim)
     """
 
-    @property
-    def wakes_on(self) -> WakesOn:
-        """Whose writes end a wait for work at once.
-
-        Those of all who use the store ("store"), those of this process ("process"), or nobody's ("none"): then waiting
-        is a pause, and whoever waits polls.
-        """
-        ...
-
-    async def wait_for_work(self, until: datetime | None = None) -> None:
-        """Return when something may be due that nobody holds: a Runnable workflow, an unprocessed event, a command.
-
-        At once where something is due now, or as soon as it is stored, by whom `wakes_on` says; otherwise at the time
-        at which the first thing becomes due, or the lease on what is due ends, by the provider's clock. It may return
-        too early, so whoever waits looks for work, takes what there is, and waits again. Any number of tasks may wait
-        at the same time, all of them are told; a wait can be cancelled.
-
-        What is due and left there ends the next wait too, but does not have a host turn in circles: as long as
-        nothing changes, a wait then lasts a millisecond, and twice as long each time, up to the poll interval.
-
-        Args:
-            until: When to return at the latest.
-
-        Raises:
-            SerializationError: `until` is naive or not a time.
-        """
-        ...
-
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
         """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
 
@@ -482,7 +454,7 @@ class UnitOfWork(Protocol):
 
     The methods are those of the repositories, with the same arguments, but for `claim`: the whole unit has it. They are
     not awaited. Nothing is sent before the `async with` block ends, and where it raises nothing is sent at all. A unit
-    is for one block: it cannot be used again.
+    is for one block, or one `run_in`: it cannot be used again.
 
     What is stored of an object is what it is when its operation is added. Instances remember that they were stored once
     the unit is, also when the caller is cancelled meanwhile. Operations run in an order of the unit's own, by kind and
@@ -580,6 +552,42 @@ class UnitOfWork(Protocol):
         Raises:
             QueryFileError: There is no query of this name.
             SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+        """
+        ...
+
+    async def run_in(self, connection: object) -> None:
+        """Add the unit to the transaction that a connection of the caller's is in; the caller commits, or rolls back.
+
+        This takes the place of the `async with` block. The unit is in a savepoint: where it fails, nothing of it is
+        left, and the caller may go on; one that is cancelled meanwhile rolls back. The connection keeps its settings.
+
+        Nobody tells the instances whether the caller commits, so they remember nothing of it. Load them again after the
+        commit: persisting one that was not loaded again is a `WorkflowConflictError`, or with "overwrite" writes it
+        whole; so two units in one transaction cannot persist one instance. What the unit changes stays locked until the
+        transaction ends: its rows, or on SQLite the file for all who write.
+
+        Args:
+            connection: To the store's database, in a transaction, or not in autocommit, so that the driver begins one.
+                One with async: aiosqlite's `Connection`; psycopg's `AsyncConnection`; asyncpg's `Connection`;
+                SQLAlchemy's `AsyncConnection` or `AsyncSession` over these. On PostgreSQL its isolation level should be
+                read committed; with a stricter one, a row that somebody else has changed meanwhile is a
+                `StoreBusyError`.
+
+        Raises:
+            StoreError: The connection is closed, of another kind or to another database, in no transaction, or in one
+                that has failed; or the store is in memory. Nothing was written.
+            StoreBusyError: Somebody else holds the file, or a row, for longer than the connection waits.
+            StoreReadOnlyError: The provider, or the transaction, is for reading only.
+            ProviderClosedError: The provider is not open.
+            WfeError: What else the end of the block raises. Nothing was written.
+        """
+        ...
+
+    def run_in_sync(self, connection: object) -> None:
+        """Do as `run_in` on a connection without async, on any thread, which waits for the database.
+
+        Args:
+            connection: sqlite3's or psycopg's `Connection`; SQLAlchemy's `Connection` or `Session` over these.
         """
         ...
 
@@ -715,6 +723,46 @@ class HostingRepository(Protocol):
         ...
 
 
+class WaitingRepository(Protocol):
+    """Waiting until there is something to do.
+
+    A host waits between two looks for work:
+
+        while True:
+            await provider.wait_for_work()
+            for claim in await provider.claim_runnable_events(utc_now(), "host-1", lease=lease, limit=10):
+                ...  # work on what the claim holds, and release it
+    """
+
+    @property
+    def wakes_on(self) -> WakesOn:
+        """Whose writes end a wait for work at once.
+
+        Those of all who use the store ("store"), those of this process ("process"), or nobody's ("none"): then waiting
+        is a pause, and whoever waits polls.
+        """
+        ...
+
+    async def wait_for_work(self, until: datetime | None = None) -> None:
+        """Return when something may be due that nobody holds: a Runnable workflow, an unprocessed event, a command.
+
+        At once where something is due now, or as soon as it is stored, by whom `wakes_on` says; otherwise at the time
+        at which the first thing becomes due, or the lease on what is due ends, by the provider's clock. It may return
+        too early, so whoever waits looks for work, takes what there is, and waits again. Any number of tasks may wait
+        at the same time, all of them are told; a wait can be cancelled.
+
+        What is due and left there ends the next wait too, but does not have a host turn in circles: as long as
+        nothing changes, a wait then lasts a millisecond, and twice as long each time, up to the poll interval.
+
+        Args:
+            until: When to return at the latest.
+
+        Raises:
+            SerializationError: `until` is naive or not a time.
+        """
+        ...
+
+
 class PersistenceProvider(
     ClaimRepository,
     WorkflowRepository,
@@ -724,6 +772,7 @@ class PersistenceProvider(
     ExecutionErrorRepository,
     UnitRepository,
     HostingRepository,
+    WaitingRepository,
     Protocol,
 ):
     """Everything that a workflow host needs from a store."""

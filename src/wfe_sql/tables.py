@@ -1,4 +1,4 @@
-"""The tables: which columns they have, how each is stored, and which objects their rows are.
+"""The tables: their columns, how each is stored, and the objects that rows become.
 
 A row that is written is a dict of parameters by column. A row that is read is what an `export_` query returns, column
 by column, for dumping, copying, checking and listing; or it is a JSON document with the names of the model's fields,
@@ -67,7 +67,7 @@ class Table:
     Args:
         name: The table's name.
         columns: What its `export_` query returns first, and its `import_` query takes.
-        id_column: The column that error messages know a row by; None for the number that comes after the columns.
+        id_column: The column that identifies a row in error messages; None for the number after the columns.
     """
 
     def __init__(self, name: str, columns: Sequence[Column], *, id_column: str | None = "id") -> None:
@@ -76,7 +76,7 @@ class Table:
         self._id_at = -1 if id_column is None else [column.name for column in columns].index(id_column)
 
     def id_of(self, row: Sequence[Any]) -> Any:
-        """Return what error messages know the row by."""
+        """Return what identifies the row in error messages."""
         return row[self._id_at]
 
     def read(self, row: Sequence[Any]) -> tuple[Row, dict[str, str]]:
@@ -102,14 +102,14 @@ class Table:
         return values
 
     def portable(self, row: Sequence[Any]) -> Row:
-        """Return a row that can be read as the parameters of the table's `import_` query, of any backend."""
+        """Return a readable row as the parameters of the `import_` query of any backend."""
         return {
             name: None if value is None else codec.portable(value)
             for (name, codec, _), value in zip(self.columns, row, strict=False)
         }
 
     def odd_times(self, row: Sequence[Any]) -> list[tuple[str, str]]:
-        """Return times that are not in the form that sorts as text, with the names of their columns."""
+        """Return the columns and values of times in a form that does not sort as text."""
         return [
             (name, value)
             for (name, codec, _), value in zip(self.columns, row, strict=False)
@@ -118,14 +118,14 @@ class Table:
 
 
 class ModelTable(Table, Generic[_T]):
-    """A table whose rows are the objects of a dataclass; columns that are no field of it are written by queries alone.
+    """A table whose rows are objects of a dataclass; columns that are not its fields are written by queries only.
 
     Args:
         name: The table's name.
         model: The dataclass.
         columns: As for `Table`.
         id_column: As for `Table`.
-        renamed: The field of a column that is named otherwise.
+        renamed: The field of each column with another name.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ModelTable(Table, Generic[_T]):
         self.values = attrgetter(*self.fields)
         hints = get_type_hints(model)
         self._types = {field: hints[field] for field in self.fields}
-        # msgspec takes no dataclass with an InitVar, so what it decodes is a struct with the same fields.
+        # msgspec does not support a dataclass with an InitVar, so it decodes a struct with the same fields.
         self._is_struct = any(type(hint) is InitVar for hint in hints.values())
         decoded: Any = msgspec.defstruct(model.__name__, self._types.items()) if self._is_struct else model
         self._decoder = msgspec.json.Decoder(list[decoded])
@@ -159,7 +159,7 @@ class ModelTable(Table, Generic[_T]):
         return self.encode_values(values)
 
     def encode_values(self, values: Sequence[Any]) -> Row:
-        """Return the columns of an object's values, which are in the order of `fields`; see `encode`."""
+        """Return the columns of an object's values, given in the order of `fields`; see `encode`."""
         row: Row = {}
         try:
             for (name, encode, optional), value in zip(self._encoders, values, strict=True):
@@ -170,7 +170,7 @@ class ModelTable(Table, Generic[_T]):
         return row
 
     def decode(self, document: Document, row_id: Any = None) -> _T:
-        """Return the object of a document; `row_id` is for messages, where the document has no id.
+        """Return the object of a document; `row_id` is for messages if the document has no id.
 
         Raises:
             CorruptRowError: A column cannot be read; the message names table, column and id.
@@ -180,7 +180,7 @@ class ModelTable(Table, Generic[_T]):
     def decode_all(self, documents: Sequence[Document], row_ids: Iterable[Any] = ()) -> list[_T]:
         """Return the objects of documents, in their order; see `decode`."""
         try:
-            # msgspec makes a dataclass of a document three times as fast as columns could be.
+            # Decoding a document into a dataclass is three times as fast as reading columns.
             items = self._decoder.decode("[" + ",".join(documents) + "]")  # type: ignore[arg-type]
             for item in items:
                 for field in self._times:

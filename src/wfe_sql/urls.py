@@ -1,4 +1,4 @@
-"""What a store's URL means."""
+"""Parses the URLs of stores."""
 
 import os
 import re
@@ -13,10 +13,10 @@ _MODES = ("rwc", "rw", "ro")
 _KEY_AND_VALUE = re.compile(
     r"\s*(host|hostaddr|port|dbname|user|password|passfile|service|servicefile|options|sslmode|connect_timeout)\s*="
 )
-"""How what libpq reads instead of a URL begins. https://www.postgresql.org/docs/current/libpq-connect.html"""
+"""The beginning of a connection string of key=value pairs, which libpq also accepts. https://www.postgresql.org/docs/current/libpq-connect.html"""
 
 DEFAULT_SCHEMA = "wfc"
-"""Where PostgreSQL has the tables unless something else is said, as the reference does."""
+"""The schema of the tables in PostgreSQL by default, as in the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class SqliteTarget:
 
     Attributes:
         path: The file; None for a database in memory.
-        mode: "rwc" makes the file when it is missing, "rw" does not, "ro" only reads.
+        mode: "rwc" creates the file if it is missing, "rw" does not, "ro" only reads.
     """
 
     path: Path | None
@@ -36,14 +36,14 @@ class SqliteTarget:
 
 
 def scheme_of(url: str | os.PathLike[str]) -> str:
-    """Return the scheme of a store's URL; that of a path is "sqlite".
+    """Return the scheme of a store's URL; for a path, "sqlite".
 
     Raises:
-        StoreError: It is no URL but key=value pairs of PostgreSQL.
+        StoreError: It is not a URL, but key=value pairs of PostgreSQL.
     """
     if isinstance(url, str) and (pair := _KEY_AND_VALUE.match(url)):
         raise StoreError(
-            f"a store is named by a URL, not by {pair[1]}=... pairs: write postgresql://user:password@host:port/database"
+            f"expected a URL, not {pair[1]}=... pairs: write postgresql://user:password@host:port/database"
             ", or pathlib.Path for a SQLite file of that name"
         )
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
@@ -56,8 +56,8 @@ class PostgresLocation:
 
     Attributes:
         url: What the driver connects to.
-        schema: Where the tables are; None where the URL does not say.
-        mode: "rwc" makes the store when it is missing, "rw" does not, "ro" only reads.
+        schema: The schema of the tables; None if the URL does not name one.
+        mode: "rwc" creates the store if it is missing, "rw" does not, "ro" only reads.
     """
 
     url: str
@@ -66,16 +66,16 @@ class PostgresLocation:
 
 
 def parse_postgres_url(url: str) -> PostgresLocation:
-    """Return what a URL of PostgreSQL means: `schema` and `mode` among its options are ours, the others the driver's.
+    """Parse a PostgreSQL URL: its options `schema` and `mode` are ours, the others are the driver's.
 
     Raises:
-        StoreError: The mode is none, or a character is not percent-encoded where it must be; no password is shown.
+        StoreError: The mode is unknown, or a character that must be percent-encoded is not; it shows no password.
     """
     location, question_mark, query = url.partition("?")
     if not _SCHEME.match(url):
         return PostgresLocation(url)  # key=value pairs, which the driver reads as well
     if "@" in location.partition("://")[2].partition("/")[2]:
-        # The driver would take the part of the password before the slash for a port, and show it.
+        # The driver would read the password up to the slash as a port, and show it in its error.
         raise StoreError("the URL has an @ after a /: percent-encode a / in the password as %2F")
     options = query.split("&") if question_mark else []
     ours = dict(option.split("=", 1) for option in options if option.startswith(("schema=", "mode=")))
@@ -87,19 +87,19 @@ def parse_postgres_url(url: str) -> PostgresLocation:
 
 
 def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
-    """Return what a URL or path of SQLite means, as the reference (sqlx) reads it.
+    """Parse a SQLite URL or path, as the reference (sqlx) reads it.
 
     `:memory:`, `sqlite::memory:` and SQLAlchemy's `sqlite:///:memory:` are in memory; `sqlite:///tmp/x.db` is the
     absolute path /tmp/x.db; `sqlite://x.db`, `sqlite:x.db` and `x.db` are relative to the working directory.
-    `?mode=ro`, `rw` or `rwc` may follow. A path-like object is taken as it is.
+    `?mode=ro`, `rw` or `rwc` may follow. A path-like object is used as it is.
 
     Raises:
-        StoreError: The URL is of another scheme, names no file, or has an option that is unknown.
+        StoreError: The URL has another scheme, does not name a file, or has an unknown option.
     """
     if not isinstance(url, str):
         return SqliteTarget(Path(url))
     if scheme_of(url) != "sqlite":
-        raise StoreError("this is no URL of SQLite; use sqlite:///absolute/path.db, :memory: or a path")
+        raise StoreError("this is not a SQLite URL; use sqlite:///absolute/path.db, :memory: or a path")
     location, _, query = url.partition("?")
     if location.startswith("sqlite:"):
         location = unquote(location.removeprefix("sqlite:").removeprefix("//"))
@@ -107,7 +107,7 @@ def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
     if location in (":memory:", "/:memory:"):
         return SqliteTarget(None, mode)
     if not location:
-        raise StoreError(f"{url!r} names no file; write sqlite:///absolute/path.db or :memory:")
+        raise StoreError(f"{url!r} does not name a file; write sqlite:///absolute/path.db or :memory:")
     return SqliteTarget(Path(location), mode)
 
 

@@ -30,8 +30,10 @@ from wfe_sql import (
     utc_now,
 )
 from wfe_sql.cli.app import app
-from wfe_sql.cli.store import shown
-from wfe_sql.testing import full_event, full_subscription, sample_instance
+from wfe_sql.cli.lists import print_rates
+from wfe_sql.cli.output import Output
+from wfe_sql.cli.store import hide_password
+from wfe_sql.testing import ManualClock, full_event, full_subscription, sample_instance
 
 NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -140,6 +142,13 @@ def test_every_command_has_help_with_an_example(run: Run, name: str) -> None:
     assert result.out.isascii()
 
 
+@pytest.mark.parametrize("group", [[], ["queries"]])
+def test_no_summary_of_a_command_is_cut(run: Run, group: list[str]) -> None:
+    listed = run(*group, "--help", COLUMNS="80").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == (4 if group else len(NAMES) + 1)
+    assert [line for line in listed if not re.match(r"  [a-z]+ +[A-Z].*\.$", line) or line.endswith("..")] == []
+
+
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"demo", "init", "copy", "schema"}))
 def test_a_store_that_is_not_there(run: Run, tmp_path: Path, name: str) -> None:
     file = tmp_path / "nothing.db"
@@ -196,6 +205,13 @@ def test_stats(run: Run, store: Path) -> None:
     assert found["due_events"] == {"due": 0, "since": None}
 
 
+@pytest.mark.parametrize("option", [[], ["--json"], ["--watch"]], ids=str)
+def test_what_queries_cost_is_not_counted(run: Run, store: Path, option: list[str]) -> None:
+    result = run("stats", store, "--queries", *option)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == ("wfe-sql: this database does not measure queries; PostgreSQL does, with pg_stat_statements\n")
+
+
 def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
     command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -204,6 +220,41 @@ def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
         process.send_signal(2)
         assert process.wait(10) == 0
     assert json.loads(first)["taken_at"] < json.loads(second)["taken_at"]
+
+
+def test_stats_that_go_on_show_rates(store: Path) -> None:
+    command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().split() for _ in range(50)]
+        process.send_signal(2)
+        process.wait(10)
+    at = lines.index(["growth", "per", "second"])
+    assert lines[at + 1 : at + 5] == [
+        ["workflows", "created", "+0.0"],
+        ["workflows", "completed", "+0.0"],
+        ["events", "+0.0"],
+        ["errors", "+0.0"],
+    ]
+    assert ["growth", "per", "second"] not in lines[: lines.index(["table", "rows"])]
+
+
+async def test_rates_go_by_the_times_of_the_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = ManualClock(utc_now())
+    async with SqlitePersistenceProvider(":memory:", clock=clock) as provider:
+        await provider.create_event(full_event(id="e0"))
+        before = await provider.stats()
+        for number in range(5):
+            await provider.create_new_workflow(
+                sample_instance(id=f"w{number}", name="", status=WorkflowStatus.Complete, execution_pointers=[])
+            )
+        await provider.persist_errors([ExecutionError(workflow_id="w1", execution_pointer_id="p1", message="no")])
+        clock.advance(seconds=2)
+        now = await provider.stats()
+    print_rates(Output(), before, before)
+    assert capsys.readouterr().out == ""
+    print_rates(Output(), before, now)
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:]] == ["+2.5", "+2.5", "+0.0", "+0.5"]
 
 
 def test_workflows(run: Run, store: Path) -> None:
@@ -230,7 +281,10 @@ def test_pages(run: Run, store: Path) -> None:
 
 
 def test_lists(run: Run, store: Path) -> None:
-    assert re.search(r"^\d{4}-.* no carrier  w1  +p3$", run("errors", store, "--workflow", "order-1").out, re.MULTILINE)
+    out = run("errors", store, "--workflow", "order-1").out
+    assert re.search(r"^\d{4}-\d\d-\d\d \S+  order-1   ship  no carrier$", out, re.MULTILINE)
+    (error,) = run("errors", store, "--json").json["items"]
+    assert (error["workflow_name"], error["step_name"], error["message"]) == ("order-1", "ship", "no\n  carrier")
     assert run("errors", store, "--workflow", "order-2", "--json").json["items"] == []
     assert run("errors", store, "--workflow", "nothing").code == 1
     assert '  yes        {"parcel":7}' in run("events", store).out
@@ -401,6 +455,33 @@ def test_on_a_terminal(run: Run, store: Path, width: int, colour: dict[str, str]
         assert "│  └─ 3 ship" in plain
 
 
+def test_a_long_message_is_not_cut(run: Run, store: Path) -> None:
+    message = " ".join(f"word{number}" for number in range(100))
+    error = ExecutionError(workflow_id="w1", execution_pointer_id="p3", message=message)
+    _do(store, lambda provider: provider.persist_errors([error]))
+    out = ANSI.sub("", run("errors", store, FORCE_COLOR="1", COLUMNS="80", TERM="xterm-256color").out)
+    assert max(map(len, out.splitlines())) <= 80
+    assert message in " ".join(out.split())
+    assert message in run("errors", store).out
+
+
+def test_show_lists_children(run: Run, store: Path) -> None:
+    async def add(provider: SqlitePersistenceProvider) -> None:
+        for number in range(21):
+            at = LONG_AGO + timedelta(seconds=number)
+            child = sample_instance(id=f"c{number}", name=f"child-{number}", root_workflow_id="w3", create_time=at)
+            await provider.create_new_workflow(child)
+
+    _do(store, add)
+    out = run("show", store, "refund-1").out
+    assert "\nthe newest 20 children\n  child-20  Runnable  order, 90 d ago\n  child-19  " in out
+    assert "child-0 " not in out
+    shown = run("show", store, "refund-1", "--json").json["children"]
+    listed = run("workflows", store, "--root", "refund-1", "--json").json["items"]
+    assert (len(listed), listed[:20]) == (21, shown)
+    assert "children" not in run("show", store, "order-1").out
+
+
 def test_show_as_json(run: Run, store: Path) -> None:
     found = run("show", store, "order-1", "--json").json
     assert found["workflow"]["execution_pointers"][3]["event_name"] == "shipped"
@@ -467,12 +548,32 @@ def test_a_due_time_stays(run: Run, tmp_path: Path) -> None:
 
 
 def test_it_asks(run: Run, store: Path) -> None:
-    result = run("suspend", store, "order-1", stdin="n\n")
+    result = run("suspend", store, "order-1", typed="n\n")
     assert (result.code, result.out) == (1, "")
     assert "Suspend order-1, which is Runnable? [y/N]" in result.err
-    assert run("suspend", store, "order-1").code == 1
+    assert run("suspend", store, "order-1", typed="").code == 1
     assert run("workflows", store, "--status", "Suspended", "--json").json["items"][0]["name"] == "refund-1"
-    assert run("suspend", store, "order-1", stdin="y\n").code == 0
+    assert run("suspend", store, "order-1", typed="y\n").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question"),
+    [
+        (["publish", "{}", "paid", "k1"], "Publish paid k1 with null?"),
+        (["suspend", "{}", "order-1"], "Suspend order-1, which is Runnable?"),
+        (["resume", "{}", "refund-1"], "Resume refund-1, which is Suspended?"),
+        (["terminate", "{}", "order-1"], "Terminate order-1, which is Runnable?"),
+        (["purge", "{}", "--status", "Complete", "--older-than", "1d"], "Delete 1 workflows, Complete before "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_without_a_terminal_it_wants_yes(run: Run, store: Path, arguments: list[str], question: str) -> None:
+    before = run("dump", store).out
+    result = run(*(argument.replace("{}", str(store)) for argument in arguments))
+    assert (result.code, result.out) == (2, "")
+    assert question in " ".join(result.err.split())
+    assert "There is no terminal to answer on; add --yes to go ahead." in " ".join(result.err.split())
+    assert run("dump", store).out == before
 
 
 def test_a_change_by_somebody_else_is_not_written_over(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +596,7 @@ def test_publish(run: Run, store: Path) -> None:
     event = _do(store, lambda provider: provider.get_event(id_))
     assert (event.event_name, event.event_key, event.event_data) == ("shipped", "order-1", {"parcel": [7]})
     assert not event.is_processed
-    assert run("publish", store, "shipped", "order-1", stdin="y\n").out.endswith(" is stored\n")
+    assert run("publish", store, "shipped", "order-1", typed="y\n").out.endswith(" is stored\n")
 
 
 # the store as a whole
@@ -515,7 +616,7 @@ def test_purge(run: Run, store: Path) -> None:
     purge = ("purge", store, "--status", "Complete", "--older-than")
     assert run(*purge, "89d", "--dry-run").out == "1 workflows would be deleted\n"
     assert run(*purge, "91d", "--yes").out == "0 workflows deleted\n"
-    result = run(*purge, "89d", stdin="n\n")
+    result = run(*purge, "89d", typed="n\n")
     assert (result.code, result.out) == (1, "")
     assert "Delete 1 workflows, Complete before " in result.err
     result = run(*purge, "89d", "--events", "--yes", "--json")
@@ -582,7 +683,7 @@ def test_dump_backup_copy(run: Run, store: Path, tmp_path: Path) -> None:
         assert run("dump", other, "--digest").out == digest
     result = run("copy", store, copy)
     assert (result.code, result.out) == (1, "")
-    assert "is not empty, it has 3 workflows" in result.err
+    assert "the destination is not empty (3 workflows" in result.err
     assert run("copy", store, tmp_path / "another.db").out.endswith(f"SHA-256 {digest}")
 
 
@@ -591,7 +692,7 @@ def test_a_copy_that_was_killed(run: Run, store: Path, tmp_path: Path) -> None:
     assert run("copy", store, copy).code == 0
     with closing(sqlite3.connect(copy)) as connection, connection:
         connection.execute("UPDATE wfe_sql_store SET version = 2147483647")
-    assert "unfinished copy: a copy into it was begun and is not finished" in run("check", copy).out
+    assert "unfinished copy: a copy into it was started but not finished" in run("check", copy).out
     result = run("stats", copy)
     assert (result.code, result.out) == (1, "")
     assert "copy into it again, which starts over (wfe-sql copy), or delete it" in result.err
@@ -654,7 +755,7 @@ def test_what_only_reads_changes_nothing(run: Run, store: Path) -> None:
     ],
 )
 def test_a_password_is_not_printed(url: str, printed: str) -> None:
-    assert shown(url) == printed
+    assert hide_password(url) == printed
 
 
 PRINTS = [["dump"], ["stats"], ["workflows", "--json"], ["check"]]

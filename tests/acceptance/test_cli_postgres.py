@@ -85,6 +85,8 @@ def test_a_store_is_made_moved_and_worked_on(demo: Path, url: str, urls: Callabl
     stats = _run("stats", url, "--json").json
     assert (stats["rows"]["workflows"], stats["free_bytes"]) == (2, None)
     assert re.search(r"^\S+ kB, at ", _run("stats", url).out, re.MULTILINE)
+    assert (counted := _run("stats", url, "--queries")).code == 1
+    assert "set shared_preload_libraries = 'pg_stat_statements', and run: CREATE EXTENSION" in counted.err
     assert "nothing is wrong with postgresql" in _run("check", url, "--overdue-after", "999w").out
 
     assert _run("suspend", url, "order-1", "--yes").out == "order-1 is Suspended; it was Runnable\n"
@@ -103,7 +105,7 @@ def test_a_store_is_made_moved_and_worked_on(demo: Path, url: str, urls: Callabl
     assert _run("copy", url, urls()).code == 0
     refused = _run("copy", demo, url)
     assert (refused.code, refused.out) == (1, "")
-    assert "is not empty, it has 1 workflows" in refused.err
+    assert "the destination is not empty (1 workflows" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from poolers import pooler
 from wfe_sql import PersistenceProvider, PostgresPersistenceProvider, SqlitePersistenceProvider
+from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import Capabilities, ManualClock
 from wfe_sql.testing.conformance import *  # noqa: F403 - the suite's classes are this module's tests
@@ -40,6 +41,7 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
             for backend in (
                 *("memory", "one connection", "postgres, one connection", "postgres through session"),
                 *("postgres through transaction", "postgres through transaction, tracked"),
+                "postgres with plans as on Citus",
             )
         ),
     ]
@@ -62,7 +64,18 @@ def make_provider(
     if through := backend.partition(" through ")[2]:
         url = request.getfixturevalue("poolers")(through)
     connections = 1 if backend.endswith("one connection") else 10
-    return lambda: PostgresPersistenceProvider(url, schema=schema, max_connections=connections, clock=clock)
+    tuned = _plans_as_on_citus(tmp_path) if backend.endswith("as on Citus") else None
+    return lambda: PostgresPersistenceProvider(
+        url, schema=schema, max_connections=connections, clock=clock, sql_dir=tuned
+    )
+
+
+def _plans_as_on_citus(folder: Path) -> Path:
+    """Make a folder with a version of set_up_connection that leaves plans to the server, as where there is Citus."""
+    text = load_postgres_queries()["set_up_connection"].text
+    assert text.count("'force_generic_plan'") == 1
+    (folder / "connection.sql").write_text(text.replace("'force_generic_plan'", "'auto'"))
+    return folder
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
     replaced = re.search(rf"host (\d+) takes its place, and host {second} goes on", result.stdout)
     assert replaced is not None
     assert f"host {first} is killed with SIGKILL" in result.stdout
-    assert "Nothing was run twice that had been stored as done" in result.stdout
+    assert "No step ran again once it was stored as done" in result.stdout
     counts = re.findall(r"^  host (\d+): (\d+)(, then it was killed)?$", result.stdout, re.MULTILINE)
     assert [(pid, bool(killed)) for pid, _, killed in counts] == [
         (first, True),
@@ -162,7 +162,8 @@ def test_without_its_packages_the_command_says_what_to_install() -> None:
     program = "import sys; sys.modules['rich'] = None; from wfe_sql.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "wfe-sql needs its command-line packages: pip install 'wfe-sql[cli]'\n"
+    what_to_do = f"run: {sys.executable} -m pip install rich typer"
+    assert result.stderr == f"wfe-sql needs packages that are not installed; {what_to_do}\n"
 
 
 def test_the_host_knows_only_protocols_and_models() -> None:

@@ -87,29 +87,29 @@ async def test_arguments(wfe_provider: SqlPersistenceProvider) -> None:
         ("expiry must be a datetime, not timedelta", call.set_subscription_token("s", "t", "w", timedelta(1))),
         ("ExecutionError.error_time is naive", provider.persist_errors([error])),
         ("as_at is naive", provider.get_runnable_instances(NAIVE)),
-        ("EventSubscription.id is empty", provider.create_event_subscription(full_subscription(id=""))),
-        ("token is empty", provider.set_subscription_token("s1", "", "w", TIME)),
-        ("Event.id has a NUL character", provider.create_event(full_event(id="e\0"))),
-        ("WorkflowInstance.data cannot be JSON", provider.create_new_workflow(sample_instance(data=TIME))),
+        ("EventSubscription.id must not be empty", provider.create_event_subscription(full_subscription(id=""))),
+        ("token must not be empty", provider.set_subscription_token("s1", "", "w", TIME)),
+        ("Event.id contains a NUL character", provider.create_event(full_event(id="e\0"))),
+        ("WorkflowInstance.data cannot be stored as JSON", provider.create_new_workflow(sample_instance(data=TIME))),
         (
-            "WorkflowInstance.version is beyond 64 bits",
+            "WorkflowInstance.version does not fit into 64 bits",
             provider.create_new_workflow(sample_instance(version=2**63)),
         ),
         ("limit must be at least 1, not 0", provider.get_execution_errors(limit=0)),
         ("lease must be above zero", provider.process_commands(TIME, _never, lease=timedelta(0))),
-        ("lease is too long, it would end after the year 9999", _claim(provider, lease=timedelta.max)),
+        ("lease is too long: it would end after the year 9999", _claim(provider, lease=timedelta.max)),
         (r"lease must be a timedelta, not int: write timedelta\(seconds=30\)", _claim(provider, lease=30)),
         (r"lease must be a timedelta, not float: write timedelta\(seconds=1.5\)", _claim(provider, lease=1.5)),
         ("lease must be a timedelta, not NoneType", _claim(provider, lease=None)),
         ("only Complete or Terminated", provider.purge_workflows(WorkflowStatus.Runnable, LEASE)),
         ("older_than is naive", provider.purge_events(NAIVE)),
         ("older_than must not be negative", provider.purge_orphaned_errors(-LEASE)),
-        ("older_than goes back further", provider.purge_events(timedelta(days=999_999))),
+        ("older_than is too far in the past", provider.purge_events(timedelta(days=999_999))),
         ("batch_size must be at least 1", provider.purge_events(LEASE, batch_size=0)),
         (r"older_than must be a timedelta, not int: write timedelta\(seconds=7", provider.purge_events(seven)),
         (r"overdue_after must be a timedelta, not int: write timedelta", provider.check(overdue_after=seven)),
         ("overdue_after must not be negative", provider.check(overdue_after=-LEASE)),
-        ("overdue_after goes back further than times do", provider.check(overdue_after=timedelta.max)),
+        ("overdue_after is too far in the past", provider.check(overdue_after=timedelta.max)),
     )
 
 
@@ -234,9 +234,9 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
         said(kind) for kind in (FindingKind.Overdue, FindingKind.ExpiredClaim, FindingKind.Orphan)
     )
     assert [message.split(" and ")[0] for message in overdue] == [
-        "1 workflows are due",
-        "1 events are not processed",
-        "1 scheduled commands are due",
+        "1 workflows are overdue",
+        "1 events are overdue",
+        "1 scheduled commands are overdue",
     ]
     assert overdue[0].endswith(f"since {TIME.replace(microsecond=0).isoformat()}")
     assert str(-(2**63)) in overdue[2]
@@ -251,4 +251,4 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
         "execution_errors.workflow_id",
         "scheduled_commands.data",
     ]
-    assert "'gone', which is not there" in orphans[2]
+    assert "'gone', which does not exist" in orphans[2]

@@ -201,7 +201,7 @@ def test_a_plan_that_is_not_what_its_header_says(run: Run, tuned: Path) -> None:
 
 def test_a_store_that_is_not_up_to_date(run: Run, tmp_path: Path) -> None:
     path = shutil.copy(REFERENCE, tmp_path)
-    message = f"wfe-sql: {path} is not up to date; bring it up to date first: wfe-sql init\n"
+    message = f"wfe-sql: {path} is out of date; upgrade it first: wfe-sql init\n"
     assert run("explain", path) == Result(1, "", message)
     assert list(tmp_path.iterdir()) == [Path(path)]
     assert run("init", path).code == 0
@@ -216,7 +216,7 @@ async def test_an_index_that_is_missing(run: Run, tmp_path: Path) -> None:
         by_hand.execute("DROP INDEX idx_workflows_runnable")
     result = run("explain", path, POLL)
     assert result.code == 1
-    assert result.out.endswith("  ! index idx_workflows_runnable is missing; wfe-sql init makes it again\n")
+    assert result.out.endswith("  ! index idx_workflows_runnable is missing; run wfe-sql init to build it\n")
 
 
 def test_a_planner_that_knows_what_is_stored_may_scan(run: Run, tmp_path: Path) -> None:
@@ -239,13 +239,14 @@ def test_a_planner_that_knows_what_is_stored_may_scan(run: Run, tmp_path: Path) 
     asyncio.run(fill(1_200, 0))
     result = run("explain", path)
     assert result.code == 1
-    assert "  ! execution_errors has 1,202 rows, which the planner does not know; wfe-sql init tells it\n" in result.out
+    problem = "execution_errors has 1,202 rows, but the planner has no or old statistics; run wfe-sql init"
+    assert f"  ! {problem}\n" in result.out
     assert run("init", path).code == 0
     assert run("explain", path).code == 0
 
 
 @pytest.mark.parametrize(
-    ("url", "why"), [("none.db", "does not exist"), ("mysql://host/db", "is no scheme of a store")]
+    ("url", "why"), [("none.db", "does not exist"), ("mysql://host/db", "unknown URL scheme 'mysql'")]
 )
 def test_explain_without_a_store(run: Run, tmp_path: Path, url: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -285,7 +286,7 @@ def test_the_schema_can_be_piped(tmp_path: Path) -> None:
 def test_a_dialect_that_does_not_exist(run: Run) -> None:
     result = run("schema", "--dialect", "oracle")
     assert (result.code, result.out) == (2, "")
-    assert "oracle is none of sqlite" in result.err
+    assert "unknown dialect oracle; use sqlite" in result.err
 
 
 # terminals

@@ -141,7 +141,7 @@ def test_explain_of_a_store_that_is_not_up_to_date(database: str) -> None:
         connection.execute((DATA / "wfe-postgres-1.11.4.sql").read_bytes())
     result = run_command("explain", database)
     assert (result.code, result.out) == (1, "")
-    assert re.fullmatch(r"wfe-sql: \S+ \(schema wfc\) is not up to date; .*: wfe-sql init\n", result.err)
+    assert re.fullmatch(r"wfe-sql: \S+ \(schema wfc\) is out of date; .*: wfe-sql init\n", result.err)
     assert run_command("init", database).code == 0
     result = run_command("explain", database)
     assert (result.code, result.err) == (0, "")
@@ -180,7 +180,8 @@ def _definitions(connection: psycopg.Connection[tuple[str, ...]]) -> list[tuple[
         "SELECT table_name, column_name, data_type, collation_name, is_nullable, column_default, is_identity"
         " FROM information_schema.columns WHERE table_schema = 'wfc' ORDER BY table_name, ordinal_position",
         "SELECT indexdef FROM pg_indexes WHERE schemaname = 'wfc' ORDER BY indexdef",
-        "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = 'wfc'",
+        "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = 'wfc'"
+        " ORDER BY trigger_name, event_manipulation",
         "SELECT cast(version AS TEXT) FROM wfc.wfe_sql_store",
     )
     rows = [row for statement in statements for row in connection.execute(statement).fetchall()]

@@ -35,8 +35,9 @@ def url(backend: str, store_url: str) -> Iterator[str]:
     """What hosts open."""
     if backend == "sqlite":
         yield store_url
-    elif backend == "pooler":
-        with pooler(store_url, "transaction") as pooler_url:
+    elif backend.startswith("pooler"):
+        mode, _, tracked = backend.removeprefix("pooler, ").partition(", ")
+        with pooler(store_url, mode, prepared=200 if tracked else 0) as pooler_url:
             yield as_url(pooler_url)
     else:
         yield as_url(store_url)

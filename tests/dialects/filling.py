@@ -18,6 +18,8 @@ from wfe_sql.testing.samples import full_event, full_instance, full_pointer, ful
 START = datetime(2026, 5, 28, 20, 0, tzinfo=UTC)
 LIVE = 12
 """One workflow, event and subscription in so many is not done yet."""
+CHILDREN = 10
+"""One workflow in so many has no root; it is the root of those that follow."""
 
 
 async def fill_large(provider: SqlPersistenceProvider, workflows: int) -> None:
@@ -32,6 +34,7 @@ async def _run_workflow(provider: SqlPersistenceProvider, number: int) -> None:
     workflow = WorkflowInstance(
         id=f"workflow-{number}",
         name=f"{definition}-{await provider.next_definition_sequence(definition)}",
+        root_workflow_id=f"workflow-{number - number % CHILDREN}" if number % CHILDREN else None,
         workflow_definition_id=definition,
         version=1,
         data={"number": number},

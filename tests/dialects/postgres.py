@@ -118,14 +118,17 @@ class PostgresCase:
     indexes_of_keys: frozenset[str] = frozenset()
     own_part: Mapping[str, Params] = {
         "hold_rows": {"wanted": '[{"lock": "lock_workflows", "id": "workflow-1"}]'},
+        "restore_settings": {"settings": '{"jit": "off"}'},
         "set_up_connection": {"schema": "wfc", "statement_timeout": 1000, "read_only": None, "is_local": "False"},
     }
     session: Sequence[str] = (
-        *("set_up_connection", "get_server_process", "begin_write", "rollback", "begin_read", "commit"),
+        *("set_up_connection", "get_server_process", "get_database", "get_settings", "restore_settings", "begin_write"),
+        *("begin_unit", "rollback_unit", "commit_unit", "rollback", "begin_read", "commit"),
         *("list_query_statistics", "listen", "get_reason_not_to_listen", "ask_for_wake", "end_wake"),
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_schema": ("", ()),
+        "create_workflows_root_index": ("", ("create_schema", "create_workflows_table")),
         "create_workflows_revision_trigger": ("", ("create_schema", "create_workflows_table")),
         "create_workflow_documents_view": ("", ("create_schema", "create_workflows_table")),
         "create_execution_pointer_documents_view": (

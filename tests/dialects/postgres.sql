@@ -35,7 +35,7 @@ ALTER SEQUENCE scheduled_commands_id_seq RESTART WITH 100;
 -- name: list_tables()
 SELECT relname
 FROM pg_class
-WHERE relnamespace = to_regnamespace(current_setting('wfe_sql.schema')) AND relkind = 'r'
+WHERE relnamespace = to_regnamespace((parse_ident(current_setting('search_path'), FALSE))[1]) AND relkind = 'r'
 ORDER BY relname;
 
 -- name: list_rows(table_name)
@@ -50,13 +50,13 @@ WITH tables AS (
     SELECT
         oid, relname, reltuples
     FROM pg_class
-    WHERE relnamespace = to_regnamespace(current_setting('wfe_sql.schema')) AND relkind = 'r'
+    WHERE relnamespace = to_regnamespace((parse_ident(current_setting('search_path'), FALSE))[1]) AND relkind = 'r'
 ),
 
 definitions AS (
     SELECT 'schema' AS definition
     FROM pg_namespace
-    WHERE nspname = current_setting('wfe_sql.schema')
+    WHERE nspname = (parse_ident(current_setting('search_path'), FALSE))[1]
     UNION ALL
     SELECT
         'column ' || tables.relname || '.' || attname || ' ' || format_type(atttypid, atttypmod)
@@ -85,11 +85,11 @@ definitions AS (
     UNION ALL
     SELECT 'view ' || relname || pg_get_viewdef(oid)
     FROM pg_class
-    WHERE relnamespace = to_regnamespace(current_setting('wfe_sql.schema')) AND relkind = 'v'
+    WHERE relnamespace = to_regnamespace((parse_ident(current_setting('search_path'), FALSE))[1]) AND relkind = 'v'
     UNION ALL
     SELECT 'function ' || proname || prosrc
     FROM pg_proc
-    WHERE pronamespace = to_regnamespace(current_setting('wfe_sql.schema'))
+    WHERE pronamespace = to_regnamespace((parse_ident(current_setting('search_path'), FALSE))[1])
     UNION ALL
     SELECT 'statistics of ' || relname
     FROM tables

@@ -42,6 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
     "ids": json.dumps(["workflow-3", "workflow-full", "nobody"]),
     "name": "order-full",
     "now": NOW,
+    "root_workflow_id": "root",
     "row_limit": 2,
     "since": START.isoformat(),
     "transactions": 100_000,

@@ -86,11 +86,12 @@ class SqliteCase:
     session: Sequence[str] = (
         *("use_wal", "suspend_foreign_keys", "enforce_foreign_keys", "use_normal_durability", "use_full_durability"),
         *("begin_write", "begin_unit", "rollback_unit", "commit_unit", "commit", "begin_read", "rollback"),
-        *("refuse_writes", "wait_for_no_lock", "limit_log", "copy_log", "use_rollback_journal"),
+        *("refuse_writes", "wait_for_no_lock", "limit_log", "copy_log", "use_rollback_journal", "get_file"),
         "get_data_version",
     )
     scripts: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "create_workflows_indexes": (REFERENCE, ()),
+        "create_workflows_root_index": (REFERENCE, ()),
         "create_workflows_revision_trigger": ("", ("create_workflows_table",)),
         "add_workflows_claim_and_revision": (REFERENCE, ()),
         "add_events_claim": (REFERENCE, ()),

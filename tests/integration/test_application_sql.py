@@ -255,7 +255,7 @@ async def test_maintenance_leaves_the_application_s_tables_alone(
             "PRAGMA would end .* or change its",
         ),
         ("-- name: one()!\n-- Two.\nSELECT 1; COMMIT;", "query one: two statements"),
-        ("-- name: one()\n-- One.\nSELECT 1;\n-- name: one()\n-- Again.\nSELECT 1;", "the name is taken"),
+        ("-- name: one()\n-- One.\nSELECT 1;\n-- name: one()\n-- Again.\nSELECT 1;", "the name is already used"),
         ("SELECT 1;", "would be lost"),
     ],
 )

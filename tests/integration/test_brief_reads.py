@@ -13,9 +13,8 @@ import pytest
 
 from wfe_sql import SqlitePersistenceProvider, WorkflowNotFoundError
 from wfe_sql.engines import Statement, Unit
-from wfe_sql.engines.queues import Outcome
+from wfe_sql.engines.queues import Job, Outcome
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
-from wfe_sql.engines.sqlite.lanes import Job
 from wfe_sql.testing import full_pointer, sample_instance
 
 SMALL: Unit = [Statement("get_workflow_instance", {"id": "small"})]

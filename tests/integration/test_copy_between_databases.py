@@ -139,7 +139,7 @@ async def test_a_copy_that_was_killed_is_known_as_such(
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
         for mode in ("ro", "rw", "rwc"):
-            with pytest.raises(StoreError, match="a copy into it was begun and is not finished; copy into it again"):
+            with pytest.raises(StoreError, match="a copy into it was started but not finished; copy into it again"):
                 await connect(with_option(copy_url, f"mode={mode}")).open()
         async with connect(copy_url, allow_unfinished_copy=True) as copy:
             assert FindingKind.UnfinishedCopy in {finding.kind for finding in await copy.check()}
@@ -209,7 +209,7 @@ async def test_what_postgresql_cannot_store(
     with closing(sqlite3.connect(tmp_path / "source.db")) as connection, connection:
         connection.execute(f"UPDATE {edit}")
     before = await dump(sqlite)
-    with pytest.raises(StoreError, match=f"nothing was copied, and the store to copy into is empty again: .*{where}"):
+    with pytest.raises(StoreError, match=f"nothing was copied, and the destination is empty again: .*{where}"):
         await sqlite.copy_to(postgres)
     assert set((await postgres.stats()).rows.values()) == {0}
     assert await dump(sqlite) == before
@@ -235,7 +235,7 @@ async def test_a_copy_between_schemas(
     async with PostgresPersistenceProvider(with_option(postgres_url, f"schema={name}"), max_connections=1) as copy:
         await postgres.copy_to(copy)
         assert await dump(copy) == await dump(postgres)
-        with pytest.raises(StoreError, match="is not empty, it has 9 workflows"):
+        with pytest.raises(StoreError, match="destination is not empty .9 workflows"):
             await postgres.copy_to(copy)
     with psycopg.connect(postgres_url) as connection:
         assert connection.execute(f"SELECT count(*) FROM {name}.workflows").fetchone() == (9,)

@@ -89,9 +89,7 @@ async def test_a_broken_foreign_key(file: Path, provider: SqlitePersistenceProvi
     await fill(provider)
     _by_hand(file, "PRAGMA foreign_keys = OFF", "DELETE FROM workflows WHERE id = 'a'")
     messages = await found(provider, FindingKind.ForeignKey)
-    assert messages == [
-        f"row {row} of execution_pointers belongs to a row of workflows that is not there" for row in (3, 4)
-    ]
+    assert messages == [f"execution_pointers row {row} refers to a missing row of workflows" for row in (3, 4)]
 
 
 async def test_an_index_that_is_missing_is_found_and_made_again(file: Path) -> None:
@@ -116,7 +114,7 @@ async def test_statistics_that_are_missing_or_old(file: Path, provider: SqlitePe
     assert await found(provider, FindingKind.Statistics) == []
     store(1)
     (message,) = await found(provider, FindingKind.Statistics)
-    assert message == "execution_errors has 10,000 rows and no statistics; update them"
+    assert message == "execution_errors has 10,000 rows and no statistics; run wfe-sql init"
     await provider.update_statistics()
     assert await found(provider, FindingKind.Statistics) == []
     store(100_000)
@@ -205,7 +203,7 @@ async def test_a_copy_is_refused_where_something_is(tmp_path: Path, provider: Sq
     await fill(provider)
     async with SqlitePersistenceProvider(tmp_path / "copy.db") as copy:
         await copy.next_definition_sequence("mine")
-        with pytest.raises(StoreNotEmptyError, match="1 definition_sequences; nothing was copied"):
+        with pytest.raises(StoreNotEmptyError, match=r"1 definition_sequences\); nothing was copied"):
             await provider.copy_to(copy)
         assert (await copy.stats()).rows["definition_sequences"] == 1
 
@@ -244,7 +242,7 @@ async def test_a_copy_into_which_somebody_writes_is_seen(tmp_path: Path, provide
             _by_hand(file, "UPDATE workflows SET data = '1' WHERE id = 'a'")
 
     async with SqlitePersistenceProvider(file) as copy:
-        with pytest.raises(StoreError, match="what is read back from the copy differs"):
+        with pytest.raises(StoreError, match="the rows read back from the copy differ"):
             await provider.copy_to(copy, on_batch=change)
 
 
@@ -261,7 +259,7 @@ async def test_a_copy_that_fails_deletes_nothing_of_somebody_else(
             _by_hand(file, f"INSERT INTO workflows VALUES ({theirs}, NULL, NULL, NULL, NULL, 0)")
 
     async with SqlitePersistenceProvider(file) as copy:
-        with pytest.raises(StoreError, match="what was copied is still there"):
+        with pytest.raises(StoreError, match="the copied rows are still there"):
             await provider.copy_to(copy, on_batch=write)
         assert (await copy.stats()).rows["execution_errors"] == 1
 
@@ -344,7 +342,7 @@ async def test_a_backup_that_a_full_disk_cuts_off_names_the_copy(file: Path, tmp
     async with SqlitePersistenceProvider(f"{file}?mode=ro") as provider:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
         try:
-            with pytest.raises(StoreUnavailableError, match="backup.db cannot be made: disk I/O error"):
+            with pytest.raises(StoreUnavailableError, match="backup.db cannot be created: disk I/O error"):
                 await provider.backup(tmp_path / "backup.db")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -400,7 +398,7 @@ async def test_a_backup_over_a_file_is_refused(tmp_path: Path, provider: SqliteP
     (tmp_path / "backup.db").write_text("precious")
     with pytest.raises(StoreError, match="backup.db already exists"):
         await provider.backup(tmp_path / "backup.db")
-    with pytest.raises(StoreUnavailableError, match="cannot be made"):
+    with pytest.raises(StoreUnavailableError, match="cannot be created"):
         await provider.backup(tmp_path / "no" / "backup.db")
     assert (tmp_path / "backup.db").read_text() == "precious"
     assert {path.name for path in tmp_path.iterdir()} <= {"backup.db", "store.db", "store.db-wal", "store.db-shm"}

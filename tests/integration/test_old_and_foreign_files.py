@@ -200,7 +200,7 @@ async def test_another_application_s_database(file: Path, sql: str, wal: bool) -
     before = unchanged(file.parent)
     name = sql.split()[2]
     for url in (file, f"sqlite://{file}?mode=ro"):
-        with pytest.raises(StoreVersionError, match=f"has a table {name} that is not one of a workflow store.*lacks"):
+        with pytest.raises(StoreVersionError, match=f"has a table {name} that does not belong to a .* store.*lacks"):
             await connect(url).open()
         assert unchanged(file.parent) == before
 
@@ -223,7 +223,7 @@ async def test_another_application_s_database_with_a_log_that_a_crash_left(file:
 async def test_a_file_that_is_no_database(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     for url in (file, f"sqlite://{file}?mode=ro"):
-        with pytest.raises(StoreCorruptError, match="is no SQLite database"):
+        with pytest.raises(StoreCorruptError, match="is not a SQLite database"):
             await connect(url).open()
         assert unchanged(file.parent) == {"store.db": content}
 
@@ -246,8 +246,8 @@ async def test_other_tables_are_left_alone(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE wfe_sql_store SET version = 2", r"version 2, made by a later wfe-sql; .* version 1: upgrade it"),
-        ("DELETE FROM wfe_sql_store", "is a store of version None"),
+        ("UPDATE wfe_sql_store SET version = 2", r"version 2, made by a later wfe-sql; .* version 1: upgrade wfe-sql"),
+        ("DELETE FROM wfe_sql_store", "has version None"),
     ],
 )
 async def test_a_store_of_a_version_that_is_not_known(file: Path, wal: bool, change: str, message: str) -> None:

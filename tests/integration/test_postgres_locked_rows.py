@@ -7,7 +7,13 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from wfe_sql import PostgresPersistenceProvider, ScheduledCommand, StoreBusyError
+from wfe_sql import (
+    PostgresPersistenceProvider,
+    ScheduledCommand,
+    StoreBusyError,
+    StoreUnavailableError,
+    SubscriptionTokenError,
+)
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -171,3 +177,49 @@ async def test_many_locked_rows_leave_connections_to_others(
     assert not any(persist.done() for persist in held)
     somebody.rollback()
     await asyncio.gather(*held)
+
+
+@pytest.mark.parametrize("name", ["set_subscription_token", "clear_subscription_token", "schedule_command"])
+async def test_many_who_want_one_locked_row_leave_connections_to_others(
+    provider: PostgresPersistenceProvider, somebody: psycopg.Connection, name: str
+) -> None:
+    for id_ in ("s7", "s8"):
+        await provider.create_event_subscription(
+            full_subscription(id=id_, external_token="t", external_token_expiry=TIME)
+        )
+        await provider.schedule_command(ScheduledCommand.process_event(id_, 0))
+    calls: dict[str, Callable[[str, int], Awaitable[object]]] = {
+        "set_subscription_token": lambda id_, n: provider.set_subscription_token(id_, "t", f"worker {n}", TIME + LEASE),
+        "clear_subscription_token": lambda id_, n: provider.clear_subscription_token(id_, "t"),
+        "schedule_command": lambda id_, n: provider.schedule_command(ScheduledCommand.process_event(id_, -1 - n)),
+    }
+    somebody.execute("SELECT 1 FROM event_subscriptions WHERE id = 's7' FOR UPDATE")
+    somebody.execute("SELECT 1 FROM scheduled_commands WHERE data = 's7' FOR UPDATE")
+    waiting = [asyncio.ensure_future(calls[name]("s7", n)) for n in range(COUNT)]
+    try:
+        async with asyncio.timeout(10):
+            await calls[name]("s8", 0)
+            await provider.get_runnable_instances(TIME)
+        assert not any(call.done() for call in waiting)
+    finally:
+        somebody.rollback()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    refused = sum(isinstance(outcome, SubscriptionTokenError) for outcome in outcomes)
+    assert refused == (COUNT - 1 if name == "clear_subscription_token" else 0)
+
+
+async def test_waiting_for_a_locked_row_ends_for_all_who_want_it(
+    provider: PostgresPersistenceProvider, somebody: psycopg.Connection, pass_time: Callable[[float], None]
+) -> None:
+    """One waits at the server, and those behind it no longer than it may."""
+    await provider.schedule_command(ScheduledCommand.process_event("e7", 0))
+    somebody.execute("SELECT 1 FROM scheduled_commands FOR UPDATE")
+    waiting = [
+        asyncio.ensure_future(provider.schedule_command(ScheduledCommand.process_event("e7", 0))) for _ in range(COUNT)
+    ]
+    while somebody.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone() is None:
+        await asyncio.sleep(0)
+    pass_time(60 * 60)
+    first, *others = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(first, StoreUnavailableError)
+    assert [type(outcome) for outcome in others] == [StoreBusyError] * (COUNT - 1)

@@ -91,7 +91,7 @@ async def test_a_broken_foreign_key(by_hand: ByHand, provider: PostgresPersisten
     await fill(provider)
     by_hand("SET session_replication_role = replica", "DELETE FROM workflows WHERE id = 'a'")
     assert await found(provider, FindingKind.ForeignKey) == [
-        f"row {row} of execution_pointers belongs to a row of workflows that is not there" for row in (3, 4)
+        f"execution_pointers row {row} refers to a missing row of workflows" for row in (3, 4)
     ]
 
 
@@ -127,17 +127,17 @@ async def test_statistics_that_are_missing_or_old(by_hand: ByHand, provider: Pos
     assert await found(provider, FindingKind.Statistics) == []
     store(1)
     (message,) = await found(provider, FindingKind.Statistics)
-    assert message == "execution_errors has 10,000 rows and no statistics; update them"
+    assert message == "execution_errors has 10,000 rows and no statistics; run wfe-sql init"
     await provider.update_statistics()
     assert await found(provider, FindingKind.Statistics) == []
     store(100_000)
     (message,) = await found(provider, FindingKind.Statistics)
-    assert message == "execution_errors has 110,000 rows and statistics from when it had about 10,000; update them"
+    assert message == "execution_errors has 110,000 rows and statistics from when it had about 10,000; run wfe-sql init"
     await provider.update_statistics()
     assert await found(provider, FindingKind.Statistics) == []
     by_hand("DELETE FROM execution_errors WHERE id > 10000")
     (message,) = await found(provider, FindingKind.Statistics)
-    assert message == "execution_errors has 10,000 rows and statistics from when it had about 110,000; update them"
+    assert message == "execution_errors has 10,000 rows and statistics from when it had about 110,000; run wfe-sql init"
 
 
 async def test_sizes(provider: PostgresPersistenceProvider) -> None:

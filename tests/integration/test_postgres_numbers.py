@@ -60,8 +60,8 @@ async def test_check_warns_when_half_of_the_numbers_are_given(
         assert await _numbers(provider) == []
         run_sql(f"SELECT setval('{table}_id_seq', %s)", SERIAL // 2 + 1)
         assert await _numbers(provider) == [
-            f"1,073,741,824 of the 2,147,483,647 numbers of {table}.id are given; "
-            "wfe-sql copy into another store gives its rows numbers from 1"
+            f"1,073,741,824 of the 2,147,483,647 numbers of {table}.id are used; "
+            "wfe-sql copy into another store numbers its rows from 1"
         ]
 
 
@@ -109,7 +109,7 @@ async def test_check_says_that_numbers_are_behind_and_init_mends_them(
     await _fill_and_set_back(postgres_url, schema, run_sql)
     async with PostgresPersistenceProvider(f"{postgres_url}&mode=ro", schema=schema) as provider:
         assert len(await _numbers(provider)) == 3
-        assert "the numbers of execution_pointers.position are at 0, and 30 is stored" in " ".join(
+        assert "the sequence of execution_pointers.position is at 0, but 30 is stored" in " ".join(
             await _numbers(provider)
         )
     async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:

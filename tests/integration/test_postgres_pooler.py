@@ -20,13 +20,11 @@ from wfe_sql.testing.samples import TIME
 
 LEFT_BEHIND = """
     SELECT name, setting FROM pg_settings WHERE source = 'session' AND name NOT IN (
-        'application_name', 'client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings', 'IntervalStyle',
-        'wfe_sql.schema'
+        'application_name', 'client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings', 'IntervalStyle'
     )
     UNION ALL SELECT 'prepared', name FROM pg_prepared_statements WHERE from_sql OR name NOT LIKE 'PGBOUNCER%%'
     UNION ALL SELECT 'lock', objid::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
-    UNION ALL SELECT 'schema', current_setting('wfe_sql.schema', true)
-        WHERE coalesce(current_setting('wfe_sql.schema', true), '') <> ''
+    UNION ALL SELECT 'setting', 'wfe_sql.schema' WHERE current_setting('wfe_sql.schema', true) IS NOT NULL
 """
 
 

@@ -170,7 +170,7 @@ async def test_names_that_may_be_missing_are_filled_in(
 async def test_tables_of_another_application(postgres_url: str, schema: str, run_sql: RunSql) -> None:
     run_sql("public", f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.events (id INT, what TEXT)")
     before = describe(run_sql, schema)
-    with pytest.raises(StoreVersionError, match="has a table events that is not one of a workflow store"):
+    with pytest.raises(StoreVersionError, match="has a table events that does not belong to a workflow store"):
         await PostgresPersistenceProvider(postgres_url, schema=schema).open()
     assert describe(run_sql, schema) == before
 

@@ -132,11 +132,11 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("mode", "of_file", "of_folder", "message"),
     [
-        ("rwc", 0o444, 0o777, "may not read and write it"),
-        ("rwc", 0o000, 0o777, "may not read and write it"),
-        ("ro", 0o000, 0o777, "may not read it"),
-        ("rwc", 0o666, 0o555, "may not write in .*, where its log lies"),
-        ("rwc", 0o666, 0o000, "may not look into"),
+        ("rwc", 0o444, 0o777, "no permission to read and write it"),
+        ("rwc", 0o000, 0o777, "no permission to read and write it"),
+        ("ro", 0o000, 0o777, "no permission to read it"),
+        ("rwc", 0o666, 0o555, "no permission to write in .*, where SQLite keeps its log"),
+        ("rwc", 0o666, 0o000, "no permission to look into"),
     ],
 )
 async def test_a_store_without_permission(folder: Path, mode: str, of_file: int, of_folder: int, message: str) -> None:

@@ -365,7 +365,7 @@ async def test_what_the_scripts_of_postgresql_make(schema: str, postgres_url: st
     queries: QuerySet = load_postgres_queries()
     await open_and_close(PostgresPersistenceProvider(postgres_url, schema=schema))
     with psycopg.connect(postgres_url) as connection:
-        connection.execute(f"SET wfe_sql.schema TO {schema}")
+        connection.execute(f"SET search_path TO {schema}")
         found = read_parts(connection.execute(queries["list_parts"].sql.encode()).fetchall()).keys()
     made = set().union(*(parts_made_by(queries[name].sql) for name in postgres_store._SCRIPTS))
     assert made == {part for part in found if not part.endswith(("_pkey", "workflows_name_key", "_data_key"))}

@@ -19,7 +19,7 @@ from wfe_sql.testing.samples import TIME
 
 SOON = 10.0
 """Seconds within which what is awaited happens, on a slow machine too."""
-LATE = {"poll_interval": timedelta(hours=1), "fallback_interval": timedelta(hours=1)}
+LATE: dict[str, Any] = {"poll_interval": timedelta(hours=1), "fallback_interval": timedelta(hours=1)}
 EVENT = (
     "INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed) "
     "VALUES ('by hand', 'paid', 'k', '1', '2026-01-01T00:00:00+00:00', {})"

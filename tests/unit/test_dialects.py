@@ -15,8 +15,10 @@ SETTINGS = (
     *("use_wal", "use_full_durability", "use_normal_durability", "refuse_writes", "enforce_foreign_keys"),
     *("use_rollback_journal", "wait_for_no_lock"),
 )
+WAKES = (
+    *("create_wake_trigger", "listen", "get_reason_not_to_listen", "ask_for_wake", "end_wake", "have_writers_ended"),
+)
 LOOKS = ("find_free_runnable_instance", "find_free_runnable_event", "find_free_command")
-SAVEPOINTS = ("begin_unit", "commit_unit", "rollback_unit")
 ADDITIONS = (
     *("add_workflows_claim_and_revision", "add_events_claim", "add_scheduled_commands_claim_and_rescheduled_time"),
 )
@@ -30,12 +32,13 @@ ONLY_IN_SQLITE = {
     **dict.fromkeys(PARTS, "a part of a group in PostgreSQL"),
     **dict.fromkeys(LOOKS, "in PostgreSQL a claim that finds nothing takes no lock that others wait for"),
     **dict.fromkeys(SETTINGS, "a setting of SQLite's"),
-    **dict.fromkeys(SAVEPOINTS, "SQLite has the units that wait in one transaction, each in a savepoint"),
     **dict.fromkeys(ADDITIONS, "PostgreSQL adds these columns in the query that makes the table"),
     "create_workflows_indexes": "PostgreSQL makes these indexes in the query that makes the table",
     "check_copy": "PostgreSQL has tools of its own for backups",
     "limit_log": "the log is the server's",
     "copy_log": "the log is the server's",
+    "get_file": "a PostgreSQL database is told by its server and name (get_database)",
+    "get_data_version": "PostgreSQL tells those who listen",
     "suspend_foreign_keys": "SQLite replaces an old table, PostgreSQL changes it (name_workflows_without_name)",
     "stand_in_for_columns": "only SQLite opens what the reference wrote for reading, as it is",
 }
@@ -47,6 +50,10 @@ ONLY_IN_POSTGRES = {
     "find_query_statistics": "SQLite does not count what queries cost",
     "list_query_statistics": "as find_query_statistics",
     "get_server_process": "SQLite has no server",
+    "get_database": "a SQLite database is told by its file (get_file)",
+    "get_settings": "a unit in somebody else's transaction needs none in SQLite",
+    "restore_settings": "as get_settings",
+    **dict.fromkeys(WAKES, "a SQLite file is looked at (get_data_version)"),
     "prepare_query": "SQLite plans a query with its parameters unbound",
     "forget_query": "as prepare_query",
     **{group.lock: "in SQLite nobody else writes meanwhile" for group in GROUPS.values() if group.lock},
@@ -74,8 +81,11 @@ def test_what_both_have_is_called_alike(name: str) -> None:
     of_their_own = (
         "begin_write",
         "begin_read",
+        "begin_unit",
         "commit",
+        "commit_unit",
         "rollback",
+        "rollback_unit",
         "get_store_version",
         "list_parts",
         "list_indexes",

@@ -7,7 +7,7 @@ import pytest
 from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider, StoreError, connect
 
 SQLITE = "durability, busy_timeout, max_connections, clock, on_conflict, poll_interval, fallback_interval"
-SQLITE += ", sql_dir, app_sql, allow_unfinished_copy"
+SQLITE += ", sql_dir, app_sql, allow_unfinished_copy, on_unit, slow_unit"
 URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
 
 
@@ -26,6 +26,9 @@ URLS: dict[str, Any] = {"sqlite": ":memory:", "postgres": "postgresql:///x"}
         ({"sql_dir": 5}, "sql_dir must be a str or a path, not int"),
         ({"allow_unfinished_copy": 1}, "allow_unfinished_copy must be a bool, not int"),
         ({"sql_dir": b"sql"}, "sql_dir must be a str or a path, not bytes"),
+        ({"on_unit": "print"}, "on_unit must be a function that takes a UnitStats, not str"),
+        ({"slow_unit": 1}, r"slow_unit must be a timedelta, not int: write timedelta\(seconds=1\)"),
+        ({"slow_unit": timedelta(seconds=-1)}, "slow_unit must not be negative: -1 day, 23:59:59"),
     ],
 )
 def test_options_of_every_provider(url: str, options: dict[str, Any], message: str) -> None:
@@ -81,6 +84,9 @@ def test_timeouts(url: str, name: str, value: Any, message: str) -> None:
         (lambda: connect(None), "url must be a str or a path, not NoneType"),  # type: ignore[arg-type]
         (lambda: connect(b"x.db"), "url must be a str or a path, not bytes"),  # type: ignore[arg-type]
         (lambda: PostgresPersistenceProvider(Path("x")), "url must be a str, not PosixPath"),  # type: ignore[arg-type]
+        (lambda: connect("postgres:///x", application_name="a\0b"), "application_name has a NUL character"),
+        (lambda: connect("postgres://h/x\0?user=u"), "the URL is not one that PostgreSQL reads"),
+        (lambda: connect("postgres://h/x\ud800"), "the URL is not one that PostgreSQL reads"),
     ],
 )
 def test_what_a_provider_does_not_take(make: Any, message: str) -> None:

@@ -213,7 +213,7 @@ def test_what_has_a_plan(tmp_path: Path, operation: str, sql: str, has_plan: boo
     ],
 )
 def test_a_name_line_that_would_be_lost_or_misread(tmp_path: Path, name_line: str) -> None:
-    assert f"'{name_line.strip()}' is no name" in _refusal_below_first(tmp_path, _query(name_line))
+    assert f"'{name_line.strip()}' is not a name" in _refusal_below_first(tmp_path, _query(name_line))
 
 
 @pytest.mark.parametrize("lost", ["", "-- second()", "-- nmae: second()"])
@@ -234,14 +234,15 @@ def test_names_that_differ_only_by_case_or_dash(tmp_path: Path, name_line: str) 
 
 def test_a_name_that_is_taken_in_the_same_file(tmp_path: Path) -> None:
     message = _refusal_below_first(tmp_path, _query("-- name: first()"))
-    assert message == f"query first: the name is taken by {tmp_path / 'dialect' / 'things.sql'}:1: query first"
+    assert message == f"query first: the name is already used by {tmp_path / 'dialect' / 'things.sql'}:1: query first"
 
 
 def test_a_name_that_is_taken_in_another_file(tmp_path: Path) -> None:
     folder = tmp_path / "dialect"
     _write(folder, a=FIRST, b="\n" + FIRST)
     message = _refusal(tmp_path)
-    assert message == f"{folder / 'b.sql'}:2: query first: the name is taken by {folder / 'a.sql'}:1: query first"
+    other = f"{folder / 'a.sql'}:1: query first"
+    assert message == f"{folder / 'b.sql'}:2: query first: the name is already used by {other}"
 
 
 @pytest.mark.parametrize(
@@ -431,7 +432,7 @@ def test_an_overlay_replaces_one_query(tmp_path: Path, original: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (_query("-- name: second()^"), "query second: replaces nothing"),
+        (_query("-- name: second()^"), "query second: the library has no query of this name to replace"),
         (
             _query("-- name: row(id)^", "SELECT :id;"),
             "query row: must keep the parameters and the operation: row(id, now)^",
@@ -451,7 +452,7 @@ def test_an_overlay_keeps_the_rules(tmp_path: Path, original: Path, text: str, w
 
 def test_an_overlay_of_two_files_cannot_replace_a_query_twice(tmp_path: Path, original: Path) -> None:
     _write(tmp_path / "tuned", a=_query("-- name: value()$"), b=_query("-- name: value()$"))
-    assert f"b.sql:1: query value: the name is taken by {tmp_path / 'tuned' / 'a.sql'}" in _refusal(
+    assert f"b.sql:1: query value: the name is already used by {tmp_path / 'tuned' / 'a.sql'}" in _refusal(
         original, overlay=tmp_path / "tuned"
     )
 

@@ -41,5 +41,5 @@ def test_the_least_version_is_what_the_readme_says() -> None:
 
 def test_a_module_in_place_of_pythons_own() -> None:
     program = subprocess.run([sys.executable, "-c", SWAPPED], capture_output=True, text=True, check=False)
-    assert program.stderr.splitlines()[-1].startswith("ImportError: wfe-sql needs Python's own module sqlite3")
-    assert "pysqlite3 is in its place" in program.stderr
+    assert program.stderr.splitlines()[-1].startswith("ImportError: wfe-sql needs Python's own sqlite3 module")
+    assert "pysqlite3 has replaced it" in program.stderr

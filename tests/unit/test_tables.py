@@ -155,7 +155,7 @@ def test_subclasses_of_json_types_are_stored_as_those_types() -> None:
 
 def test_an_error_names_the_field_as_the_model_has_it() -> None:
     instance = WorkflowInstance(workflow_definition_id="", version=1, data=None)
-    with pytest.raises(SerializationError, match="WorkflowInstance.workflow_definition_id is empty"):
+    with pytest.raises(SerializationError, match="WorkflowInstance.workflow_definition_id must not be empty"):
         WORKFLOWS.encode(instance)
     with pytest.raises(ValueError, match="ExecutionPointer.step_id"):
         EXECUTION_POINTERS.encode(ExecutionPointer(step_id=2**63))

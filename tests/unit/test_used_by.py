@@ -12,11 +12,13 @@ from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.engine import PostgresEngine
 from wfe_sql.engines.postgres.grouping import GROUPS
+from wfe_sql.engines.postgres.joining import PostgresJoined
 from wfe_sql.engines.postgres.plans import PostgresPlanner
 from wfe_sql.engines.postgres.store import PostgresStore
 from wfe_sql.engines.sqlite.alarm import SqliteAlarm
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.engine import SqliteEngine
+from wfe_sql.engines.sqlite.joining import SqliteJoined
 from wfe_sql.engines.sqlite.plans import SqlitePlanner
 from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.operations.units import SqlUnitOfWork
@@ -25,23 +27,12 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.queries import Query
 
 SQLITE_USERS = (
-    SqlPersistenceProvider,
-    SqlUnitOfWork,
-    Watch,
-    SqliteEngine,
-    SqliteStore,
-    SqliteAlarm,
-    Backup,
-    SqlitePlanner,
+    *(SqlPersistenceProvider, SqlUnitOfWork, Watch, SqliteEngine, SqliteStore, SqliteJoined),
+    *(SqliteAlarm, Backup, SqlitePlanner),
 )
 POSTGRES_USERS = (
-    SqlPersistenceProvider,
-    SqlUnitOfWork,
-    Watch,
-    PostgresEngine,
-    PostgresStore,
-    PostgresAlarm,
-    PostgresPlanner,
+    *(SqlPersistenceProvider, SqlUnitOfWork, Watch, PostgresEngine, PostgresStore, PostgresJoined),
+    *(PostgresAlarm, PostgresPlanner),
     Connection,
 )
 QUERIES = [

@@ -17,4 +17,4 @@ wfe_sql.connect(":memory:")
 
 def test_without_the_driver() -> None:
     program = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    assert "pip install 'wfe-sql[postgres]'" in program.stdout
+    assert program.stdout.endswith(f"; run: {sys.executable} -m pip install 'psycopg[binary]'\n")

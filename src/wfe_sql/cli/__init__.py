@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 import sys
 
 from wfe_sql.errors import WfeError
@@ -12,15 +13,16 @@ from wfe_sql.escaping import visible
 def main() -> None:
     """Run the command line; an error of this library becomes one line on stderr and exit code 1.
 
-    So does output that cannot be written, but for a pipe whose reader has left: that ends without a word.
+    So does output that cannot be written. A pipe whose reader has left ends the command silently.
     """
     try:
         from wfe_sql.cli.app import app
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("typer", "click", "rich"):
             raise
-        sys.exit("wfe-sql needs its command-line packages: pip install 'wfe-sql[cli]'")
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it would warn of is in our own line
+        python = shlex.quote(sys.executable)
+        sys.exit(f"wfe-sql needs packages that are not installed; run: {python} -m pip install rich typer")
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # our own line says what it would warn of
     try:
         try:
             app(prog_name="wfe-sql")
@@ -33,6 +35,6 @@ def main() -> None:
     except OSError as error:
         if error.filename is not None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try again at its end, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python tries again when it exits, and fails again
         left = error.errno == errno.EPIPE
         sys.exit(1 if left else f"wfe-sql: the output cannot be written: {error.strerror}")

@@ -1,4 +1,4 @@
-"""The commands of `wfe-sql`: each module adds its own to `app`, in the order in which `--help` lists them."""
+"""The commands of `wfe-sql`: each module adds its own to `app`, in the order that `--help` lists them."""
 
 from importlib import import_module
 

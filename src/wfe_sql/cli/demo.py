@@ -24,12 +24,13 @@ from wfe_sql.models import PointerStatus, WorkflowInstance
 @app.command()
 def demo(
     file: Annotated[
-        Path | None, typer.Argument(show_default=False, help="The SQLite file to make; a temporary one if not given.")
+        Path | None, typer.Argument(show_default=False, help="The SQLite file to create; a temporary one by default.")
     ] = None,
 ) -> None:
-    """Run six orders with two hosts on one SQLite file, kill one host half way, and have a new one take its place.
+    """Run six orders, kill a host, and see them finish.
 
-    It takes a few seconds and leaves the file for you to look into.
+    Two hosts share one SQLite file. One is killed half way, and a new one takes its place. It takes a few seconds and
+    leaves the file for you to look into.
 
     Example: wfe-sql demo /tmp/orders.db
     """
@@ -86,11 +87,10 @@ def _summary(report: DemoReport) -> list[str]:
         verdict = [f"WRONG: {problem}" for problem in report.problems]
     else:
         verdict = [
-            "Nothing was run twice that had been stored as done:",
+            "No step ran again once it was stored as done:",
             f"  step runs stored when host {report.killed} was killed: {len(report.stored)}, "
-            f"of which were run again: {len(report.repeated & report.stored)}",
-            f"  step runs that it had begun and not stored: {len(report.in_flight)}, "
-            f"of which were run again: {len(report.repeated)}",
+            f"run again: {len(report.repeated & report.stored)}",
+            f"  step runs that it had begun but not stored: {len(report.in_flight)}, run again: {len(report.repeated)}",
         ]
     commands = [
         (_program(), "show", shlex.quote(str(report.file)), "order-1"),
@@ -110,6 +110,6 @@ def _summary(report: DemoReport) -> list[str]:
 
 
 def _program() -> str:
-    """Return what this program was called as, which works where no folder of it is in the PATH."""
+    """Return the command that started this program, which works even when its folder is not in the PATH."""
     called = Path(sys.argv[0])
     return shlex.quote(str(called)) if called.name == "wfe-sql" else "wfe-sql"

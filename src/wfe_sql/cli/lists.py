@@ -14,39 +14,51 @@ from wfe_sql.cli.output import (
     Cell,
     Column,
     Output,
-    ago,
-    as_text,
-    moment,
-    one_line,
+    Side,
+    format_age,
+    format_duration,
+    format_size,
+    format_status,
+    format_time,
+    join_lines,
     print_json,
-    size,
-    span,
-    status,
+    to_json,
     warn,
 )
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import After, AsJson, Limit, SqlDir, Url, find_workflow, opened, parse_time, run, shown
+from wfe_sql.cli.store import (
+    After,
+    AsJson,
+    Limit,
+    SqlDir,
+    Url,
+    find_workflow,
+    hide_password,
+    open_store,
+    parse_time,
+    run,
+)
 from wfe_sql.maintenance.models import CommandSummary, Page, QueryStats, StoreStats, WorkflowSummary
 from wfe_sql.models import WorkflowStatus, utc_now
 
 _WATCH_EVERY = 2.0
-"""Seconds between two looks, at least; a large store is looked at for no more than a tenth of the time."""
+"""Seconds between two counts, at least; a large store is read for at most a tenth of the time."""
 
 
 @app.command()
 def stats(
     url: Url,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on, every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every two seconds, with rates, until Ctrl-C.")] = False,
     queries: Annotated[
-        bool, typer.Option("--queries", help="Instead, what the server counted for each query (pg_stat_statements).")
+        bool, typer.Option("--queries", help="Show what the server counted for each query (pg_stat_statements).")
     ] = False,
     as_json: AsJson = False,
     sql_dir: SqlDir = None,
 ) -> None:
-    """Count what is in a store, by definition and status, and what is due.
+    """Count what is in a store, and what is due.
 
-    It reads the whole store, in one snapshot that holds up nobody. With --queries it reads only what the server counted
-    since its statistics were reset, for all stores in the database.
+    Workflows are counted by definition and status. It reads the whole store, in one snapshot that blocks nobody. With
+    --queries it only reads what the server counted since its statistics were reset, for all stores in the database.
 
     Example: wfe-sql stats wfe.db --watch
     """
@@ -58,7 +70,8 @@ def stats(
 
 async def _stats(url: str, sql_dir: Path | None, *, queries: bool, watch: bool, as_json: bool) -> None:
     output = Output()
-    async with opened(url, sql_dir, mode="ro") as provider:
+    before: StoreStats | None = None
+    async with open_store(url, sql_dir, mode="ro") as provider:
         while True:
             began = asyncio.get_running_loop().time()
             found = await (provider.query_stats() if queries else provider.stats())
@@ -69,6 +82,9 @@ async def _stats(url: str, sql_dir: Path | None, *, queries: bool, watch: bool, 
                     output.console.clear()
                 if isinstance(found, StoreStats):
                     _print_stats(output, url, found)
+                    if before is not None:
+                        print_rates(output, before, found)
+                    before = found
                 else:
                     _print_query_stats(output, found)
             if not watch:
@@ -79,10 +95,10 @@ async def _stats(url: str, sql_dir: Path | None, *, queries: bool, watch: bool, 
 
 def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     now = found.taken_at
-    output.line(shown(url))
-    free = "" if found.free_bytes is None else f", {size(found.free_bytes)} of it free"
-    log = "" if not found.log_bytes else f", {size(found.log_bytes)} of log beside it"
-    output.line(f"{size(found.size_bytes)}{free}{log}, at {moment(now)} UTC")
+    output.line(hide_password(url))
+    free = "" if found.free_bytes is None else f", {format_size(found.free_bytes)} of it free"
+    log = "" if not found.log_bytes else f", {format_size(found.log_bytes)} of log beside it"
+    output.line(f"{format_size(found.size_bytes)}{free}{log}, at {format_time(now)} UTC")
     output.line()
     by_definition: dict[str, dict[str, int]] = defaultdict(dict)
     for each in found.workflows:
@@ -96,7 +112,7 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
         times = [(each.oldest, each.newest) for each in found.workflows if each.workflow_definition_id == definition]
         oldest = min((oldest for oldest, _ in times if oldest is not None), default=None)
         newest = max((newest for _, newest in times if newest is not None), default=None)
-        ages = ["unreadable" if time is None else span(now - time) for time in (oldest, newest)]
+        ages = ["unreadable" if time is None else format_duration(now - time) for time in (oldest, newest)]
         counted = [f"{counts.get(word, 0):,}" for word in statuses]
         rows.append([definition, *counted, f"{sum(counts.values()):,}", *ages])
     if len(rows) > 1:
@@ -106,12 +122,35 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     output.line()
     backlog = {"workflows": found.due_workflows, "events": found.due_events, "commands": found.due_commands}
     due: list[list[Cell]] = [
-        [what, f"{each.due:,}", "" if each.since is None else span(now - each.since)] for what, each in backlog.items()
+        [what, f"{each.due:,}", "" if each.since is None else format_duration(now - each.since)]
+        for what, each in backlog.items()
     ]
     output.table([("due now", "left"), ("count", "right"), ("longest for", "right")], due)
     output.line()
     stored: list[list[Cell]] = [[table, f"{count:,}"] for table, count in sorted(found.rows.items())]
     output.table([("table", "left"), ("rows", "right")], stored)
+
+
+def print_rates(output: Output, before: StoreStats, now: StoreStats) -> None:
+    """Print how fast a store has grown since it was looked at before; what was purged meanwhile is taken off."""
+    seconds = (now.taken_at - before.taken_at).total_seconds()
+    if seconds > 0:
+        rows: list[list[Cell]] = [
+            [what, f"{(later - earlier) / seconds:+,.1f}"]
+            for (what, earlier), later in zip(_growing(before).items(), _growing(now).values(), strict=True)
+        ]
+        output.line()
+        output.table([("growth", "left"), ("per second", "right")], rows)
+
+
+def _growing(found: StoreStats) -> dict[str, int]:
+    complete = sum(each.workflows for each in found.workflows if each.status == WorkflowStatus.Complete)
+    return {
+        "workflows created": found.rows["workflows"],
+        "workflows completed": complete,
+        "events": found.rows["events"],
+        "errors": found.rows["execution_errors"],
+    }
 
 
 def _print_query_stats(output: Output, found: Sequence[QueryStats]) -> None:
@@ -132,11 +171,14 @@ def _print_query_stats(output: Output, found: Sequence[QueryStats]) -> None:
 def workflows(
     url: Url,
     wanted: Annotated[
-        WorkflowStatus | None, typer.Option("--status", show_default=False, help="Only those of this status.")
+        WorkflowStatus | None, typer.Option("--status", show_default=False, help="Only those with this status.")
     ] = None,
     definition: Annotated[str | None, typer.Option(show_default=False, help="Only those of this definition.")] = None,
     since: Annotated[
-        str | None, typer.Option(show_default=False, help="Only those made since, such as 12h or 2026-05-28.")
+        str | None, typer.Option(show_default=False, help="Only those created since, such as 12h or 2026-05-28.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(show_default=False, help="Only the children of the workflow with this name or id.")
     ] = None,
     after: After = None,
     limit: Limit = 50,
@@ -150,21 +192,27 @@ def workflows(
     bound = None if since is None else parse_time(since)
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with open_store(url, sql_dir, mode="ro") as provider:
+            root_id = None if root is None else (await find_workflow(provider, root)).id
             page = await provider.list_workflows(
-                status=wanted, definition_id=definition, since=bound, after=after, limit=limit
+                status=wanted,
+                definition_id=definition,
+                since=bound,
+                root_workflow_id=root_id,
+                after=after,
+                limit=limit,
             )
         now = utc_now()
         rows: list[list[Cell]] = [
             [
                 each.name,
                 each.workflow_definition_id,
-                status(each.status),
-                moment(each.create_time),
-                ("" if each.next_execution is None else moment(each.next_execution))
+                format_status(each.status),
+                format_time(each.create_time),
+                ("" if each.next_execution is None else format_time(each.next_execution))
                 if each.complete_time is None
-                else f"took {span(each.complete_time - each.create_time)}",
-                _holder(each, now),
+                else f"took {format_duration(each.complete_time - each.create_time)}",
+                _format_holder(each, now),
             ]
             for each in page.items
         ]
@@ -177,7 +225,7 @@ def workflows(
 def errors(
     url: Url,
     workflow: Annotated[
-        str | None, typer.Option(show_default=False, help="Only those of the workflow with this name or id.")
+        str | None, typer.Option(show_default=False, help="Only errors of the workflow with this name or id.")
     ] = None,
     after: After = None,
     limit: Limit = 50,
@@ -190,14 +238,19 @@ def errors(
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with open_store(url, sql_dir, mode="ro") as provider:
             id_ = None if workflow is None else (await find_workflow(provider, workflow)).id
-            page = await provider.list_execution_errors(workflow_id=id_, after=after, limit=limit)
+            page = await provider.list_error_summaries(workflow_id=id_, after=after, limit=limit)
         rows: list[list[Cell]] = [
-            [moment(each.error_time), one_line(each.message), each.workflow_id, each.execution_pointer_id]
+            [
+                format_time(each.error_time),
+                each.workflow_name or each.workflow_id,
+                each.execution_pointer_id if each.step_id is None else each.step_name or f"step {each.step_id}",
+                join_lines(each.message),
+            ]
             for each in page.items
         ]
-        _print_page(page, ["time", "message", "workflow", "pointer"], rows, as_json)
+        _print_page(page, ["time", "workflow", "step", "message"], rows, as_json, last="whole")
 
     run(command())
 
@@ -206,7 +259,10 @@ def errors(
 def events(
     url: Url,
     processed: Annotated[
-        bool | None, typer.Option("--processed/--unprocessed", show_default=False, help="Only those that are, or not.")
+        bool | None,
+        typer.Option(
+            "--processed/--unprocessed", show_default=False, help="Only processed, or only unprocessed, events."
+        ),
     ] = None,
     after: After = None,
     limit: Limit = 50,
@@ -219,15 +275,15 @@ def events(
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with open_store(url, sql_dir, mode="ro") as provider:
             page = await provider.list_events(is_processed=processed, after=after, limit=limit)
         rows: list[list[Cell]] = [
             [
-                moment(each.event_time),
+                format_time(each.event_time),
                 each.event_name,
                 each.event_key,
                 "yes" if each.is_processed else "no",
-                as_text(each.event_data),
+                to_json(each.event_data),
             ]
             for each in page.items
         ]
@@ -238,21 +294,21 @@ def events(
 
 @app.command()
 def commands(url: Url, after: After = None, limit: Limit = 50, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
-    """List scheduled commands in the order in which they are due.
+    """List scheduled commands in the order they are due.
 
     Example: wfe-sql commands wfe.db --json
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with open_store(url, sql_dir, mode="ro") as provider:
             page = await provider.list_scheduled_commands(after=after, limit=limit)
         now = utc_now()
         rows: list[list[Cell]] = [
             [
-                moment(each.execute_time),
+                format_time(each.execute_time),
                 each.command_name,
                 each.data,
-                _holder(each, now),
+                _format_holder(each, now),
             ]
             for each in page.items
         ]
@@ -261,14 +317,18 @@ def commands(url: Url, after: After = None, limit: Limit = 50, as_json: AsJson =
     run(command())
 
 
-def _print_page(page: Page[Any], headings: list[str], rows: list[list[Cell]], as_json: bool) -> None:
+def _print_page(
+    page: Page[Any], headings: list[str], rows: list[list[Cell]], as_json: bool, *, last: Side = "left"
+) -> None:
     if as_json:
         print_json(page)
         return
-    Output().table([(heading, "left") for heading in headings], rows)
+    columns: list[Column] = [(heading, "left") for heading in headings]
+    columns[-1] = (headings[-1], last)
+    Output().table(columns, rows)
     if page.after is not None:
         warn(f"there may be more: --after {shlex.quote(page.after)}")
 
 
-def _holder(item: WorkflowSummary | CommandSummary, now: datetime) -> str:
-    return "" if item.claim_worker_id is None else f"{item.claim_worker_id}, {ago(item.claim_expires_at, now)}"
+def _format_holder(item: WorkflowSummary | CommandSummary, now: datetime) -> str:
+    return "" if item.claim_worker_id is None else f"{item.claim_worker_id}, {format_age(item.claim_expires_at, now)}"

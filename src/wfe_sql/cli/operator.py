@@ -10,22 +10,20 @@ import typer
 from wfe_sql.arguments import encode_ms_bound
 from wfe_sql.cli.output import print_json, say
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, find_workflow, opened, run
+from wfe_sql.cli.store import AsJson, Name, SqlDir, Url, Yes, confirm, find_workflow, open_store, run
 from wfe_sql.errors import WfeError, WorkflowConflictError
 from wfe_sql.models import Event, WorkflowInstance, WorkflowStatus, utc_now
 
 _TRIES = 20
-"""How often a change is made anew when somebody else changed the workflow in between."""
-
-Name = Annotated[str, typer.Argument(help="The workflow's name or id.")]
+"""How often a change is tried again because somebody else changed the workflow meanwhile."""
 
 
 @app.command()
 def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
-    """Stop a Runnable workflow from being polled, until it is resumed.
+    """Keep a Runnable workflow from being polled.
 
-    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that
-    stores with on_conflict="overwrite" then writes over the change, so look again.
+    It stays suspended until it is resumed. Its steps and its due time stay as they are. A step that a host is running
+    runs to its end. A host with on_conflict="overwrite" then overwrites the change, so check again.
 
     Example: wfe-sql suspend wfe.db order-3
     """
@@ -40,7 +38,7 @@ def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False,
 def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Make a Suspended workflow Runnable again.
 
-    Its due time stays as it is; where it has none, it is due now, so that a host looks at it.
+    Its due time stays as it is; if it has none, it is due now, so that a host picks it up.
 
     Example: wfe-sql resume wfe.db order-3
     """
@@ -55,10 +53,10 @@ def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, 
 
 @app.command()
 def terminate(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
-    """End a workflow for good; its complete_time is now.
+    """End a workflow for good.
 
-    Its steps and its due time stay as they are. A step that a host is running goes on to its end; a host that
-    stores with on_conflict="overwrite" then writes over the change, so look again.
+    Its complete_time is now. Its steps and its due time stay as they are. A step that a host is running runs to its
+    end. A host with on_conflict="overwrite" then overwrites the change, so check again.
 
     Example: wfe-sql terminate wfe.db order-3 --yes
     """
@@ -82,11 +80,11 @@ async def _change(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Load a workflow, ask, change it and store it; but for the question all over again when it was changed meanwhile.
+    """Load a workflow, ask, change it and store it; try again, without asking, when it was changed meanwhile.
 
-    This is what the reference's host does (wfe 1.11.4), which also leaves the due time alone.
+    The reference's host does the same (wfe 1.11.4), and leaves the due time alone too.
     """
-    async with opened(url, sql_dir, mode="rw") as provider:
+    async with open_store(url, sql_dir, mode="rw") as provider:
         instance = await find_workflow(provider, workflow)
         for attempt in range(_TRIES):
             if instance.status not in allowed:
@@ -123,13 +121,15 @@ def publish(
     as_json: AsJson = False,
     sql_dir: SqlDir = None,
 ) -> None:
-    """Store an event; hosts that poll hand it to the workflows that wait for it.
+    """Publish an event to the workflows that wait for it.
+
+    The event is stored, and hosts that poll hand it to the workflows.
 
     Example: wfe-sql publish wfe.db shipped order-3 --data '{"parcel": 7}'
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="rw") as provider:
+        async with open_store(url, sql_dir, mode="rw") as provider:
             confirm(f"Publish {event} {key} with {data}?", yes=yes)
             id_ = await provider.create_event(Event(event_name=event, event_key=key, event_data=_parse_json(data)))
         if as_json:
@@ -144,4 +144,4 @@ def _parse_json(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise typer.BadParameter(f"--data is no JSON: {error}") from error
+        raise typer.BadParameter(f"--data is not valid JSON: {error}") from error

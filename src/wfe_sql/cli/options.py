@@ -1,4 +1,4 @@
-"""What commands about SQL have in common: the dialect, and a query that is named."""
+"""What the commands about SQL share: the option for the dialect, and the search for a query."""
 
 from difflib import get_close_matches
 from typing import Annotated, NoReturn
@@ -10,17 +10,17 @@ from wfe_sql.cli.output import warn
 from wfe_sql.queries import Query, QuerySet
 
 
-def _known_dialect(name: str) -> str:
+def _check_dialect(name: str) -> str:
     if name not in BACKENDS:
-        raise typer.BadParameter(f"{name} is none of {', '.join(BACKENDS)}")
+        raise typer.BadParameter(f"unknown dialect {name}; use {' or '.join(BACKENDS)}")
     return name
 
 
-DialectName = Annotated[str, typer.Option("--dialect", callback=_known_dialect, help=f"One of {', '.join(BACKENDS)}.")]
+DialectName = Annotated[str, typer.Option("--dialect", callback=_check_dialect, help=f"One of {', '.join(BACKENDS)}.")]
 
 
 def find_query(queries: QuerySet, name: str) -> Query:
-    """Return a query by its name; a name that is unknown ends the command."""
+    """Return the query with this name; an unknown name ends the command."""
     if name not in queries:
         close = get_close_matches(name, queries, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see wfe-sql queries list"

@@ -15,8 +15,9 @@ from rich.text import Text
 from wfe_sql.escaping import visible
 
 Cell = str | Text
-Column = tuple[str, Literal["left", "right"]]
-"""A heading, and to which side its column is set."""
+Side = Literal["left", "right", "whole"]
+Column = tuple[str, Side]
+"""A heading, and how the column is aligned; the last one may be "whole": it wraps instead of being cut."""
 
 STYLES = {
     "Runnable": "cyan",
@@ -28,29 +29,28 @@ STYLES = {
     "Failed": "red",
     "Terminated": "red",
 }
-"""The colours of statuses; the word is always there too."""
-
+"""The colours of statuses; the word is always printed too."""
 
 _NARROWEST = 6
-"""How few characters a column that is cut still has."""
+"""The least characters that a column is cut to."""
 
 
 class Output:
-    """Where a command prints to; NO_COLOR, FORCE_COLOR and COLUMNS are honoured."""
+    """Prints to stdout, and honours NO_COLOR, FORCE_COLOR and COLUMNS."""
 
     @cached_property
     def console(self) -> Console:
-        """What prints to stdout."""
+        """The console that prints to stdout."""
         return Console(highlight=False, markup=False, emoji=False)
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is no terminal: no colours, no boxes, and lines as long as they are."""
+        """Whether stdout is not a terminal: no colours, no boxes, and lines of any length."""
         return not self.console.is_terminal
 
     @property
     def is_unicode(self) -> bool:
-        """Whether more than ASCII can be drawn with."""
+        """Whether characters beyond ASCII can be printed."""
         return not self.is_plain and self.console.encoding.startswith("utf")
 
     def line(self, line: Cell = "") -> None:
@@ -58,38 +58,48 @@ class Output:
         self.console.print(_as_cell(line), soft_wrap=self.is_plain)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
-        """Print a table: on a terminal no wider than that, long texts cut; on a pipe whole."""
+        """Print a table; on a terminal, long texts are cut to its width."""
         texts = [[Text(visible(heading), style="bold") for heading, _ in columns]]
         texts += [[_as_cell(cell) for cell in row] for row in rows]
         widths = [max(cell.cell_len for cell in column) for column in zip(*texts, strict=True)]
         if not self.is_plain:
+            is_whole = columns[-1][1] == "whole"
+            if is_whole:
+                widths[-1] = min(widths[-1], self.console.width // 2)
             _shrink(widths, [side == "left" for _, side in columns], self.console.width)
+            if is_whole:
+                widths[-1] = max(_NARROWEST, self.console.width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+        indent = " " * (sum(widths[:-1]) + 2 * (len(widths) - 1))
         for row in texts:
             line = Text()
+            rest: Iterable[Text] = ()
             for cell, width, (_, side) in zip(row, widths, columns, strict=True):
-                if cell.cell_len > width:
+                if cell.cell_len > width and side == "whole":
+                    cell, *rest = cell.wrap(self.console, width)
+                elif cell.cell_len > width:
                     cell.truncate(width - 2)
                     cell.append("..")
                 gap = " " * (width - cell.cell_len)
-                line = Text.assemble(line, cell, gap) if side == "left" else Text.assemble(line, gap, cell)
+                line = Text.assemble(line, gap, cell) if side == "right" else Text.assemble(line, cell, gap)
                 line.append("  ")
-            line.rstrip()
-            self.line(line)
+            for part in (line, *(Text(indent) + part for part in rest)):
+                part.rstrip()
+                self.line(part)
 
     def progress(self) -> Progress:
-        """Return a progress bar on stderr, which shows only on a terminal."""
+        """Return a progress bar on stderr, visible only on a terminal."""
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _as_cell(cell: Cell) -> Text:
-    """Return what is printed: text from a store is shown, never obeyed; who makes a `Text` sees to that."""
+    """Return what is printed: text from a store is escaped, and a `Text` is escaped already."""
     return cell if isinstance(cell, Text) else Text(visible(cell))
 
 
 def _shrink(widths: list[int], may_shrink: Sequence[bool], total: int) -> None:
-    """Take from the widest columns that may shrink until all fit, two blanks between them."""
+    """Narrow the widest columns that may shrink until all fit, with two blanks between them."""
     while sum(widths) + 2 * (len(widths) - 1) > total:
         width, at = max(((width, at) for at, width in enumerate(widths) if may_shrink[at]), default=(0, 0))
         if width <= _NARROWEST:
@@ -99,11 +109,11 @@ def _shrink(widths: list[int], may_shrink: Sequence[bool], total: int) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document on one line; dataclasses become objects."""
-    typer.echo(as_text(value))
+    typer.echo(to_json(value))
 
 
 def say(line: str) -> None:
-    """Print a line as it is, but for what a terminal would obey."""
+    """Print a line, with control characters escaped."""
     typer.echo(visible(line))
 
 
@@ -112,12 +122,12 @@ def warn(line: str) -> None:
     sys.stderr.write(f"wfe-sql: {visible(line)}\n")
 
 
-def status(word: str) -> Text:
+def format_status(word: str) -> Text:
     """Return a status in its colour."""
     return Text(visible(word), style=STYLES.get(word, ""))
 
 
-def moment(time: datetime | int | None) -> str:
+def format_time(time: datetime | int | None) -> str:
     """Return a time, or epoch milliseconds, to the second in UTC."""
     if time is None:
         return ""
@@ -129,7 +139,7 @@ def moment(time: datetime | int | None) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def span(length: timedelta) -> str:
+def format_duration(length: timedelta) -> str:
     """Return a length of time in its largest fitting unit, such as "3 min"."""
     seconds = abs(length.total_seconds())
     if seconds < 1:
@@ -142,14 +152,14 @@ def span(length: timedelta) -> str:
     return f"{seconds / 86400:,.0f} d"
 
 
-def ago(time: datetime | None, now: datetime) -> str:
+def format_age(time: datetime | None, now: datetime) -> str:
     """Return how far a time is from now, such as "3 min ago" or "in 3 min"."""
     if time is None:
         return ""
-    return f"in {span(time - now)}" if time > now else f"{span(now - time)} ago"
+    return f"in {format_duration(time - now)}" if time > now else f"{format_duration(now - time)} ago"
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Return a number of bytes in its largest fitting unit."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
@@ -159,11 +169,11 @@ def size(count: int) -> str:
     raise AssertionError(count)
 
 
-def as_text(value: Any) -> str:
+def to_json(value: Any) -> str:
     """Return JSON as text on one line."""
     return msgspec.json.encode(value).decode()
 
 
-def one_line(text: str) -> str:
+def join_lines(text: str) -> str:
     """Return a text without its line breaks."""
     return " ".join(text.split())

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from rich.text import Text
 
-from wfe_sql.cli.output import STYLES, Output, span
+from wfe_sql.cli.output import STYLES, Output, format_duration
 from wfe_sql.escaping import visible
 from wfe_sql.models import ExecutionPointer, PointerStatus, WorkflowInstance
 
@@ -72,7 +72,7 @@ def print_steps(output: Output, instance: WorkflowInstance, now: datetime) -> No
     note_width = min(max(map(len, notes), default=0), max(0, width - fixed - label_width - _SHORTEST_BAR - 2))
     bar_width = max(8, width - fixed - label_width - note_width - (2 if note_width else 0))
     begin, end = _frame(instance, now)
-    scale = f"0{span(end - begin).rjust(bar_width - 1)}"
+    scale = f"0{format_duration(end - begin).rjust(bar_width - 1)}"
     head = f"{'step'.ljust(label_width)}  {'status'.ljust(state_width)}  {scale}  {'took'.rjust(length_width)}"
     output.line(Text(head, style="bold"))
     for line, label, state, length, note in zip(lines, labels, states, lengths, notes, strict=True):
@@ -99,14 +99,14 @@ def _note(pointer: ExecutionPointer, now: datetime) -> str:
     if pointer.status is PointerStatus.WaitingForEvent:
         notes.append(f"for {pointer.event_name} {pointer.event_key}")
     if pointer.status is PointerStatus.Sleeping and pointer.sleep_until is not None:
-        notes.append(f"{span(pointer.sleep_until - now)} left" if pointer.sleep_until > now else "is due")
+        notes.append(f"{format_duration(pointer.sleep_until - now)} left" if pointer.sleep_until > now else "is due")
     return visible(", ".join(notes))
 
 
 def _length(pointer: ExecutionPointer, now: datetime) -> str:
     if pointer.start_time is None:
         return ""
-    return span((pointer.end_time or now) - pointer.start_time)
+    return format_duration((pointer.end_time or now) - pointer.start_time)
 
 
 def _frame(instance: WorkflowInstance, now: datetime) -> tuple[datetime, datetime]:

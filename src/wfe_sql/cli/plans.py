@@ -1,4 +1,4 @@
-"""`wfe-sql explain` and `wfe-sql schema`: what a database makes of the SQL."""
+"""`wfe-sql explain` and `wfe-sql schema`."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,16 +22,17 @@ from wfe_sql.queries import Query
 def explain(
     url: Annotated[
         str,
-        typer.Argument(metavar="URL", help="The store, such as sqlite:///var/lib/app/wfe.db, or :memory: for none."),
+        typer.Argument(metavar="URL", help="The store, such as sqlite:///var/lib/app/wfe.db, or :memory: (empty)."),
     ],
     name: Annotated[str | None, typer.Argument(metavar="QUERY", help="Only this query.", show_default=False)] = None,
     sql_dir: SqlDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the plan of each query on a store, with the indexes that it uses; scans and sorts are marked.
+    """Show the plan of each query on a store.
 
-    The store is opened for reading only, and none of these queries is run. Exits with 1 when a plan is not what the
-    query's header says, such as for an index that is missing; a planner that reads a small table as a whole is right.
+    It names the indexes that the plan uses, and marks scans and sorts. The store is opened read-only, and none of the
+    queries is run. Exits with 1 when a plan differs from the query's header, for example because an index is missing.
+    It is fine for the planner to scan a small table.
 
     Example: wfe-sql explain sqlite:///var/lib/app/wfe.db get_runnable_instances
     """
@@ -53,7 +54,9 @@ def explain(
 
 @app.command()
 def schema(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJson = False) -> None:
-    """Print the DDL of a new store, to be piped into the database's own command line.
+    """Print the DDL of a new store.
+
+    Pipe it into the database's own command-line program.
 
     Example: wfe-sql schema | sqlite3 new.db
     """

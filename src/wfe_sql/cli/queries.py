@@ -1,4 +1,4 @@
-"""`wfe-sql queries`: read the SQL that the library runs, and start tuning it."""
+"""`wfe-sql queries`: read and tune the SQL that the library runs."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ app.add_typer(queries_app, name="queries")
 
 @queries_app.callback()
 def queries() -> None:
-    """Read the SQL that the library runs, and start tuning it.
+    """Read and tune the SQL that the library runs.
 
     Example: wfe-sql queries list
     """
@@ -33,9 +33,9 @@ def queries() -> None:
 
 @queries_app.command("list")
 def list_(dialect: DialectName = "sqlite", sql_dir: SqlDir = None, as_json: AsJson = False) -> None:
-    """List every query with the indexes that its plan uses.
+    """List all queries, with the indexes they use.
 
-    On a pipe each is a line of four columns with tabs between: file, name, indexes, and the methods that run it.
+    On a pipe, each query is a line of four columns separated by tabs: file, name, indexes, and the methods that run it.
 
     Example: wfe-sql queries list --json | jq -r '.[] | select(.index == []) | .name'
     """
@@ -65,7 +65,7 @@ def show(
     sql_dir: SqlDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print one query as its file has it.
+    """Print one query as it stands in its file.
 
     Example: wfe-sql queries show get_runnable_instances
     """
@@ -83,14 +83,14 @@ def show(
 
 @queries_app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="A folder that is empty, or does not exist.")],
+    folder: Annotated[Path, typer.Argument(help="An empty folder, or one that does not exist.")],
     names: Annotated[list[str] | None, typer.Argument(help="Only these queries.", show_default=False)] = None,
     dialect: DialectName = "sqlite",
     as_json: AsJson = False,
 ) -> None:
-    """Write a copy of the SQL to start tuning from: of some queries, or of all.
+    """Copy queries into a folder, to start tuning them.
 
-    What stays in the folder replaces the library's own, also after an upgrade: keep only what you change.
+    Whatever stays in the folder replaces the library's own queries, also after an upgrade: keep only what you change.
 
     Example: wfe-sql queries export tuned get_runnable_instances
     """
@@ -115,9 +115,10 @@ def diff(
     dialect: DialectName = "sqlite",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a folder changes, once it is checked that each query there does for the one that it replaces.
+    """Show what a folder of tuned queries changes.
 
-    Exits as diff does: 0 when nothing is changed, 1 when something is, 2 when the folder cannot be used.
+    First checks that each query there can replace the library's own. Exits like diff: 0 when nothing is changed, 1 when
+    something is, 2 when the folder cannot be used.
 
     Example: wfe-sql queries diff tuned
     """

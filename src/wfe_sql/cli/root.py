@@ -1,4 +1,4 @@
-"""The command that all others hang on."""
+"""The command `wfe-sql`, which all others belong to."""
 
 from importlib.metadata import version
 from typing import Annotated
@@ -20,9 +20,9 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """The state of a WFE workflow engine, stored in SQL.
+    """Look into, check and maintain the SQL store of a WFE workflow engine.
 
-    A command ends with 0 when all is well, 1 when something is wrong or not found, and 2 when it was asked wrongly.
+    A command exits with 0 when all is well, 1 when something is wrong or not found, and 2 for a usage error.
 
     Example: wfe-sql demo
     """

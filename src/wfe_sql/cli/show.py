@@ -6,34 +6,50 @@ from typing import Any
 
 from rich.text import Text
 
-from wfe_sql.cli.output import Output, ago, as_text, moment, one_line, print_json, span, status
+from wfe_sql.cli.output import (
+    Output,
+    format_age,
+    format_duration,
+    format_status,
+    format_time,
+    join_lines,
+    print_json,
+    to_json,
+)
 from wfe_sql.cli.picture import print_steps
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import AsJson, SqlDir, Url, find_workflow, opened, run
+from wfe_sql.cli.store import AsJson, Name, SqlDir, Url, find_workflow, open_store, run
 from wfe_sql.escaping import visible
-from wfe_sql.maintenance.models import SubscriptionSummary
+from wfe_sql.maintenance.models import SubscriptionSummary, WorkflowSummary
 from wfe_sql.models import ExecutionError, WorkflowInstance, WorkflowStatus, utc_now
 
 _SHOWN = 20
-"""Errors and subscriptions that are shown; `wfe-sql errors` has all."""
+"""How many errors, subscriptions and children are shown."""
 
 
 @app.command()
-def show(url: Url, workflow: str, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
-    """Show one workflow, by its name or id: its steps as a tree, with the time that each took, errors and waits.
+def show(url: Url, workflow: Name, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
+    """Show one workflow: its steps, errors, waits and children.
+
+    The steps are a tree, each with a bar for the time it took. The last 20 errors and the newest 20 children are shown;
+    `wfe-sql errors --workflow` and `wfe-sql workflows --root` list all.
 
     Example: wfe-sql show wfe.db order-3
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with open_store(url, sql_dir, mode="ro") as provider:
             instance = await find_workflow(provider, workflow)
             errors = (await provider.list_execution_errors(workflow_id=instance.id, limit=_SHOWN)).items
             subscriptions = await provider.list_event_subscriptions(instance.id, limit=_SHOWN)
+            children = (await provider.list_workflows(root_workflow_id=instance.id, limit=_SHOWN)).items
         if as_json:
-            print_json({"workflow": instance, "errors": errors, "subscriptions": subscriptions})
+            found = {"workflow": instance, "errors": errors, "subscriptions": subscriptions, "children": children}
+            print_json(found)
             return
-        _print_workflow(Output(), instance, errors, subscriptions, utc_now())
+        output, now = Output(), utc_now()
+        _print_workflow(output, instance, errors, subscriptions, now)
+        _print_children(output, children, now)
 
     run(command())
 
@@ -57,57 +73,67 @@ def _print_workflow(
         output.line("errors, the last first" if len(errors) < _SHOWN else f"the last {_SHOWN} errors")
         for error in errors:
             step = steps.get(error.execution_pointer_id, error.execution_pointer_id)
-            output.line(f"  {moment(error.error_time)}  {step}: {one_line(error.message)}")
+            output.line(f"  {format_time(error.error_time)}  {step}: {join_lines(error.message)}")
     if subscriptions:
         output.line()
         output.line("waits for events")
         for each in subscriptions:
-            output.line(f"  {_subscription(each, now)}")
+            output.line(f"  {_format_subscription(each, now)}")
+
+
+def _print_children(output: Output, children: Sequence[WorkflowSummary], now: datetime) -> None:
+    if children:
+        output.line()
+        output.line("children, the newest first" if len(children) < _SHOWN else f"the newest {_SHOWN} children")
+    for each in children:
+        line = Text("  ").append(visible(each.name)).append("  ").append_text(format_status(each.status))
+        output.line(line.append(f"  {visible(each.workflow_definition_id)}, {format_age(each.create_time, now)}"))
 
 
 def _print_head(output: Output, instance: WorkflowInstance, now: datetime) -> None:
     head = Text(visible(instance.name), style="bold").append("  ")
     definition = visible(instance.workflow_definition_id)
-    head.append_text(status(instance.status)).append(f"  {definition} version {instance.version}")
+    head.append_text(format_status(instance.status)).append(f"  {definition} version {instance.version}")
     output.line(head)
     facts: dict[str, Any] = {
         "id": "" if instance.id == instance.name else instance.id,
         "root": instance.root_workflow_id,
         "description": instance.description,
         "reference": instance.reference,
-        "created": f"{moment(instance.create_time)} UTC, {ago(instance.create_time, now)}",
-        "ended": _ended(instance),
-        "due": _due(instance, now),
-        "data": as_text(instance.data),
+        "created": f"{format_time(instance.create_time)} UTC, {format_age(instance.create_time, now)}",
+        "ended": _format_end(instance),
+        "due": _format_due(instance, now),
+        "data": to_json(instance.data),
     }
     width = output.console.width - 15
     for name, fact in facts.items():
         if fact:
-            text = visible(one_line(str(fact)))
+            text = visible(join_lines(str(fact)))
             is_long = len(text) > width and not output.is_plain
             output.line(f"  {name:<11}  {f'{text[: width - 2]}..' if is_long else text}")
 
 
-def _ended(instance: WorkflowInstance) -> str:
+def _format_end(instance: WorkflowInstance) -> str:
     if instance.complete_time is None:
         return ""
-    return f"{moment(instance.complete_time)} UTC, after {span(instance.complete_time - instance.create_time)}"
+    took = format_duration(instance.complete_time - instance.create_time)
+    return f"{format_time(instance.complete_time)} UTC, after {took}"
 
 
-def _due(instance: WorkflowInstance, now: datetime) -> str:
+def _format_due(instance: WorkflowInstance, now: datetime) -> str:
     if instance.status is not WorkflowStatus.Runnable:
         return ""
     if instance.next_execution is None:
-        return "when an event comes"
+        return "when an event arrives"
     late = now.timestamp() * 1000 - instance.next_execution
-    return "now" if late >= 0 else f"{moment(instance.next_execution)} UTC"
+    return "now" if late >= 0 else f"{format_time(instance.next_execution)} UTC"
 
 
-def _subscription(each: SubscriptionSummary, now: datetime) -> str:
+def _format_subscription(each: SubscriptionSummary, now: datetime) -> str:
     wait = each.subscription
-    text = f"{wait.event_name} {wait.event_key}, since {moment(wait.subscribe_as_of)}"
+    text = f"{wait.event_name} {wait.event_key}, since {format_time(wait.subscribe_as_of)}"
     if each.terminated:
         return f"{text}: ended"
     if wait.external_token is not None:
-        return f"{text}: held by {wait.external_worker_id} until {ago(wait.external_token_expiry, now)}"
+        return f"{text}: held by {wait.external_worker_id} until {format_age(wait.external_token_expiry, now)}"
     return f"{text}: open"

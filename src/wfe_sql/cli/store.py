@@ -1,4 +1,4 @@
-"""What commands have in common: the store that they open, and how they are told of times."""
+"""What commands share: options and arguments, opening a store, confirming, and reading times."""
 
 import asyncio
 import re
@@ -20,11 +20,12 @@ from wfe_sql.provider import SqlPersistenceProvider
 Url = Annotated[str, typer.Argument(help="The store, such as wfe.db or postgresql://wfe@db/wfe?schema=wfc.")]
 SqlDir = Annotated[
     Path | None,
-    typer.Option(envvar="WFE_SQL_DIR", show_default=False, help="A folder with your versions of single queries."),
+    typer.Option(envvar="WFE_SQL_DIR", show_default=False, help="A folder with your own versions of queries."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-After = Annotated[str | None, typer.Option(show_default=False, help="Go on after the page that gave this.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Go ahead without asking.")]
+After = Annotated[str | None, typer.Option(show_default=False, help="Continue after the page that printed this.")]
+Name = Annotated[str, typer.Argument(help="The workflow's name or id.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")]
 
 _AGE = re.compile(r"(\d+)\s*([smhdw])")
@@ -34,7 +35,7 @@ _T = TypeVar("_T")
 
 
 def run(command: Coroutine[Any, Any, _T]) -> _T:
-    """Run a command to its end; what it was asked wrongly is a usage error."""
+    """Run a command; a value that the library refuses is a usage error."""
     try:
         return asyncio.run(command)
     except SerializationError as error:
@@ -42,12 +43,12 @@ def run(command: Coroutine[Any, Any, _T]) -> _T:
 
 
 @asynccontextmanager
-async def opened(
+async def open_store(
     url: str, sql_dir: Path | None, *, mode: str, allow_unfinished_copy: bool = False
 ) -> AsyncIterator[SqlPersistenceProvider]:
-    """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to make it where it does not.
+    """Open a store: "ro" only to read it, "rw" to change one that exists, "rwc" to create it if it does not.
 
-    A mode that the URL gives wins. No statement is ended for taking long: whole tables are read here, and indexes made.
+    A mode in the URL takes precedence. No statement times out, because commands read whole tables and build indexes.
     """
     options: StoreOptions = {"sql_dir": sql_dir, "allow_unfinished_copy": allow_unfinished_copy}
     options |= backend_of(url).patient
@@ -57,29 +58,33 @@ async def opened(
         yield provider
 
 
-def shown(url: str) -> str:
-    """Return a URL as it may be printed: without a password."""
+def hide_password(url: str) -> str:
+    """Return a URL without its password, so that it can be printed."""
     without = re.sub(r"(?<=://)([^/:@]*):[^/]*@", r"\1:***@", url)
     return re.sub(r"(?<=[?&])((?:ssl)?password=)[^&]*", r"\1***", without)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on stderr, unless it was answered before.
+    """Ask on the terminal, unless the answer was given by --yes.
 
     Raises:
-        typer.Abort: The answer is not yes, or there is nobody to ask.
+        typer.Abort: The answer is not yes.
+        typer.BadParameter: There is no terminal to ask on.
     """
-    if not yes:
-        typer.echo(visible(f"{question} [y/N]: "), err=True, nl=False)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise typer.Abort
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise typer.BadParameter(visible(f"{question} There is no terminal to answer on; add --yes to go ahead."))
+    typer.echo(visible(f"{question} [y/N]: "), err=True, nl=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Abort
 
 
 async def find_workflow(provider: SqlPersistenceProvider, name_or_id: str) -> WorkflowInstance:
     """Return the workflow with this name, or else with this id.
 
     Raises:
-        WorkflowNotFoundError: There is none.
+        WorkflowNotFoundError: No workflow has this name or id.
     """
     try:
         return await provider.get_workflow_instance_by_name(name_or_id)
@@ -91,14 +96,14 @@ async def find_workflow(provider: SqlPersistenceProvider, name_or_id: str) -> Wo
 
 
 def parse_age(text: str) -> timedelta:
-    """Read a length of time such as 30d, 12h, 90m, 45s or 2w.
+    """Read a duration such as 30d, 12h, 90m, 45s or 2w.
 
     Raises:
-        typer.BadParameter: It is none.
+        typer.BadParameter: It is not a duration.
     """
     age = _AGE.fullmatch(text.strip())
     if age is None:
-        raise typer.BadParameter(f"{text!r} is no length of time; write 30d, 12h, 90m, 45s or 2w")
+        raise typer.BadParameter(f"{text!r} is not a duration; write 30d, 12h, 90m, 45s or 2w")
     try:
         return timedelta(**{_UNITS[age[2]]: int(age[1])})
     except OverflowError:
@@ -106,10 +111,10 @@ def parse_age(text: str) -> timedelta:
 
 
 def parse_time(text: str) -> datetime:
-    """Read a time such as 2026-05-28T20:26:40Z (UTC where it names no zone), or how long ago it was, such as 30d.
+    """Read a time such as 2026-05-28T20:26:40Z (UTC if it has no time zone), or how long ago it was, such as 30d.
 
     Raises:
-        typer.BadParameter: It is none.
+        typer.BadParameter: It is not a time.
     """
     if _AGE.fullmatch(text.strip()):
         try:
@@ -119,6 +124,6 @@ def parse_time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        message = f"{text!r} is no time; write 2026-05-28, 2026-05-28T20:26:40Z, or 30d for 30 days ago"
+        message = f"{text!r} is not a time; write 2026-05-28, 2026-05-28T20:26:40Z, or 30d for 30 days ago"
         raise typer.BadParameter(message) from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time

@@ -1,4 +1,4 @@
-"""What a DBA does to a whole store."""
+"""Commands for a DBA, on whole stores."""
 
 import hashlib
 import os
@@ -15,30 +15,31 @@ import typer
 from rich.progress import Progress, TaskID
 
 from wfe_sql.backends import backend_of
-from wfe_sql.cli.output import Cell, Output, print_json, say, size
+from wfe_sql.cli.output import Cell, Output, format_size, print_json, say
 from wfe_sql.cli.root import app
-from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, opened, parse_age, parse_time, run, shown
+from wfe_sql.cli.store import AsJson, SqlDir, Url, Yes, confirm, hide_password, open_store, parse_age, parse_time, run
 from wfe_sql.models import WorkflowStatus
 from wfe_sql.urls import SqliteTarget, parse_sqlite_url
 
 
 @app.command()
 def init(url: Url, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
-    """Make a store, or bring one up to date: tables, columns, indexes, and the statistics that queries are planned by.
+    """Create a store, or upgrade one.
 
-    Hosts may go on meanwhile.
+    It makes the tables, columns and indexes that are missing, and updates the statistics that queries are planned with.
+    Hosts may go on working.
 
     Example: wfe-sql init sqlite:///var/lib/app/wfe.db
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="rwc") as provider:
+        async with open_store(url, sql_dir, mode="rwc") as provider:
             await provider.ensure_store_exists()
             await provider.update_statistics()
         if as_json:
-            print_json({"url": shown(url)})
+            print_json({"url": hide_password(url)})
         else:
-            say(f"{shown(url)} is ready")
+            say(f"{hide_password(url)} is ready")
 
     run(command())
 
@@ -46,15 +47,15 @@ def init(url: Url, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
 @app.command()
 def check(
     url: Url,
-    overdue_after: Annotated[str, typer.Option(help="What is due for longer than this is wrong.")] = "5m",
+    overdue_after: Annotated[str, typer.Option(help="Report work that is due for longer than this.")] = "5m",
     as_json: AsJson = False,
     sql_dir: SqlDir = None,
 ) -> None:
-    """Read a whole store and say what is wrong with it; the exit code is 1 when anything is.
+    """Check a store, and report what is wrong with it.
 
-    The file itself, a copy into it that is not finished, foreign keys, orphans, rows that cannot be read, overdue work,
-    claims of hosts that died, indexes that are missing, and statistics that are missing or old. It changes nothing and
-    holds up nobody.
+    It checks the file itself, unfinished copies, foreign keys, orphans, unreadable rows, overdue work, claims of dead
+    hosts, missing indexes, and missing or old statistics. It reads the whole store, changes nothing and blocks nobody.
+    Exits with 1 when anything is wrong.
 
     Example: wfe-sql check wfe.db --json
     """
@@ -62,7 +63,7 @@ def check(
 
     async def command() -> None:
         output = Output()
-        async with opened(url, sql_dir, mode="ro", allow_unfinished_copy=True) as provider:
+        async with open_store(url, sql_dir, mode="ro", allow_unfinished_copy=True) as provider:
             findings = await provider.check(overdue_after=limit)
         if as_json:
             print_json(findings)
@@ -70,7 +71,7 @@ def check(
             for finding in findings:
                 output.line(f"{finding.kind}: {finding.message}")
         else:
-            output.line(f"nothing is wrong with {shown(url)}")
+            output.line(f"nothing is wrong with {hide_password(url)}")
         if findings:
             raise typer.Exit(1)
 
@@ -87,24 +88,25 @@ class Finished(StrEnum):
 @app.command()
 def purge(
     url: Url,
-    status: Annotated[Finished, typer.Option(help="Which workflows.", show_default=False)],
+    status: Annotated[Finished, typer.Option(help="Delete workflows with this status.", show_default=False)],
     older_than: Annotated[
-        str, typer.Option(help="Those that ended before, such as 30d ago or 2026-05-28.", show_default=False)
+        str, typer.Option(help="Delete what ended before this, such as 30d (ago) or 2026-05-28.", show_default=False)
     ],
-    events: Annotated[bool, typer.Option("--events", help="Also processed events that old.")] = False,
+    events: Annotated[bool, typer.Option("--events", help="Also delete processed events that old.")] = False,
     orphaned_errors: Annotated[
-        bool, typer.Option("--orphaned-errors", help="Also errors that old whose workflow is gone.")
+        bool, typer.Option("--orphaned-errors", help="Also delete errors that old whose workflow is gone.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Workflows deleted with one commit.")] = 500,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="How many are deleted per commit.")] = 500,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print how many there are.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     sql_dir: SqlDir = None,
 ) -> None:
-    """Delete finished workflows and what hangs on them: steps, subscriptions, errors, commands.
+    """Delete finished workflows.
 
-    In batches, each with its own commit, while hosts work. Stopped half way, what is deleted stays deleted. A workflow
-    without a complete_time is as old as its create_time.
+    Everything that belongs to them is deleted too: steps, subscriptions, errors, commands. Each batch is one commit,
+    and hosts may go on working. If you stop it half way, what was deleted stays deleted. A workflow without a
+    complete_time is as old as its create_time.
 
     Example: wfe-sql purge wfe.db --status Complete --older-than 30d --dry-run
     """
@@ -126,7 +128,7 @@ async def _purge(
     yes: bool,
     as_json: bool,
 ) -> None:
-    async with opened(url, sql_dir, mode="ro" if dry_run else "rw") as provider:
+    async with open_store(url, sql_dir, mode="ro" if dry_run else "rw") as provider:
         purges: dict[str, Callable[..., Awaitable[int]]] = {
             "workflows": partial(provider.purge_workflows, status),
             "events": provider.purge_events,
@@ -154,19 +156,19 @@ def _show_progress(progress: Progress, task: TaskID, done: int) -> None:
 
 @app.command()
 def backup(url: Url, file: Path, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
-    """Copy a SQLite store into a new file, as it is at one moment, while hosts write.
+    """Copy a SQLite store into a new file.
 
-    The file is there only when it is whole; it is a store like any other, and ?mode=ro reads it where nothing may be
-    written. A store on PostgreSQL is backed up with its own pg_dump.
+    The copy is of one moment; hosts may go on writing. The file appears only once it is complete. It is a store like
+    any other, and can be read with ?mode=ro from a read-only disk. Back up PostgreSQL with pg_dump.
 
-    To restore: stop the hosts, move wfe.db, wfe.db-wal and wfe.db-shm away, and then copy the backup to wfe.db. A -wal
-    that stays would be taken for the restored file's.
+    To restore: stop the hosts, move wfe.db, wfe.db-wal and wfe.db-shm away, and then copy the backup to wfe.db. SQLite
+    would apply a -wal file that stays behind to the restored file.
 
     Example: wfe-sql backup wfe.db /var/backups/wfe-2026-05-28.db
     """
 
     async def command() -> None:
-        async with opened(url, sql_dir, mode="ro") as provider:
+        async with open_store(url, sql_dir, mode="ro") as provider:
             await provider.backup(file)
 
     run(command())
@@ -174,7 +176,7 @@ def backup(url: Url, file: Path, as_json: AsJson = False, sql_dir: SqlDir = None
     if as_json:
         print_json({"file": str(file), "size_bytes": count})
     else:
-        say(f"{file} has all of it, {size(count)}")
+        say(f"backed up to {file} ({format_size(count)})")
 
 
 @app.command()
@@ -183,14 +185,16 @@ def dump(
     digest: Annotated[bool, typer.Option("--digest", help="Print only the SHA-256 of the text.")] = False,
     sql_dir: SqlDir = None,
 ) -> None:
-    """Print every row of a store as a line of JSON, in a stable order: two equal stores give equal text.
+    """Print every row as a line of JSON.
+
+    The order is stable, so equal stores give equal text.
 
     Example: wfe-sql dump wfe.db | gzip > wfe.jsonl.gz
     """
 
     async def command() -> None:
         hashed = hashlib.sha256()
-        async with opened(url, sql_dir, mode="ro") as provider, aclosing(provider.dump()) as lines:
+        async with open_store(url, sql_dir, mode="ro") as provider, aclosing(provider.dump()) as lines:
             async for line in lines:
                 if digest:
                     hashed.update(f"{line}\n".encode())
@@ -205,17 +209,17 @@ def dump(
 @app.command()
 def copy(
     source: Url,
-    dest: Annotated[str, typer.Argument(help="The store to copy into; it is made where it does not exist.")],
+    dest: Annotated[str, typer.Argument(help="The store to copy into; it is created if it does not exist.")],
     as_json: AsJson = False,
     sql_dir: SqlDir = None,
 ) -> None:
-    """Copy a whole store into an empty one, such as from SQLite to PostgreSQL, and compare them at the end.
+    """Copy a store into an empty one, and compare them.
 
-    A SQLite file that is made for the copy may be read and written by those who may read and write the file it is of.
+    For example from SQLite to PostgreSQL. A new SQLite file gets the permissions of the SQLite file that it copies.
 
-    The copy is of one moment: stop the hosts first, for what they write later is not in it. Nobody may use the other
-    store meanwhile. When it fails, the other store is emptied again. When it is killed, the other store is known as
-    half a copy: opening refuses it, check names it, and another copy into it starts over.
+    The copy is of one moment: stop the hosts first, because what they write later is not in it. Nobody may use the
+    destination meanwhile. If the copy fails, the destination is emptied again. If it is killed, the destination stays
+    marked as an unfinished copy: it cannot be opened, check reports it, and another copy into it starts over.
 
     Example: wfe-sql copy wfe.db postgresql://wfe@db.example.com/wfe
     """
@@ -224,11 +228,11 @@ def copy(
         output = Output()
         backend = backend_of(source)
         same = backend_of(dest) is backend
-        async with opened(source, sql_dir, mode="ro") as one, AsyncExitStack() as stack:
+        async with open_store(source, sql_dir, mode="ro") as one, AsyncExitStack() as stack:
             if same and backend.name == "sqlite":
-                _make_for_the_same_people(parse_sqlite_url(dest), parse_sqlite_url(source))
+                _create_with_permissions_of(parse_sqlite_url(dest), parse_sqlite_url(source))
             tuned = sql_dir if same else None
-            other = await stack.enter_async_context(opened(dest, tuned, mode="rwc", allow_unfinished_copy=True))
+            other = await stack.enter_async_context(open_store(dest, tuned, mode="rwc", allow_unfinished_copy=True))
             total = sum((await one.stats()).rows.values())
             with output.progress() as progress:
                 copying = progress.add_task("copying", total=total)
@@ -249,13 +253,13 @@ def copy(
     run(command())
 
 
-def _make_for_the_same_people(copy: SqliteTarget, original: SqliteTarget) -> None:
-    """Make an empty file, which SQLite takes for an empty database, with the permissions of another from the beginning.
+def _create_with_permissions_of(copy: SqliteTarget, original: SqliteTarget) -> None:
+    """Create an empty file, which SQLite accepts as an empty database, with the permissions of the original.
 
-    What SQLite puts beside a file has the permissions of the file (findCreateFileMode in
+    SQLite gives its log and index the permissions of the file (findCreateFileMode in
     https://sqlite.org/src/file/src/os_unix.c).
     """
     if copy.path is not None and copy.mode == "rwc" and original.path is not None:
-        with suppress(OSError):  # it is there, or opening it says why it cannot be made
+        with suppress(OSError):  # it exists, or opening it says why it cannot be created
             mode = original.path.stat().st_mode & 0o066 | 0o600
             os.close(os.open(copy.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))

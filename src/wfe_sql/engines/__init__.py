@@ -1,9 +1,10 @@
-"""How a unit of work runs. A unit is data, not a callback, so that each engine can group what waits as suits it."""
+"""How a unit of work runs. A unit is data, not a callback, so that each engine can group waiting units as it likes."""
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,12 +23,13 @@ class Statement:
     Attributes:
         query: The query's name.
         params: Its parameters by name; a list of them for a query that runs many times.
-        otherwise: What the unit fails with when the query returns no row or changes none.
-        conflicts: What the unit fails with when a unique column, "table.column", has the value already.
-        ended: For the first of a unit: what is told how the unit ended, before its caller hears of it and also when the
-            caller was cancelled meanwhile: its results, its error, or None where nothing ran.
-        refused: What the unit fails with when the row that the query returns begins with 0.
+        otherwise: The error of the unit if the query returns or changes no row.
+        conflicts: The error of the unit if a unique column, "table.column", already has the value.
+        ended: For the first statement of a unit: called when the unit ended, before its caller knows, and even if the
+            caller was cancelled, with the results, the error, or None if nothing ran.
+        refused: The error of the unit if the row that the query returns begins with 0.
         operation: The operation that it belongs to, for people, in a unit of several; a failed unit names it.
+        asked: For the first of a unit, with `on_unit`: the context of the call, and whether it is a write.
     """
 
     query: str
@@ -37,6 +39,7 @@ class Statement:
     ended: "Ended | None" = None
     operation: str = ""
     refused: Exception | None = None
+    asked: tuple[Context, bool] | None = None
 
     def failure(self, result: Any) -> Exception | None:
         """Return what the unit fails with where the query returned this; None where it goes on."""
@@ -57,8 +60,11 @@ Unit = Sequence[Statement]
 Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
 
+Script = Generator[Unit, Results, None]
+"""Yields what is to run next, and is told its results, or its error once that was undone; all it ran is one unit."""
+
 Ended = Callable[[Results | Exception | None], None]
-"""Is told how a unit ended."""
+"""Is called with how a unit ended."""
 
 
 Read = Callable[[Unit], Awaitable[Results]]
@@ -66,30 +72,30 @@ Read = Callable[[Unit], Awaitable[Results]]
 
 
 class UniqueViolationError(StoreError):
-    """A unique column has the value already, and the statement did not say what that means."""
+    """A unique column already has the value, and the statement names no error for that."""
 
     def __init__(self, column: str) -> None:
         """Name the column as "table.column"."""
-        super().__init__(f"{column} has this value already; nothing was written")
+        super().__init__(f"duplicate value for {column}; nothing was written")
 
 
 def running_loop(target: object) -> asyncio.AbstractEventLoop:
     """Return the event loop that a provider is used on.
 
     Raises:
-        StoreError: None of asyncio is running.
+        StoreError: No asyncio event loop is running.
     """
     try:
         return asyncio.get_running_loop()
     except RuntimeError as error:
         raise StoreError(
-            f"the provider of {target} needs a running event loop of asyncio: use asyncio.run(); trio's will not do"
+            f"the provider of {target} needs a running asyncio event loop: use asyncio.run(); trio is not supported"
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a provider was opened, and so where it may be used."""
+    """The event loop and process in which a provider was opened, and where it may be used."""
 
     loop: asyncio.AbstractEventLoop
     process: int
@@ -99,7 +105,7 @@ class Home:
         """Return the running event loop of this process.
 
         Raises:
-            StoreError: None of asyncio is running.
+            StoreError: No asyncio event loop is running.
         """
         return cls(running_loop(target), os.getpid())
 
@@ -112,8 +118,7 @@ def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
         StoreError: It belongs to another event loop, or to the process that this one was forked from.
     """
     if home is None or not is_open:
-        what = "is not open; await open() first, or use 'async with'" if home is None else "is closed"
-        raise ProviderClosedError(f"the provider of {target} {what}")
+        raise not_open(target, home)
     if os.getpid() != home.process:
         raise StoreError(
             f"the provider of {target} belongs to process {home.process}, which this one was forked from; "
@@ -121,6 +126,12 @@ def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
         )
     if running_loop(target) is not home.loop:
         raise StoreError(f"the provider of {target} belongs to another event loop; use and close it there")
+
+
+def not_open(target: object, home: Home | None) -> ProviderClosedError:
+    """Return the error of a provider that was never opened, or is closed."""
+    what = "is not open; await open() first, or use 'async with'" if home is None else "is closed"
+    return ProviderClosedError(f"the provider of {target} {what}")
 
 
 class Engine(Protocol):
@@ -134,7 +145,7 @@ class Engine(Protocol):
 
     @property
     def store_id(self) -> str:
-        """What tells the open store from all others: two engines of one store have the same."""
+        """The identity of the open store: two engines of one store have the same."""
         ...
 
     @property
@@ -144,12 +155,12 @@ class Engine(Protocol):
 
     @property
     def has_times_as_text(self) -> bool:
-        """Whether times are text in the database, which compares them as text."""
+        """Whether the database stores and compares times as text."""
         ...
 
     @property
     def is_open(self) -> bool:
-        """Whether it has connections that nobody has begun to close."""
+        """Whether it is open, and nobody has begun to close it."""
         ...
 
     def check_open(self) -> None:
@@ -175,15 +186,15 @@ class Engine(Protocol):
 
     @property
     def log_size(self) -> int | None:
-        """How many bytes the store's own write-ahead log has; None where it has none."""
+        """The size of the store's own write-ahead log in bytes; None if it has none."""
         ...
 
     async def is_log_held(self) -> bool | None:
-        """Tell whether a connection that reads keeps much of the log from being reused; None where it is not known."""
+        """Tell whether a reader keeps much of the log from being reused; None if it is unknown."""
         ...
 
     async def open(self) -> None:
-        """Connect, and make the store where it does not exist."""
+        """Connect, and create the store if it does not exist."""
         ...
 
     async def close(self) -> None:
@@ -191,7 +202,7 @@ class Engine(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Have the connections closed of a provider that nobody has any more, from any thread, on no event loop."""
+        """Close the connections of a provider that nobody uses any longer, from any thread, without an event loop."""
         ...
 
     async def ensure_store_exists(self) -> None:
@@ -203,28 +214,44 @@ class Engine(Protocol):
         ...
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
-        """Have a unit run as `write` does, and return at once; for what must not end with its caller."""
+        """Run a unit as `write` does, and return at once; for work that must outlive its caller."""
         ...
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot."""
         ...
 
-    async def may_find(self, look: Statement) -> bool:
-        """Tell whether a write is worth it, which finds what the query `look` finds.
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run what a script yields as one unit, on a connection that is not the store's own, in its transaction.
 
-        Where a write that finds nothing costs nothing, it is, and nobody looks.
+        The script is told the results of what it yields, or the error once that was undone. When this raises, nothing
+        of the unit is left.
+
+        Args:
+            connection: One with async: a driver's or SQLAlchemy's.
+            script: What to run.
+        """
+        ...
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Do as `run_in` on a connection without async, on any thread."""
+        ...
+
+    async def may_find(self, look: Statement) -> bool:
+        """Tell whether a write, which looks for the same rows as the query `look`, may find any.
+
+        If a write that finds nothing costs nothing, this is always True, without a query.
         """
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[Read]:
-        """Have all units that are read within see the store as it is at the first of them; writers go on meanwhile."""
+        """Run all reads of the block on one snapshot, taken at the first of them; writers are not blocked."""
         ...
 
     async def backup(self, path: Path) -> None:
-        """Copy the whole database, as it is at one moment, into a new file; writers go on meanwhile.
+        """Copy the whole database, as it is at one moment, into a new file; writers are not blocked.
 
         Raises:
-            StoreError: The file exists already, or the database has tools of its own for this; the message names them.
+            StoreError: The file already exists, or the database has its own tools for this, which the message names.
         """
         ...

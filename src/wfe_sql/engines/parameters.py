@@ -1,10 +1,10 @@
-"""Parameters by number instead of by name, as aiosql's adapter for asyncpg has them: drivers are quicker with these."""
+"""Numbers parameters, as aiosql's adapter for asyncpg does, because drivers are faster with numbers than with names."""
 
 from aiosql.utils import VAR_REF
 
 
 def number_parameters(sql: str, sign: str) -> tuple[str, list[str]]:
-    """Turn each `:name` into the sign and a number, from 1, and return the names in the order of their numbers too."""
+    """Replace each `:name` by the sign and a number, from 1; also return the names in the order of their numbers."""
     order: list[str] = []
     parts: list[str] = []
     end = 0

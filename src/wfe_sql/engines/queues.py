@@ -1,27 +1,38 @@
-"""Units that wait, and those who wait for them: answered together."""
+"""Queued units, and the futures of their callers."""
 
 import asyncio
 from collections.abc import Sequence
 
 from wfe_sql.engines import Results, Unit
+from wfe_sql.engines.watching import Watch
 
 Outcome = Results | Exception
-Waiting = tuple[Unit, "asyncio.Future[Results]"]
+
+Job = tuple[Unit, float]
+"""A unit, and when the call was made (`time.monotonic`)."""
+
+Waiting = tuple[Job, "asyncio.Future[Results]"]
 
 
-def tell(unit: Unit, outcome: Outcome | None) -> None:
-    """Tell whoever asked for it how a unit ended, whether or not its caller still waits."""
+def report_end(unit: Unit, outcome: Outcome | None) -> None:
+    """Report how a unit ended to its `ended` callback, even if the caller was cancelled."""
     if unit[0].ended is not None:
         unit[0].ended(outcome)
 
 
-def answer(batch: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
-    """Tell those who wait for the units of a batch what became of them, but for those who have gone."""
-    for (unit, future), outcome in zip(batch, outcomes, strict=True):
-        tell(unit, outcome)
+def resolve_futures(
+    batch: Sequence[Waiting], outcomes: Sequence[Outcome], watch: Watch, began: float, together: int
+) -> None:
+    """Resolve the futures of a batch with its outcomes, skipping cancelled callers, and report the units as ended.
+
+    For `began` and `together` see `Watch.ended`.
+    """
+    for ((unit, _), future), outcome in zip(batch, outcomes, strict=True):
+        report_end(unit, outcome)
         if future.done():
             continue
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+    watch.ended([job for job, _ in batch], outcomes, began, together=together)

@@ -1,10 +1,11 @@
-"""What the stores of both databases have in common: their version, and the scripts that make them and let them grow.
+"""What the stores of both databases share: their version, and the scripts that create and upgrade them.
 
-A store is made, and one of an earlier version is made equal to a new one, by the same scripts, in the order in which
-each database's store lists them. What a script makes is read from its SQL, as the house formats it. To let a store
-grow, write a script, `add_...` if it adds columns to a table and `create_...` if it makes anything else, and list it.
+The same scripts create a store and upgrade an old one, in the order in which each database's store lists them. What a
+script makes is read from its SQL, so keep to the format of the others. To extend a store, write a script, `add_...` if
+it adds columns to a table and `create_...` if it makes anything else, and list it.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,19 +13,21 @@ from functools import cached_property
 from wfe_sql.errors import StoreError, StoreVersionError
 from wfe_sql.queries import QuerySet
 
+_log = logging.getLogger("wfe_sql")
+
 VERSION = 1
-"""What `wfe_sql_store.version` says of a store that this code can work with; additive changes do not raise it."""
+"""The `wfe_sql_store.version` that this code supports; additive changes do not raise it."""
 
 UNFINISHED_COPY = 2**31 - 1
-"""What it says from when a copy into the store begins until it was compared; other releases take it for a later one."""
+"""The version while a copy into the store is unfinished; other releases see a later version, and refuse it."""
 
 NOT_FINISHED = (
-    "a copy into it was begun and is not finished; copy into it again, which starts over (wfe-sql copy), or delete it"
+    "a copy into it was started but not finished; copy into it again, which starts over (wfe-sql copy), or delete it"
 )
 
 Parts = dict[str, str | None]
-"""What a store consists of, each part with its definition where that is known. Parts are called "table.column", "view",
-"view.column", "view.'key'" for a key of its documents, "index", "trigger", "trigger:column" for one that it watches."""
+"""The parts of a store, each with its definition if that is known. Their names are "table.column", "view",
+"view.column", "view.'key'" for a key of its documents, "index", "trigger", "trigger:column" for a watched column."""
 
 _ADDS = re.compile(r"\bALTER TABLE (\w+) ADD COLUMN (?:IF NOT EXISTS )?(\w+)", re.IGNORECASE)
 _CREATES = re.compile(
@@ -67,7 +70,7 @@ def _defined_by(name: str, definition: str) -> set[str]:
 
 
 def read_parts(rows: Sequence[tuple[str, str | None]]) -> Parts:
-    """Return the parts of a store, of rows of `list_parts`."""
+    """Return the parts of a store from the rows of `list_parts`."""
     parts = dict(rows)
     for name, definition in rows:
         if definition is not None and "." not in name:
@@ -81,16 +84,16 @@ def of_table(part: str) -> str:
 
 
 class Scripts:
-    """The scripts that make a store, in their order."""
+    """The scripts that make a store, in order."""
 
     def __init__(self, names: Sequence[str], queries: QuerySet) -> None:
-        """Take the names of all of them, and the queries among which they are."""
+        """Take their names, and the queries that contain them."""
         self.names = names
         self._queries = queries
 
     @cached_property
     def made(self) -> dict[str, set[str]]:
-        """What each script makes, and what the library's own makes that it is in place of."""
+        """What each script makes, including what the library's own script makes if this one replaces it."""
         own = self._queries.replaced
         return {
             name: parts_made_by(self._queries[name].sql) | (parts_made_by(own[name].sql) if name in own else set())
@@ -98,11 +101,11 @@ class Scripts:
         }
 
     def missing(self, parts: Parts) -> dict[str, set[str]]:
-        """Return the scripts that make what a store lacks, and what that is."""
+        """Return the scripts that make something that the store lacks, with what it lacks."""
         return {name: lacks for name in self.names if (lacks := self.made[name] - parts.keys())}
 
     def check_tables(self, store: object, parts: Parts, *, instead: str) -> None:
-        """Refuse tables that are not those of a store, for they lack columns that no script adds.
+        """Refuse tables that do not belong to a store, because they lack columns that no script adds.
 
         Raises:
             StoreVersionError: There is one; the message names it, and says to use another file or schema (`instead`).
@@ -113,7 +116,7 @@ class Scripts:
             missing = {part for part in self.made[name] - added - parts.keys() if "." in part}
             for table in tables.intersection(map(of_table, missing)):
                 raise StoreVersionError(
-                    f"{store} has a table {table} that is not one of a workflow store: it has the columns "
+                    f"{store} has a table {table} that does not belong to a workflow store: it has the columns "
                     f"{_columns(table, parts)}, and lacks {_columns(table, missing)}; use another {instead}"
                 )
 
@@ -122,13 +125,21 @@ def _columns(table: str, parts: Parts | set[str]) -> str:
     return ", ".join(sorted(part.partition(".")[2] for part in parts if of_table(part) == table and "." in part))
 
 
+def log_scripts(store: object, parts: Parts, ran: Sequence[str]) -> None:
+    """Log that a store was made, or which scripts upgraded it, where it had these parts before."""
+    if ran and parts:
+        _log.info("upgraded %s: %s", store, ", ".join(ran))
+    elif ran:
+        _log.info("made %s", store)
+
+
 def out_of_date(store: object) -> StoreVersionError:
-    """Return the error of a store that lacks tables or columns, where nothing may be made."""
-    return StoreVersionError(f"{store} is not up to date; bring it up to date first: wfe-sql init")
+    """Return the error for a store that lacks tables or columns, and must not be changed."""
+    return StoreVersionError(f"{store} is out of date; upgrade it first: wfe-sql init")
 
 
 def check_version(store: object, version: int | None, *, allow_unfinished_copy: bool) -> None:
-    """Refuse a store of a version that this code does not know, and one that is half a copy.
+    """Refuse a store of an unknown version, and an unfinished copy.
 
     Raises:
         StoreVersionError: It was made by a later release.
@@ -136,9 +147,9 @@ def check_version(store: object, version: int | None, *, allow_unfinished_copy: 
     """
     if version == UNFINISHED_COPY:
         if not allow_unfinished_copy:
-            raise StoreError(f"{store} is not to be worked with: {NOT_FINISHED}")
+            raise StoreError(f"{store} cannot be used: {NOT_FINISHED}")
     elif version is None or version > VERSION:
         raise StoreVersionError(
-            f"{store} is a store of version {version}, made by a later wfe-sql; "
-            f"this one works with version {VERSION}: upgrade it"
+            f"{store} has version {version}, made by a later wfe-sql; this one supports version {VERSION}: "
+            "upgrade wfe-sql"
         )

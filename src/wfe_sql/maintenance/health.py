@@ -1,4 +1,4 @@
-"""What is in a store, and what is wrong with it."""
+"""Counts what is in a store, and finds what is wrong with it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from wfe_sql.escaping import visible
 from wfe_sql.maintenance.models import Backlog, Finding, FindingKind, QueryStats, StoreStats, WorkflowCount
 from wfe_sql.maintenance.pages import Paging
 from wfe_sql.maintenance.repository import MaintenanceRepository
-from wfe_sql.plans import fits
+from wfe_sql.plans import is_about
 from wfe_sql.tables import Table
 
 _FINDINGS = 100
@@ -24,17 +24,17 @@ _FINDINGS = 100
 _EVERY = 2**63 - 1
 
 _TRANSACTIONS_BEHIND = 100_000
-"""How far a replication slot may be behind."""
+"""How many transactions a replication slot may be behind."""
 
 _LONG_LOG = 32 * 2**20
-"""Bytes beyond which a write-ahead log is a finding: eight times what SQLite's usually has."""
+"""Bytes beyond which a write-ahead log is a finding: eight times the usual size in SQLite."""
 
 _WORTH_STATISTICS = 10_000
-"""Rows of a table from which on plans may suffer without statistics."""
+"""Rows from which a table needs statistics for good plans."""
 
 
 class Health(Paging, MaintenanceRepository):
-    """What of `MaintenanceRepository` looks after the store as a whole."""
+    """The methods of `MaintenanceRepository` on the store as a whole."""
 
     _engine: Engine
     _clock: Callable[[], datetime]
@@ -55,8 +55,8 @@ class Health(Paging, MaintenanceRepository):
             log_bytes=self._engine.log_size,
             workflows=[
                 WorkflowCount(
-                    workflow_definition_id=_words(definition_id),
-                    status=_words(status),
+                    workflow_definition_id=_to_text(definition_id),
+                    status=_to_text(status),
                     workflows=count,
                     oldest=_time_or_none(oldest),
                     newest=_time_or_none(newest),
@@ -71,12 +71,12 @@ class Health(Paging, MaintenanceRepository):
 
     async def query_stats(self) -> list[QueryStats]:
         if "list_query_statistics" not in self._engine.queries:
-            raise StoreError("this database does not count what queries cost; PostgreSQL does, with pg_stat_statements")
+            raise StoreError("this database does not measure queries; PostgreSQL does, with pg_stat_statements")
         async with self._engine.snapshot() as read:
             (is_there,) = await read([Statement("find_query_statistics", {})])
             if not is_there:
                 raise StoreError(
-                    "the database does not count what queries cost, or this role may not read it; as an administrator, "
+                    "the database does not measure queries, or this role may not read that; as an administrator, "
                     "set shared_preload_libraries = 'pg_stat_statements', and run: CREATE EXTENSION pg_stat_statements"
                 )
             (rows,) = await read([Statement("list_query_statistics", {})])
@@ -99,7 +99,7 @@ class Health(Paging, MaintenanceRepository):
             ):
                 try:
                     findings += await look(read)
-                except StoreCorruptError as error:  # nothing more can be learned this way, but the rest goes on
+                except StoreCorruptError as error:  # this check ends here, the others go on
                     findings.append(Finding(FindingKind.Integrity, str(error)))
         return list(dict.fromkeys(findings))
 
@@ -107,20 +107,20 @@ class Health(Paging, MaintenanceRepository):
         await self._engine.write([Statement("update_statistics", {})])
 
     async def _check_log(self) -> list[Finding]:
-        """Return that the write-ahead log is long, and why, unless the next write shrinks it."""
+        """Report a long write-ahead log, and why it is long, unless the next write shrinks it."""
         size = self._engine.log_size or 0
         if size <= _LONG_LOG:
             return []
         is_held = await self._engine.is_log_held()
         if is_held is None:
             why = (
-                "either a connection, most likely of another process, reads for so long that it cannot start anew, or "
-                "nobody has written since: check with mode=rw, which tells"
+                "either a long-running reader, most likely in another process, keeps it from being reset, or nobody "
+                "has written since: check with mode=rw to find out"
             )
         elif is_held:
             why = (
-                "it cannot start anew as long as a connection, most likely of another process, reads an old moment: "
-                "look for one that reads for long; once it ends, writing shrinks the log"
+                "it cannot be reset while a connection reads an old snapshot: look for a long-running reader, most "
+                "likely in another process; once it ends, the next writes shrink the log"
             )
         else:
             return []
@@ -130,31 +130,31 @@ class Health(Paging, MaintenanceRepository):
         (rows,) = await read([Statement("list_indexes", {})])
         wanted = {index for query in self._engine.queries.values() for index in query.index if index.startswith("idx_")}
         return [
-            Finding(FindingKind.MissingIndex, f"index {name} is missing; wfe-sql init makes it again")
+            Finding(FindingKind.MissingIndex, f"index {name} is missing; run wfe-sql init to build it")
             for name in sorted(wanted - {row[0] for row in rows})
         ]
 
     async def _check_numbers(self, read: Read) -> list[Finding]:
-        """Return which numbers would be given twice, or come to an end, where a database keeps them in sequences."""
+        """Report sequences, in a database that has them, that would repeat numbers or that run out."""
         if "list_numbers" not in self._engine.queries:
             return []
         (rows,) = await read([Statement("list_numbers", {"workflows": _EVERY})])
         behind = [
-            f"the numbers of {table}.{column} are at {given:,}, and {highest:,} is stored, as after logical "
-            "replication: inserts fail or get out of order; run wfe-sql init"
+            f"the sequence of {table}.{column} is at {given:,}, but {highest:,} is stored, as after logical "
+            "replication: inserts fail or are out of order; run wfe-sql init"
             for table, column, given, highest, _ in rows
             if given < highest
         ]
         ending = [
-            f"{given:,} of the {last:,} numbers of {table}.{column} are given; wfe-sql copy into another store gives "
-            "its rows numbers from 1"
+            f"{given:,} of the {last:,} numbers of {table}.{column} are used; wfe-sql copy into another store numbers "
+            "its rows from 1"
             for table, column, given, _, last in rows
             if given > last // 2
         ]
         return [Finding(FindingKind.Numbers, message) for message in behind + ending]
 
     async def _check_snapshots(self, read: Read, longest_ago: datetime) -> list[Finding]:
-        """Return who keeps what polls step over from being cleared away, where the database has such."""
+        """Report what keeps dead rows from being vacuumed, in a database that has them."""
         if "find_old_snapshots" not in self._engine.queries:
             return []
         params = {
@@ -166,14 +166,14 @@ class Health(Paging, MaintenanceRepository):
         return [
             Finding(
                 FindingKind.OldSnapshot,
-                f"{visible(holder)} keeps an old snapshot{'' if since is None else f' since {since}'}, so polls step "
-                "over all that was changed meanwhile; end it",
+                f"{visible(holder)} keeps an old snapshot{'' if since is None else f' since {since}'}, so polls must "
+                "skip every row version since then; end it",
             )
             for holder, since in rows
         ]
 
     async def _check_rows(self, read: Read) -> list[Finding]:
-        """Read every row of every table, and return what cannot be read, or is found at the wrong moment."""
+        """Read every row of every table, and report what cannot be read, or sorts wrongly."""
         (without_id,) = await read([Statement("find_rows_without_id", {})])
         findings = [
             Finding(FindingKind.Unreadable, f"a row of {table} cannot be read: its {column} is empty")
@@ -196,7 +196,7 @@ class Health(Paging, MaintenanceRepository):
                 if column not in problems:
                     message = (
                         f"{table.name}.{column} of id {table.id_of(row)!r} is {value!r}, which is compared as text, so "
-                        f"that polls may take it at the wrong moment; store {TIME.read(value)!r}"
+                        f"polls may take it at the wrong time; store {TIME.read(value)!r}"
                     )
                     yield Finding(FindingKind.Unsorted, message)
 
@@ -215,16 +215,16 @@ async def _check_references(read: Read) -> list[Finding]:
     limit = {"row_limit": _FINDINGS}
     strays, orphans = await read([Statement("check_foreign_keys", limit), Statement("find_orphans", limit)])
     return [
-        Finding(FindingKind.ForeignKey, f"row {number} of {table} belongs to a row of {parent} that is not there")
+        Finding(FindingKind.ForeignKey, f"{table} row {number} refers to a missing row of {parent}")
         for table, number, parent in strays
     ] + [
-        Finding(FindingKind.Orphan, f"{table}.{column} of id {id_!r} is {missing!r}, which is not there")
+        Finding(FindingKind.Orphan, f"{table}.{column} of id {id_!r} is {missing!r}, which does not exist")
         for table, id_, column, missing in orphans
     ]
 
 
 async def _count_due(read: Read, now: datetime, *, free_since: datetime | None = None) -> list[tuple[int, Any]]:
-    """Return how many workflows, events and commands are due, and since when as stored; maybe only what is free."""
+    """Return how many workflows, events and commands are due, or due and free, and since when, as stored."""
     free = {"free_since": None if free_since is None else encode_argument("now", TIME, free_since)}
     return await read(
         [
@@ -236,46 +236,48 @@ async def _count_due(read: Read, now: datetime, *, free_since: datetime | None =
 
 
 async def _check_overdue(read: Read, longest_ago: datetime) -> list[Finding]:
-    """Return what should have been done, or taken over from a host that died, at `longest_ago` already."""
+    """Report work that should have been done, or taken over from a dead host, by `longest_ago`."""
     findings = []
-    words = ("workflows are due", "events are not processed", "scheduled commands are due")
-    for what, (due, stored) in zip(words, await _count_due(read, longest_ago, free_since=longest_ago), strict=True):
+    kinds = ("workflows", "events", "scheduled commands")
+    for what, (due, stored) in zip(kinds, await _count_due(read, longest_ago, free_since=longest_ago), strict=True):
         if due:
             since = _time_or_none(stored)
             longest = repr(stored) if since is None else TIME.encode(since)
-            message = f"{due:,} {what} and nobody takes them, the longest since {longest}"
+            message = f"{due:,} {what} are overdue and unclaimed; the oldest has been due since {longest}"
             findings.append(Finding(FindingKind.Overdue, message))
     params = {"now": encode_argument("now", TIME, longest_ago), "row_limit": _FINDINGS}
     (claims,) = await read([Statement("find_expired_claims", params)])
     return findings + [
         Finding(
             FindingKind.ExpiredClaim,
-            f"{table} id {id_!r}: the claim of {worker!r} ended at {visible(_words(until))}; nobody took it",
+            f"{table} id {id_!r}: the claim of {worker!r} expired at {visible(_to_text(until))}; nobody took it over",
         )
         for table, id_, worker, until in claims
     ]
 
 
 async def _check_statistics(read: Read) -> list[Finding]:
-    """Return what the planner does not know of tables that are large enough to need it."""
+    """Report large tables with missing or old statistics."""
     has_statistics, counts = await read([Statement("has_statistics", {}), Statement("count_rows", {})])
     known: dict[str, int] = {}
     if has_statistics:
         (statistics,) = await read([Statement("list_statistics", {})])
         known = dict(statistics)
     return [
-        Finding(FindingKind.Statistics, f"{table} has {count:,} rows and {_said(known.get(table))}; update them")
+        Finding(
+            FindingKind.Statistics, f"{table} has {count:,} rows and {_describe(known.get(table))}; run wfe-sql init"
+        )
         for table, count in counts
-        if count >= _WORTH_STATISTICS and not fits(count, known.get(table))
+        if count >= _WORTH_STATISTICS and not is_about(count, known.get(table))
     ]
 
 
-def _said(known: int | None) -> str:
+def _describe(known: int | None) -> str:
     return "no statistics" if known is None else f"statistics from when it had about {known:,}"
 
 
 def _time_or_none(stored: Any) -> datetime | None:
-    """Return a stored time, as text or as epoch milliseconds; None where it is none, or beyond the years 1 to 9999."""
+    """Return a stored time, which is text or epoch milliseconds; None if it is invalid or out of range."""
     try:
         if isinstance(stored, int | float):
             return EPOCH + timedelta(milliseconds=stored)
@@ -284,6 +286,6 @@ def _time_or_none(stored: Any) -> datetime | None:
         return None
 
 
-def _words(stored: Any) -> str:
-    """Return what is stored in a column of text, which may be anything."""
+def _to_text(stored: Any) -> str:
+    """Return the value of a text column, which may be anything, as text."""
     return stored.decode(errors="backslashreplace") if isinstance(stored, bytes) else str(stored)

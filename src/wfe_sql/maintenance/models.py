@@ -1,4 +1,4 @@
-"""What maintenance returns, as plain dataclasses.
+"""The dataclasses that maintenance returns.
 
 Times are aware, in UTC; `next_execution` and the times of commands are epoch milliseconds.
 """
@@ -19,7 +19,7 @@ class Page(Generic[_T]):
 
     Attributes:
         items: The rows, in the list's order.
-        after: What to ask the next page with; None when this is the last.
+        after: The argument `after` for the next page; None if this is the last.
     """
 
     items: list[_T]
@@ -28,7 +28,7 @@ class Page(Generic[_T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowSummary:
-    """A workflow as a list shows it: without its data and its pointers."""
+    """A workflow in a list: without its data and pointers."""
 
     id: str
     name: str
@@ -44,7 +44,7 @@ class WorkflowSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandSummary:
-    """A scheduled command, and who is handling it."""
+    """A scheduled command, and the worker that handles it."""
 
     command_name: CommandName
     data: str
@@ -52,6 +52,22 @@ class CommandSummary:
     claim_worker_id: str | None
     claim_expires_at: datetime | None
     rescheduled_time: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSummary:
+    """An error of a step, with the names of the workflow and the step.
+
+    The names and `step_id` are None once the workflow or the step is deleted; `step_name` also for a step without one.
+    """
+
+    error_time: datetime
+    workflow_id: str
+    workflow_name: str | None
+    execution_pointer_id: str
+    step_id: int | None
+    step_name: str | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +79,7 @@ class SubscriptionSummary:
 
 
 class FindingKind(StrEnum):
-    """What `check` looks for."""
+    """The kinds of problems that `check` finds."""
 
     Integrity = "integrity"
     ForeignKey = "foreign key"
@@ -82,7 +98,7 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong with a store, in words."""
+    """A problem in a store."""
 
     kind: FindingKind
     message: str
@@ -90,9 +106,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowCount:
-    """How many workflows of one definition have one status, and when the first and the last of them were made.
+    """How many workflows of one definition have one status, and when the first and the last were created.
 
-    A time is None where what is stored cannot be read; `check` says where.
+    A time is None if it cannot be read; `check` says where.
     """
 
     workflow_definition_id: str
@@ -104,9 +120,9 @@ class WorkflowCount:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is due: how much, and since when the longest.
+    """How much is due, and since when the oldest of it.
 
-    `since` is None when nothing is due, and when it is beyond the years 1 to 9999 or cannot be read.
+    `since` is None if nothing is due, or if the time cannot be read or is outside of the years 1 to 9999.
     """
 
     due: int
@@ -120,10 +136,10 @@ class StoreStats:
     Attributes:
         taken_at: When this was read, by the provider's clock.
         size_bytes: The size of the database.
-        free_bytes: How much of that is free for rows to come; None where the database does not say (PostgreSQL).
-        log_bytes: The size of the write-ahead log beside it; None where there is none (in memory, PostgreSQL).
+        free_bytes: How much of that is free for new rows; None if the database does not tell (PostgreSQL).
+        log_bytes: The size of the write-ahead log; None if there is none (in memory, PostgreSQL).
         workflows: By definition and status.
-        rows: How many rows each table has, by its name.
+        rows: How many rows each table has, by table.
         due_workflows: Runnable workflows.
         due_events: Events that are not processed.
         due_commands: Scheduled commands.
@@ -142,14 +158,14 @@ class StoreStats:
 
 @dataclass(frozen=True, slots=True)
 class QueryStats:
-    """What the database counted for one named query.
+    """What the database measured for one named query.
 
     Attributes:
         name: The query's name in the `.sql` files.
         calls: How often it ran.
-        mean_ms: Milliseconds that one run took on average.
+        mean_ms: The mean time of a run, in milliseconds.
         rows: How many rows all runs returned or changed.
-        buffers: How many pages all runs looked at, in memory or on disk.
+        buffers: How many pages all runs read, from memory or disk.
     """
 
     name: str
@@ -161,11 +177,11 @@ class QueryStats:
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What was copied, and read back the same.
+    """What was copied and verified.
 
     Attributes:
         rows: How many rows each table has.
-        digest: SHA-256 of the text that `dump` gives of either store, in hexadecimal digits.
+        digest: The SHA-256 of the `dump` of either store, in hexadecimal digits.
     """
 
     rows: dict[str, int]

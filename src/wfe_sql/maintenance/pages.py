@@ -1,4 +1,4 @@
-"""Every row of every table, a page at a time: one page is all that is in memory."""
+"""Reads every row of every table, a page at a time, so that only one page is in memory."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -13,19 +13,19 @@ _PAGE = 500
 """Rows of a page."""
 
 BEFORE_ALL = -(2**63)
-"""A row's number that comes before every other."""
+"""A row number before all others."""
 
 _Start = dict[str, Any]
-"""Parameters of the first page."""
+"""The parameters of the first page."""
 _Next = Callable[[Sequence[Any]], dict[str, Any]]
-"""Returns the parameters of the page that comes after a row."""
+"""Returns the parameters of the page after a row."""
 
 
 class Paging:
     """Reads whole tables."""
 
     async def _pages(self, read: Read) -> AsyncGenerator[tuple[Table, Rows], None]:
-        """Yield every row of every table in a stable order: by id, or as stored where rows have none."""
+        """Yield every row of every table in a stable order: by id, or as stored if rows have none."""
         for table, query, start, next_ in _tables():
             params: dict[str, Any] | None = start
             while params is not None:
@@ -36,24 +36,24 @@ class Paging:
 
 
 def _tables() -> list[tuple[Table, str, _Start, _Next]]:
-    """Return the tables and how their pages follow each other, in an order in which no row comes before its parent."""
+    """Return the tables, parents first, and how to get from page to page."""
     by_place: tuple[_Start, _Next] = {"after_place": BEFORE_ALL}, lambda row: {"after_place": row[-1]}
     return [
-        (tables.DEFINITION_SEQUENCES, "export_definition_sequences", *_by("definition_id")),
-        (tables.WORKFLOWS, "export_workflows", *_by("id")),
+        (tables.DEFINITION_SEQUENCES, "export_definition_sequences", *_page_by("definition_id")),
+        (tables.WORKFLOWS, "export_workflows", *_page_by("id")),
         (
             tables.EXECUTION_POINTERS,
             "export_execution_pointers",
             {"after_workflow_id": "", "after_place": BEFORE_ALL},
             lambda row: {"after_workflow_id": row[0], "after_place": row[-1]},
         ),
-        (tables.EVENTS, "export_events", *_by("id")),
-        (tables.EVENT_SUBSCRIPTIONS, "export_event_subscriptions", *_by("id")),
+        (tables.EVENTS, "export_events", *_page_by("id")),
+        (tables.EVENT_SUBSCRIPTIONS, "export_event_subscriptions", *_page_by("id")),
         (tables.SCHEDULED_COMMANDS, "export_scheduled_commands", *by_place),
         (tables.EXECUTION_ERRORS, "export_execution_errors", *by_place),
     ]
 
 
-def _by(column: str) -> tuple[_Start, _Next]:
-    """Return the parameters of pages in the order of the first column."""
+def _page_by(column: str) -> tuple[_Start, _Next]:
+    """Return the parameters of pages in the order of their first column."""
     return {f"after_{column}": ""}, lambda row: {f"after_{column}": row[0]}

@@ -1,4 +1,4 @@
-"""The Protocol of maintenance; errors and times are as `wfe_sql.repositories` has them."""
+"""The Protocol of maintenance; errors and times are those of `wfe_sql.repositories`."""
 
 from collections.abc import AsyncGenerator, Callable
 from datetime import datetime, timedelta
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from wfe_sql.maintenance.models import (
     CommandSummary,
+    ErrorSummary,
     Finding,
     Page,
     QueryStats,
@@ -18,12 +19,12 @@ from wfe_sql.models import Event, ExecutionError, WorkflowStatus
 
 
 class MaintenanceRepository(Protocol):
-    """What a DBA or an operator does with a store: look, delete what is finished, check, back up; hosts may go on."""
+    """What a DBA or operator does with a store: list, purge, check, back up. Hosts may go on working."""
 
     async def delete_workflow(self, id: str) -> None:
         """Delete a workflow, whatever its status, with its pointers, subscriptions, errors and scheduled commands.
 
-        A host that holds it hears of it by a `ClaimLostError` or `WorkflowNotFoundError`.
+        A host that holds it gets a `ClaimLostError` or `WorkflowNotFoundError` at its next write.
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
@@ -41,19 +42,19 @@ class MaintenanceRepository(Protocol):
     ) -> int:
         """Delete finished workflows, as `delete_workflow` does, in batches, each its own commit; return how many.
 
-        Stopped half way, what was deleted stays deleted.
+        If it is stopped half way, what was deleted stays deleted.
 
         Args:
             status: `Complete` or `Terminated`.
             older_than: Those that ended before this time, or this long ago by the provider's clock. A workflow ended at
-                its `complete_time`; where it has none, its `create_time` counts.
-            batch_size: How many go with one commit.
+                its `complete_time`; if it has none, its `create_time` counts.
+            batch_size: How many are deleted per commit.
             dry_run: Delete nothing, and return how many would be.
-            on_batch: Called after each commit with how many are deleted so far.
+            on_batch: Called after each commit with how many were deleted so far.
 
         Raises:
             SerializationError: The status is another one, `older_than` naive or negative, or `batch_size` below 1.
-            StoreError: The database keeps what is deleted, such as by a trigger, twice in a row.
+            StoreError: The database did not delete the rows, for example because of a trigger, twice in a row.
         """
         ...
 
@@ -69,13 +70,13 @@ class MaintenanceRepository(Protocol):
 
         Args:
             older_than: Those with an `event_time` before this time, or this long ago by the provider's clock.
-            batch_size: How many go with one commit.
+            batch_size: How many are deleted per commit.
             dry_run: Delete nothing, and return how many would be.
-            on_batch: Called after each commit with how many are deleted so far.
+            on_batch: Called after each commit with how many were deleted so far.
 
         Raises:
             SerializationError: `older_than` is naive or negative, or `batch_size` is below 1.
-            StoreError: The database keeps what is deleted, such as by a trigger, twice in a row.
+            StoreError: The database did not delete the rows, for example because of a trigger, twice in a row.
         """
         ...
 
@@ -87,20 +88,20 @@ class MaintenanceRepository(Protocol):
         dry_run: bool = False,
         on_batch: Callable[[int], None] | None = None,
     ) -> int:
-        """Delete errors whose workflow is not there, in batches, each its own commit; return how many.
+        """Delete errors whose workflow no longer exists, in batches, each its own commit; return how many.
 
-        `check` names them as orphans. They are left by the reference, which deletes workflows alone, and by hosts that
-        store an error after its workflow was purged; errors of a workflow that is there go with it.
+        `check` reports them as orphans. The reference leaves them, because it deletes only the workflow, and so do
+        hosts that store an error after its workflow was purged.
 
         Args:
             older_than: Those with an `error_time` before this time, or this long ago by the provider's clock.
-            batch_size: How many go with one commit.
+            batch_size: How many are deleted per commit.
             dry_run: Delete nothing, and return how many would be.
-            on_batch: Called after each commit with how many are deleted so far.
+            on_batch: Called after each commit with how many were deleted so far.
 
         Raises:
             SerializationError: `older_than` is naive or negative, or `batch_size` is below 1.
-            StoreError: The database keeps what is deleted, such as by a trigger, twice in a row.
+            StoreError: The database did not delete the rows, for example because of a trigger, twice in a row.
         """
         ...
 
@@ -110,6 +111,7 @@ class MaintenanceRepository(Protocol):
         status: WorkflowStatus | None = None,
         definition_id: str | None = None,
         since: datetime | None = None,
+        root_workflow_id: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[WorkflowSummary]:
@@ -119,7 +121,8 @@ class MaintenanceRepository(Protocol):
             status: Only those of this status.
             definition_id: Only those of this definition.
             since: Only those with a `create_time` at or after this.
-            after: Go on after the page that gave this.
+            root_workflow_id: Only those with this `root_workflow_id`, that is, the children of that workflow.
+            after: The `after` of the previous page.
             limit: How many, at most 10,000.
 
         Raises:
@@ -140,7 +143,7 @@ class MaintenanceRepository(Protocol):
         ...
 
     async def list_scheduled_commands(self, *, after: str | None = None, limit: int = 100) -> Page[CommandSummary]:
-        """Return a page of commands in the order in which they are due.
+        """Return a page of commands in the order they are due.
 
         Raises:
             SerializationError: `after` is not from a page, or `limit` is out of its range.
@@ -159,6 +162,17 @@ class MaintenanceRepository(Protocol):
         """
         ...
 
+    async def list_error_summaries(
+        self, *, workflow_id: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[ErrorSummary]:
+        """Return the page of `list_execution_errors` with the names of the workflows and steps.
+
+        Raises:
+            SerializationError: `after` is not from a page, or `limit` is out of its range.
+            CorruptRowError: A stored row cannot be read.
+        """
+        ...
+
     async def list_event_subscriptions(self, workflow_id: str, *, limit: int = 100) -> list[SubscriptionSummary]:
         """Return the subscriptions of a workflow, terminated or not, by (subscribe_as_of, id).
 
@@ -169,17 +183,17 @@ class MaintenanceRepository(Protocol):
         ...
 
     async def stats(self) -> StoreStats:
-        """Return what is in the store, counted at one moment. It reads all of it, which takes a while on a large one.
+        """Count what is in the store, at one moment. It reads the whole store, which takes a while if it is large.
 
-        What cannot be read is None in it: `check` says what that is.
+        Values that cannot be read are None; `check` reports them.
         """
         ...
 
     async def query_stats(self) -> list[QueryStats]:
-        """Return what the database counted for each named query, for all stores in it, the dearest in all first.
+        """Return what the database measured for each named query, for all stores in it, the most expensive first.
 
         Raises:
-            StoreError: It does not count; the message says whether it could. PostgreSQL does with pg_stat_statements.
+            StoreError: It does not measure; the message says whether it could. PostgreSQL needs pg_stat_statements.
         """
         ...
 
@@ -187,24 +201,24 @@ class MaintenanceRepository(Protocol):
         """Read the whole store and return what is wrong with it, at most 100 findings of a kind; [] when all is well.
 
         Args:
-            overdue_after: What was made, was due, and whose claim, if any, had ended, all of it this long ago by the
-                provider's clock, is a finding.
+            overdue_after: Work is a finding if it was created, became due, and lost its claim, if it had one, at least
+                this long ago by the provider's clock.
 
         Raises:
-            SerializationError: `overdue_after` is negative, or goes back further than times do.
+            SerializationError: `overdue_after` is negative, or too far in the past.
         """
         ...
 
     async def update_statistics(self) -> None:
-        """Have the database learn how its rows are spread, which it plans queries by."""
+        """Update the statistics that the database plans queries with."""
         ...
 
     def dump(self) -> AsyncGenerator[str, None]:
         """Yield every row of the store as one line of JSON, `{"row": {column: value}, "table": name}`.
 
-        Tables and rows come in a stable order (by id, or as stored where there is none), keys are sorted, times have
-        the form in which the library stores them, and numbers of rows are left out: equal stores give equal text. All
-        lines are of one moment.
+        Tables and rows are in a stable order (by id, or as stored if there is none), keys are sorted, times have the
+        form in which the library stores them, and row numbers are left out: equal stores give equal text. All lines are
+        of one moment.
 
         Raises:
             CorruptRowError: A stored row cannot be read.
@@ -212,16 +226,16 @@ class MaintenanceRepository(Protocol):
         ...
 
     async def backup(self, path: str | PathLike[str]) -> None:
-        """Copy the store, as it is at one moment, into a new file, which is there only when it is whole.
+        """Copy the store, as it is at one moment, into a new file, which appears only once it is complete.
 
-        The file can be read where nothing may be written (`?mode=ro`). What a backup that was killed has left beside
-        it, `.NAME.*.part`, the next one to the same name removes.
+        The file can be read from a read-only disk (`?mode=ro`). A backup that was killed leaves `.NAME.*.part` behind,
+        which the next backup to the same name removes.
 
         Raises:
-            StoreError: The file exists, the store has lost its tables, or the database has tools of its own for this;
-                the message names them.
+            StoreError: The file exists, the store has lost its tables, or the database has its own tools for this,
+                which the message names.
             StoreCorruptError: The store is damaged.
-            StoreFullError: There is no room for the file.
-            StoreUnavailableError: The file cannot be made there.
+            StoreFullError: The disk is full.
+            StoreUnavailableError: The file cannot be created.
         """
         ...

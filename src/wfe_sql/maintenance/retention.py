@@ -1,4 +1,4 @@
-"""Deleting workflows and events that are finished."""
+"""Deletes workflows and events that are finished."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -17,11 +17,11 @@ _FINISHED = (WorkflowStatus.Complete, WorkflowStatus.Terminated)
 
 
 class _NothingDeletedError(Exception):
-    """A batch that was found is there no more, or stays."""
+    """None of the rows of a batch was deleted."""
 
 
 class Retention(MaintenanceRepository):
-    """What of `MaintenanceRepository` deletes."""
+    """The deleting methods of `MaintenanceRepository`."""
 
     _engine: Engine
     _clock: Callable[[], datetime]
@@ -29,7 +29,7 @@ class Retention(MaintenanceRepository):
     async def delete_workflow(self, id: str) -> None:
         params = {"id": encode_key("id", id)}
         gone = WorkflowNotFoundError(f"no workflow has id {id!r}")
-        await self._engine.write([Statement("delete_workflow", params, otherwise=gone), *_delete_what_hung_on([id])])
+        await self._engine.write([Statement("delete_workflow", params, otherwise=gone), *_delete_dependents([id])])
 
     async def purge_workflows(
         self,
@@ -53,7 +53,7 @@ class Retention(MaintenanceRepository):
             ids = [row[0] for row in rows]
             kept = _NothingDeletedError()
             params = {**age, "ids": encode_ids(ids)}
-            return [Statement("delete_finished_workflows", params, otherwise=kept), *_delete_what_hung_on(ids)]
+            return [Statement("delete_finished_workflows", params, otherwise=kept), *_delete_dependents(ids)]
 
         return await self._purge("workflows", find, delete, on_batch)
 
@@ -110,7 +110,7 @@ class Retention(MaintenanceRepository):
         """Find and delete until nothing is found; return how many were deleted.
 
         Raises:
-            StoreError: What is found is found again after it was deleted, so that this would never end.
+            StoreError: The same rows are found again after they were deleted, so that this would never end.
         """
         deleted = 0
         kept: Rows = []
@@ -120,11 +120,11 @@ class Retention(MaintenanceRepository):
                 return deleted
             try:
                 count, *_ = await self._engine.write(delete(rows))
-            except _NothingDeletedError:  # others may have deleted or changed them just now, so look once more
+            except _NothingDeletedError:  # others may have just deleted or changed them: look once more
                 if rows == kept:
                     raise StoreError(
-                        f"the database keeps {len(rows):,} {what} that are to be purged, {rows[0][0]!r} among them: "
-                        f"deleting them changes nothing; is there a trigger? {deleted:,} others were deleted"
+                        f"the database did not delete {len(rows):,} {what} ({rows[0][0]!r}, ...), without an error; "
+                        f"is there a trigger that keeps them? {deleted:,} others were deleted"
                     ) from None
                 kept = rows
                 continue
@@ -138,8 +138,8 @@ class Retention(MaintenanceRepository):
         return encode_argument("older_than", TIME, older_than)
 
 
-def _delete_what_hung_on(workflow_ids: list[str]) -> Unit:
-    """Return what deletes the rows of workflows that are gone, but for their pointers, which went with them."""
+def _delete_dependents(workflow_ids: list[str]) -> Unit:
+    """Return the statements that delete what belongs to deleted workflows; their pointers are deleted already."""
     params = {"workflow_ids": encode_ids(workflow_ids)}
     return [
         Statement("delete_event_subscriptions_of_deleted", params),

@@ -1,4 +1,4 @@
-"""Whole stores: dumped as text, copied into another store, backed up into a file."""
+"""Dumps whole stores as text, copies them into other stores, and backs them up into files."""
 
 import asyncio
 import hashlib
@@ -22,7 +22,7 @@ _encoder = msgspec.json.Encoder(order="sorted")
 
 
 class Transfer(Paging, MaintenanceRepository):
-    """What of `MaintenanceRepository` moves whole stores."""
+    """The methods of `MaintenanceRepository` that move whole stores."""
 
     _engine: Engine
 
@@ -39,14 +39,14 @@ class Transfer(Paging, MaintenanceRepository):
     async def copy_to(self, other: "Transfer", *, on_batch: Callable[[int, int], None] | None = None) -> CopyReport:
         """Copy every row into another store, which must be empty and which nobody else may use meanwhile.
 
-        Everything is kept, claims and revisions and the order of pointers too. The copy is of one moment; what hosts
-        write later is not in it. At the end it is read back, and its counts and a digest are compared; until then the
-        other store is marked as half a copy, which `check` finds and opening refuses.
+        Everything is copied, including claims, revisions and the order of pointers. The copy is of one moment; what
+        hosts write later is not in it. At the end the copy is read back, and row counts and a digest are compared.
+        Until then the other store is marked as an unfinished copy, which `check` reports and opening refuses.
 
         Args:
-            other: The provider of the other store, of any backend of this library. Where it was opened with
-                `allow_unfinished_copy` and a copy into it was killed, what that one left is deleted first.
-            on_batch: Called with how many rows were copied, and how many of the copy were read back.
+            other: The provider of the other store, of any backend of this library. If it was opened with
+                `allow_unfinished_copy`, the rows that a killed copy left there are deleted first.
+            on_batch: Called with how many rows were copied, and how many were read back.
 
         Raises:
             StoreNotEmptyError: The other store has rows; nothing was copied.
@@ -57,14 +57,14 @@ class Transfer(Paging, MaintenanceRepository):
             await other._engine.write([Statement("empty_store", {})])
         if full := {table: count for table, count in (await other._count_rows()).items() if count}:
             what = ", ".join(f"{count:,} {table}" for table, count in full.items())
-            raise StoreNotEmptyError(f"the store to copy into is not empty, it has {what}; nothing was copied")
+            raise StoreNotEmptyError(f"the destination is not empty ({what}); nothing was copied")
         copied: Counter[str] = Counter()
         try:
             return await self._copy_to(other, copied, on_batch or (lambda copied, verified: None))
         except BaseException as error:
             await asyncio.shield(other._empty(copied, error))
             if isinstance(error, WfeError):
-                message = f"nothing was copied, and the store to copy into is empty again: {error}"
+                message = f"nothing was copied, and the destination is empty again: {error}"
                 raise StoreError(message) from error
             raise
 
@@ -83,7 +83,7 @@ class Transfer(Paging, MaintenanceRepository):
                 on_batch(counts.total(), 0)
         copied = {table: count for table, count in (await other._count_rows()).items() if count}
         if copied != counts:
-            raise StoreError(f"the copy has {copied}, and what was copied is {dict(counts)}")
+            raise StoreError(f"the row counts differ: copied {dict(counts)}, found {copied}")
         copy_digest, verified = hashlib.sha256(), 0
         async with aclosing(other._pages(other._engine.read)) as pages:
             async for table, rows in pages:
@@ -92,7 +92,7 @@ class Transfer(Paging, MaintenanceRepository):
                 verified += len(rows)
                 on_batch(counts.total(), verified)
         if copy_digest.digest() != digest.digest():
-            raise StoreError("what is read back from the copy differs from what was copied")
+            raise StoreError("the rows read back from the copy differ from those copied")
         await other._engine.write([Statement("set_store_version", {"version": VERSION})])
         return CopyReport(dict(counts), digest.hexdigest())
 
@@ -101,27 +101,29 @@ class Transfer(Paging, MaintenanceRepository):
         return dict(rows)
 
     async def _empty(self, copied: Counter[str], reason: BaseException) -> None:
-        """Delete what a copy that failed has left, unless somebody else has written there too."""
+        """Delete what a failed copy left, unless somebody else has written to the store too."""
         try:
             if any(count > copied[table] for table, count in (await self._count_rows()).items()):
-                raise StoreError("it has rows that are not known to be of this copy")
+                raise StoreError("it has rows that this copy did not write")
             await self._engine.write(
                 [Statement("empty_store", {}), Statement("set_store_version", {"version": VERSION})]
             )
         except WfeError as error:
-            message = f"the copy failed ({reason}), and what was copied is still there ({error}); delete that store"
+            message = (
+                f"the copy failed ({reason}), and the copied rows are still there ({error}); delete the destination"
+            )
             raise StoreError(message) from reason
 
 
 async def _check_ids(read: Read) -> None:
-    """Refuse rows that no page has, which would be left out unseen."""
+    """Refuse rows that are in no page, because they would be left out silently."""
     (without_id,) = await read([Statement("find_rows_without_id", {})])
     for table, column in without_id:
         raise CorruptRowError(f"a row of {table} cannot be read: its {column} is empty")
 
 
 def _lines(table: Table, rows: Rows) -> list[str]:
-    """Return the text of rows, equal for rows that mean the same."""
+    """Return rows as lines of text, which are equal if the rows mean the same."""
     return [_encoder.encode({"table": table.name, "row": table.plain(row)}).decode() for row in rows]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from wfe_sql.arguments import encode_argument, encode_key, listed, wrong_type
 from wfe_sql.codecs import INTEGER, TEXT, TIME
-from wfe_sql.engines import Engine, Results, Statement, UniqueViolationError, Unit
+from wfe_sql.engines import Engine, Results, Script, Statement, UniqueViolationError, Unit
 from wfe_sql.errors import QueryFileError, SerializationError, StoreError, SubscriptionTokenError, WfeError
 from wfe_sql.models import (
     Claim,
@@ -258,6 +258,28 @@ class SqlUnitOfWork:
         operation.order = (len(_ORDER), "")
         self._add(operation)
         return operation.ran
+
+    async def run_in(self, connection: object) -> None:
+        self._begin()
+        await self._engine.run_in(connection, self._script())
+
+    def run_in_sync(self, connection: object) -> None:
+        self._begin()
+        self._engine.run_in_sync(connection, self._script())
+
+    def _script(self) -> Script:
+        """Yield what is to run, be told how that went, and take the results; instances remember nothing."""
+        results: Results = []
+        while unit := self._statements():
+            try:
+                results = yield unit
+                break
+            except (NothingChangedError, UniqueViolationError) as error:
+                questions = self._questions(error)
+                self._answer(error, (yield questions) if questions else [])
+        if look := self._look_back():
+            self._found((yield look))
+        self._ran(results)
 
     def _claim_on(self, kind: ClaimKind, id_: str) -> Claim | None:
         """Return the claim of the unit if it is on this."""

@@ -14,6 +14,7 @@ from wfe_sql.engines import Engine, Statement
 from wfe_sql.engines.alarms import Alarm, WakesOn, forget, listen
 from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.models import utc_now
+from wfe_sql.repositories import WaitingRepository
 
 _LEASES = 10_000
 """How many held workflows, events or commands a look reads at most, to find the first lease that ends."""
@@ -52,7 +53,7 @@ async def poll_for_work(
     await asyncio.sleep(max(0.0, seconds))
 
 
-class Waiting:
+class Waiting(WaitingRepository):
     """`wait_for_work`, and what it goes by."""
 
     _engine: Engine
@@ -176,6 +177,7 @@ class Watch:
     async def _run(self) -> None:
         try:
             alarm = await self._open_alarm()
+            await self._look_and_tell()
             while self._waiting:
                 await self._turn(alarm)
         except Exception as error:  # whatever it is, those who wait must hear of it
@@ -190,20 +192,19 @@ class Watch:
         return self._alarm
 
     async def _turn(self, alarm: Alarm) -> None:
-        """Look, and where that finds nothing for anybody, wait until it is worth another look."""
+        """Wait until it is worth another look, and look."""
         time = asyncio.get_running_loop().time
-        began = time()
-        await self._look_and_tell()
-        if not self._waiting:
-            return
         try:
             at_most = await alarm.ask()
+            began = time()
             due = await self._look_and_tell()  # what was committed before the alarm was asked
-            ended = time()
+            took = time() - began
             await self._sleep(due, self._fallback_interval if at_most is None else at_most)
+            if self._waiting:
+                await self._look_and_tell()
         finally:
             await alarm.rest()
-        rest = ended + min(_REST * (ended - began), _LONGEST_REST) - time()
+        rest = began + min(2 * _REST * took, _LONGEST_REST) - time()
         if self._waiting and rest > 0:
             await asyncio.sleep(rest)
 

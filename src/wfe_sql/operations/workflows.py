@@ -15,6 +15,7 @@ from wfe_sql.arguments import (
 )
 from wfe_sql.codecs import ID
 from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
+from wfe_sql.engines.watching import log_refusal
 from wfe_sql.errors import CorruptRowError, StoreError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, WorkflowInstance
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
@@ -260,7 +261,9 @@ def check_guards(
     if guards is None:
         raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
     if claim is not None and guards[0] != claim.token:
-        raise claim_lost(claim)
+        lost = claim_lost(claim)
+        log_refusal(lost)
+        raise lost
     if raises_on_conflict and stored is not None:
         _check_conflict(stored, id_, *guards[1:])
 
@@ -293,4 +296,6 @@ def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int |
         )
     else:
         return
-    raise WorkflowConflictError(f"{what}; load it again. Nothing was written")
+    conflict = WorkflowConflictError(f"{what}; load it again. Nothing was written")
+    log_refusal(conflict)
+    raise conflict

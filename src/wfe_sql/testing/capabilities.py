@@ -1,4 +1,4 @@
-"""What a backend may be unable to do without being wrong."""
+"""What a backend may lack and still conform."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from wfe_sql.engines.alarms import WakesOn
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the conformance suite asks of a backend through the fixture `capabilities`.
+    """What the conformance suite may expect of a backend, from the fixture `capabilities`.
 
     Attributes:
-        stores_nul: Whether the NUL character can be part of text and of JSON; where it cannot, it is refused with a
+        stores_nul: Whether text and JSON can contain the NUL character; if not, it is refused with a
             `SerializationError` that names the column.
         longest_key: How many characters ids, names and keys may have; None for no limit.
         wakes_on: What the provider's `wakes_on` is; with "none", those who wait for work poll.

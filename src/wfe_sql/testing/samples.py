@@ -1,4 +1,4 @@
-"""Objects for tests; the `full_` ones have every field set to something that is not its default."""
+"""Objects for tests; in those of `full_...`, no field has its default."""
 
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ JSON: dict[str, Any] = {
 
 
 def sample_instance(**fields: Any) -> WorkflowInstance:
-    """Return a small workflow with a name and one pointer; `fields` replace its own."""
+    """Return a small workflow with a name and one pointer; `fields` override its own."""
     values: dict[str, Any] = {
         "id": new_id(),
         "workflow_definition_id": "order",

@@ -115,11 +115,13 @@ class Attempt:
         connection: What it is under way on, if it is.
         may_have_committed: Whether it had begun to commit.
         is_given_up: Whether nobody wants it any more; then it does not begin.
+        began: When it first had a connection (`time.monotonic`); 0 before.
     """
 
     connection: Connection | None = None
     may_have_committed: bool = False
     is_given_up: bool = False
+    began: float = 0.0
 
     def give_up(self) -> None:
         """Have it not begin, or have the server stop it; it ends as always, so that it is known how."""

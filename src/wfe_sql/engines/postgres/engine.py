@@ -6,21 +6,25 @@ by itself. Units of work of several operations that wait at the same time are on
 """
 
 import asyncio
+import logging
 import os
 import shlex
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
-from wfe_sql.engines import Home, Read, Results, Statement, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Script, Statement, Unit, check_usable, not_open
 from wfe_sql.engines.alarms import Alarm, WakesOn, ring
+from wfe_sql.engines.joining import Entrance, play, run_at_once
 from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Attempt, Connection
 from wfe_sql.engines.postgres.errors import (
@@ -42,16 +46,28 @@ from wfe_sql.engines.postgres.grouping import (
     group_of,
     needed_of,
     param_of,
+    row_of,
     rows_by_unit,
-    rows_changed,
+    run_by_parts,
     steps_of,
 )
+from wfe_sql.engines.postgres.joining import ASYNC_DRIVERS, SYNC_DRIVERS, PostgresJoined, Types, guest
 from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
-from wfe_sql.engines.queues import Outcome, tell
-from wfe_sql.errors import ProviderClosedError, StoreError, StoreUnavailableError, WfeError
+from wfe_sql.engines.queues import Outcome, report_end
+from wfe_sql.engines.watching import Watch
+from wfe_sql.errors import (
+    ProviderClosedError,
+    StoreBusyError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    WfeError,
+)
 from wfe_sql.queries import QuerySet
+
+_log = logging.getLogger("wfe_sql")
 
 _STATEMENTS_AT_ONCE = 3
 """Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
@@ -84,6 +100,7 @@ class PostgresEngine:
         self,
         store: PostgresStore,
         queries: QuerySet,
+        watch: Watch,
         *,
         max_connections: int,
         connect_timeout: timedelta,
@@ -98,20 +115,25 @@ class PostgresEngine:
             raise StoreError(f"wait_for_server must not be negative: {wait_for_server}")
         self._store = store
         self._queries = queries
+        self._watch = watch
         self._wait_for_server = wait_for_server.total_seconds()
-        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout)
+        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout, watch.slow)
         turns = Turns(min(_STATEMENTS_AT_ONCE, max_connections))
         self._groups = {
-            lead: GroupQueue(group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns)
+            lead: GroupQueue(
+                group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns, watch
+            )
             for lead, group in GROUPS.items()
         }
-        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns)
+        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns, watch)
         self._alone: set[asyncio.Task[Results]] = set()
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
+        self._rows: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
         self._alarm: PostgresAlarm | None = None
         self._home: Home | None = None
+        self._types_of_parameters: Types = {}
         self._is_connected = False
         self._gives_up = False
         self.commits = 0
@@ -138,6 +160,7 @@ class PostgresEngine:
             self._pool.close()
             raise
         self._is_connected = True
+        _log.info("opened %s", self._store)
 
     async def close(self) -> None:
         """Finish what is pending and disconnect."""
@@ -194,6 +217,7 @@ class PostgresEngine:
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run that changes something, whatever becomes of the caller."""
         self.check_open()
+        self._watch.begin(unit, writes=True)
         queue = self._queue_of(unit)
         return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
 
@@ -212,6 +236,26 @@ class PostgresEngine:
         """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
         self.check_open()
         return True
+
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        entrance = self._entrance()
+        await play(self._join(await entrance.find_async(connection)), script)
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
+        entrance = self._entrance()
+        run_at_once(play(self._join(entrance.find(connection)), script))
+
+    def _entrance(self) -> Entrance:
+        if not self.is_open:
+            raise not_open(self._store, self._home)
+        if self._store.mode == "ro":
+            raise StoreReadOnlyError(f"{self._store} is open for reading only (mode=ro)")
+        return Entrance(self._store, SYNC_DRIVERS, ASYNC_DRIVERS, self._queries["get_server_process"].sql)
+
+    def _join(self, connection: Any) -> PostgresJoined:
+        return PostgresJoined(self._store, self._queries, guest(connection, self._types_of_parameters))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
@@ -252,6 +296,7 @@ class PostgresEngine:
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
         self.check_open()
+        self._watch.begin(unit, writes=writes)
         queue = self._queue_of(unit)
         if queue is not None:
             return await queue.submit(unit)
@@ -264,10 +309,28 @@ class PostgresEngine:
             raise
 
     def _begin_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> asyncio.Task[Results]:
-        task = asyncio.create_task(self.run_alone(unit, attempt, writes=writes))
+        task = asyncio.create_task(self._run_watched(unit, attempt, writes=writes))
         self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        task.add_done_callback(self._end_alone)
         return task
+
+    def _end_alone(self, task: asyncio.Task[Results]) -> None:
+        self._alone.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio would log one that nobody has seen, because the caller has gone
+
+    async def _run_watched(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
+        asked = time.monotonic()
+        outcome: Outcome | None = None
+        try:
+            outcome = await self.run_alone(unit, attempt, writes=writes)
+        except Exception as error:
+            outcome = error
+            raise
+        finally:
+            if outcome is not None:
+                self._watch.ended([(unit, asked)], [outcome], attempt.began, together=1)
+        return outcome
 
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:
         """Run units of work in one transaction and one round trip; None for those that must run by themselves.
@@ -311,27 +374,22 @@ class PostgresEngine:
 
     async def _run_by_itself(self, unit: Unit, attempt: Attempt) -> Outcome:
         """Run a unit of work statement by statement; it waits for the rows that it changes, in an order."""
-        steps = steps_of([unit], one_by_one=True)
-        locks = [Statement(lock, {"ids": encode_ids(ids)}) for lock, ids in sorted(rows_changed(unit).items())]
         results: Results = []
         part = unit
 
         async def work(connection: Connection, attempt: Attempt) -> bool:
-            nonlocal part
-            results[:] = [None] * len(unit)
+            async def run(statement: Statement, of: Unit) -> Any:
+                nonlocal part
+                part = of
+                return await self._queries.run(connection, statement.query, statement.params)
+
             async with self._transaction(connection, attempt) as commit:
                 await self._store.begin(connection, "begin_write")
-                for lock in locks:
-                    await self._run_statement(lock, connection)
-                for step in steps:
-                    ((_, place, part),) = step.parts
-                    ((*_, result),) = step.results(await self._run_step(step, connection))
-                    if result is None:  # a row that was not there to be locked was made, and is held
-                        return False
-                    if (failure := part[0].failure(result[0])) is not None:
-                        raise failure
-                    results[place] = result[0]
+                ran = await run_by_parts(unit, run)
+                if ran is None:
+                    return False
                 await commit()
+            results[:] = ran
             return True
 
         try:
@@ -415,14 +473,10 @@ class PostgresEngine:
         return meaning
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
-        """Run a unit as it is.
-
-        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
-        behind every unit that runs alone.
-        """
+        """Run a unit as it is."""
         if unit[0].operation:
             return await self._run_unit_of_work(unit, attempt)
-        async with self._alone_at_once:
+        async with self._place(row_of(unit) if writes else None):
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
@@ -438,10 +492,32 @@ class PostgresEngine:
         except Exception as error:
             outcome = error
         finally:
-            tell(unit, outcome)
+            report_end(unit, outcome)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    @asynccontextmanager
+    async def _place(self, row: object) -> AsyncIterator[None]:
+        """Wait until a unit may run alone, and let no other change the same row meanwhile.
+
+        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
+        behind every unit that runs alone. A row that somebody else holds takes one connection, however many want it.
+
+        Raises:
+            StoreBusyError: Others who want the row took longer than a statement may take.
+        """
+        turn = asyncio.Lock() if row is None else self._rows.setdefault(row, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._store.patience):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise StoreBusyError(f"{self._store} is busy: a row was held for too long; nothing was written") from error
+        try:
+            async with self._alone_at_once:
+                yield
+        finally:
+            turn.release()
 
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         """Run statements together or not at all: in a transaction, where they are several."""
@@ -486,27 +562,33 @@ class PostgresEngine:
             psycopg.Error: The server refuses what was asked of it.
             StoreError: There is no connection, it was lost, or the role may not do this.
         """
-        time = asyncio.get_running_loop().time
-        deadline = time() + self._wait_for_server
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._wait_for_server
         tries = _TRIES
+        waits = False
         while True:
             attempt.may_have_committed = False
             try:
                 async with self._pool.connection() as connection:
                     return await self._try(work, connection, attempt)
             except StoreUnavailableError:
-                if attempt.may_have_committed or time() > deadline or self._gives_up or attempt.is_given_up:
+                if attempt.may_have_committed or now() > deadline or self._gives_up or attempt.is_given_up:
                     raise
+                if not waits:
+                    waits = True
+                    _log.debug("%s cannot be reached; a call waits %g s for it", self._store, self._wait_for_server)
                 await asyncio.sleep(_PAUSE)
             except psycopg.Error as error:
                 tries -= 1
                 if not is_retried(error) or not tries:
                     raise
+                _log.debug("%s: work runs again, which others undid: %s", self._store, type(error).__name__)
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
         if attempt.is_given_up:
             raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
         attempt.connection = connection
+        attempt.began = attempt.began or time.monotonic()
         try:
             done = await work(connection, attempt)
         except psycopg.Error as error:
@@ -527,7 +609,11 @@ class PostgresEngine:
         return done
 
     async def _make_store(self) -> None:
-        await self._with_connection(lambda connection, _: self._store.ensure_store_exists(connection), Attempt())
+        async def make(connection: Connection, _: Attempt) -> None:
+            await self._store.ensure_store_exists(connection)
+            await self._store.find_database(connection)
+
+        await self._with_connection(make, Attempt())
 
     def check_open(self) -> None:
         """Check that calls can be made now."""

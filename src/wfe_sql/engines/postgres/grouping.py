@@ -8,12 +8,13 @@ one whose row has null found that somebody else holds the row that it is to chan
 A unit of work of several operations is cut into such units, its parts (`steps_of`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Results, Statement, Unit
 
 Rows = Sequence[Sequence[Any]]
@@ -155,6 +156,8 @@ GROUPS = {
 }
 """Every group, by its lead."""
 
+_NAMES_A_ROW = ("id", "command_name", "data")
+
 
 def group_of(unit: Unit) -> Group | None:
     """Return the group that runs a unit, or None if it runs alone."""
@@ -168,6 +171,14 @@ def param_of(unit: Unit, name: str) -> Any:
     """Return a parameter of the query that a unit of a group begins with."""
     params: Any = unit[0].params  # a lead has one set of parameters
     return params[name]
+
+
+def row_of(unit: Unit) -> tuple[Any, ...] | None:
+    """Return what names the row that a unit begins with, where it is about one."""
+    params = unit[0].params
+    if isinstance(params, Sequence):
+        return None
+    return tuple(params[name] for name in _NAMES_A_ROW if name in params) or None
 
 
 def encode_units(units: Sequence[Unit]) -> Iterator[tuple[int, str]]:
@@ -328,3 +339,28 @@ def needed_of(units: Sequence[Unit]) -> str | None:
 def _lock_of(statement: Statement) -> str:
     group = GROUPS.get(statement.query)
     return _CHECKS.get(statement.query, "") if group is None else group.lock
+
+
+async def run_by_parts(unit: Unit, run: Callable[[Statement, Unit], Awaitable[Any]]) -> Results | None:
+    """Run a unit of work statement by statement, in a transaction, once the rows are free that it changes.
+
+    Args:
+        unit: The unit.
+        run: Runs a statement for a part of the unit.
+
+    Returns:
+        What its statements returned; None where a row that was not there to be locked was made meanwhile, and is held.
+    """
+    results: Results = [None] * len(unit)
+    for lock, ids in sorted(rows_changed(unit).items()):
+        await run(Statement(lock, {"ids": encode_ids(ids)}), unit)
+    for step in steps_of([unit], one_by_one=True):
+        ((_, place, part),) = step.parts
+        ((*_, result),) = step.results(await run(step.statement, part))
+        if result is None:
+            return None
+        if (failure := part[0].failure(result[0])) is not None:
+            part[0].name_in(failure)
+            raise failure
+        results[place] = result[0]
+    return results

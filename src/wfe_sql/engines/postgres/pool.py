@@ -1,12 +1,14 @@
 """Connections to one PostgreSQL database, and the pool of them."""
 
 import asyncio
+import logging
 import random
 import re
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from math import inf
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +19,8 @@ from psycopg.pq import TransactionStatus
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import store_error
 from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
+
+_log = logging.getLogger("wfe_sql")
 
 _NO_URL = (
     "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with percent-encoding "
@@ -59,9 +63,11 @@ class PostgresTarget:
         # encoded was taken for something else.
         try:
             found: dict[str, Any] = dict(conninfo_to_dict(url))
-        except psycopg.Error:
+        except (psycopg.Error, UnicodeEncodeError):
             raise StoreError(_NO_URL) from None
-        if _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
+        if "\0" in application_name:  # libpq would leave out what comes after it, which may be the host
+            raise StoreError(f"application_name has a NUL character: {application_name!r}")
+        if "\0" in url or _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
             raise StoreError(_NO_URL)
         self.connect_timeout = connect_timeout
         silence = {"tcp_user_timeout": max(1, connect_timeout // timedelta(milliseconds=1))}
@@ -156,15 +162,22 @@ class ConnectionPool:
         open_connection: Makes one that is ready for use.
         size: How many there are at most.
         timeout: How long a caller waits until one is free; how long making one may take is its maker's business.
+        slow: Seconds of such waiting that are worth a word.
     """
 
     def __init__(
-        self, target: object, open_connection: Callable[[], Awaitable[Connection]], size: int, timeout: timedelta
+        self,
+        target: object,
+        open_connection: Callable[[], Awaitable[Connection]],
+        size: int,
+        timeout: timedelta,
+        slow: float = inf,
     ) -> None:
         self._target = target
         self._open_connection = open_connection
         self._size = size
         self._timeout = timeout
+        self._slow = slow
         self._places = asyncio.Semaphore(size)
         self._withheld = 0
         self._refusal: StoreError | None = None
@@ -232,7 +245,9 @@ class ConnectionPool:
 
     async def _wait_for_place(self, until: float) -> None:
         try:
-            async with asyncio.timeout_at(until):
+            if self._places.locked():
+                await self._wait_in_line(until)
+            else:
                 await self._places.acquire()
         except TimeoutError as error:
             if len(self._made) == self._size:
@@ -245,6 +260,13 @@ class ConnectionPool:
         if self._is_closed:
             self._places.release()
             raise StoreUnavailableError(f"{self._target} was closed before the server answered; nothing was written")
+
+    async def _wait_in_line(self, until: float) -> None:
+        began = _now()
+        async with asyncio.timeout_at(until):
+            await self._places.acquire()
+        if (waited := _now() - began) >= self._slow:
+            _log.warning("a call waited %.2f s for one of the %d connections to %s", waited, self._size, self._target)
 
     async def _check_server(self) -> None:
         """Look, once for all who want to know, whether the server takes connections, if only to refuse them.

@@ -1,6 +1,7 @@
 """The queues in front of PostgreSQL's pool, one for each group of units that go together."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -9,7 +10,8 @@ from typing import Any, TypeVar
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.connection import Attempt
 from wfe_sql.engines.postgres.grouping import Group, param_of, rows_changed
-from wfe_sql.engines.queues import Outcome, Waiting, answer, tell
+from wfe_sql.engines.queues import Outcome, Waiting, report_end, resolve_futures
+from wfe_sql.engines.watching import Watch
 
 _UNITS_TOGETHER = 32
 """Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
@@ -70,6 +72,7 @@ class GroupQueue:
         run_held: Runs units of one key once their row is free, and returns the outcome of each, in order.
         at_once: How many statements may be under way.
         turns: Shared by all groups.
+        watch: Told of the units that have ended.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class GroupQueue:
         run_held: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome]]],
         at_once: int,
         turns: Turns,
+        watch: Watch,
     ) -> None:
         self._key = "" if group is None else group.key
         self._is_of_work = group is None
@@ -89,6 +93,7 @@ class GroupQueue:
         self._run_held = run_held
         self._at_once = at_once
         self._turns = turns
+        self._watch = watch
         self._waiting: deque[Waiting] = deque()
         self._keys_under_way: set[Any] = set()
         self._under_way = 0
@@ -98,7 +103,7 @@ class GroupQueue:
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Have a unit run; the future has what its statements returned."""
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
-        self._waiting.append((unit, future))
+        self._waiting.append(((unit, time.monotonic()), future))
         if self._under_way <= self._held_up or len(self._waiting) >= self._together:
             self._start()
         return future
@@ -126,39 +131,45 @@ class GroupQueue:
             while self._waiting:
                 async with self._turns.turn():
                     batch = self._take()
-                    outcomes = await self._run(batch) if batch else []
+                    attempt = Attempt()
+                    outcomes = await self._run(batch, attempt) if batch else []
                 if not batch:
                     break
-                self._settle(batch, outcomes)
+                self._settle(batch, outcomes, attempt.began)
                 batch = []
         finally:
             for _, future in batch:
                 future.cancel()
             self._under_way -= 1
 
-    def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> None:
+    def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None], began: float) -> None:
         """Answer those whose units ran; have those wait for their rows whose rows are held."""
         held: dict[tuple[Any, ...], list[Waiting]] = {}
+        ran: list[Waiting] = []
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            keys = self._keys_of(waiting[0])
+            keys = self._keys_of(waiting[0][0])
             if outcome is None:
                 held.setdefault(keys, []).append(waiting)
             else:
                 self._keys_under_way.difference_update(keys)
-                answer([waiting], [outcome])
+                ran.append(waiting)
+        known = [outcome for outcome in outcomes if outcome is not None]
+        resolve_futures(ran, known, self._watch, began, len(batch))
         for keys, some in held.items():
             self._begin(self._wait_for_row(keys, some))
 
     async def _wait_for_row(self, keys: tuple[Any, ...], held: Sequence[Waiting]) -> None:
+        attempt = Attempt()
         try:
-            answer(held, await _run_all(self._run_held, held))
+            outcomes = await _run_all(self._run_held, held, attempt)
+            resolve_futures(held, outcomes, self._watch, attempt.began, len(held))
         finally:
             for _, future in held:
                 future.cancel()
             self._keys_under_way.difference_update(keys)
             self._start()
 
-    async def _run(self, batch: Sequence[Waiting]) -> Sequence[Outcome | None]:
+    async def _run(self, batch: Sequence[Waiting], attempt: Attempt) -> Sequence[Outcome | None]:
         is_held_up = False
 
         def hold_up() -> None:
@@ -169,7 +180,7 @@ class GroupQueue:
 
         holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
         try:
-            return await _run_all(self._run_units, batch)
+            return await _run_all(self._run_units, batch, attempt)
         finally:
             holding_up.cancel()
             self._held_up -= is_held_up
@@ -180,14 +191,14 @@ class GroupQueue:
         shared: set[Any] = set()
         passed: deque[Waiting] = deque()
         while self._waiting and len(batch) < self._together:
-            unit, future = self._waiting.popleft()
+            (unit, asked), future = self._waiting.popleft()
             if future.done():
-                tell(unit, None)
+                report_end(unit, None)
                 continue
-            if self._must_wait(unit, batch[0][0] if batch else unit):
-                passed.append((unit, future))
+            if self._must_wait(unit, batch[0][0][0] if batch else unit):
+                passed.append(((unit, asked), future))
                 continue
-            batch.append((unit, future))
+            batch.append(((unit, asked), future))
             (shared if self._shares else self._keys_under_way).update(self._keys_of(unit))
         self._keys_under_way |= shared
         self._waiting.extendleft(reversed(passed))
@@ -205,10 +216,9 @@ class GroupQueue:
 
 
 async def _run_all(
-    run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[_Outcome]]], batch: Sequence[Waiting]
+    run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[_Outcome]]], batch: Sequence[Waiting], attempt: Attempt
 ) -> Sequence[_Outcome | Exception]:
     """Run units; once all their callers have gone, they are given up."""
-    attempt = Attempt()
 
     def give_up_unwanted(_: object) -> None:
         if not attempt.is_given_up and all(future.done() for _, future in batch):
@@ -217,6 +227,6 @@ async def _run_all(
     for _, future in batch:
         future.add_done_callback(give_up_unwanted)
     try:
-        return await run([unit for unit, _ in batch], attempt)
+        return await run([unit for (unit, _), _ in batch], attempt)
     except Exception as error:  # whatever it is, those who wait must hear of it
         return [error for _ in batch]

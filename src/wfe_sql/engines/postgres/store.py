@@ -1,5 +1,6 @@
 """A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
 
+import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,6 +30,7 @@ from wfe_sql.engines.stores import (
     Parts,
     Scripts,
     check_version,
+    log_scripts,
     of_table,
     out_of_date,
     read_parts,
@@ -62,6 +64,7 @@ _SCRIPTS = (
     "create_wfe_sql_store_table",
     "create_workflows_table",
     "name_workflows_without_name",
+    "create_workflows_root_index",
     "create_workflows_revision_trigger",
     "create_workflow_documents_view",
     "create_execution_pointers_table",
@@ -100,6 +103,7 @@ class PostgresStore:
     Attributes:
         target: What it connects to.
         id: What tells the store from all others, once there was a connection.
+        database: What tells its database from all others, once the store was opened by a role that may ask.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class PostgresStore:
             raise StoreError(f"statement_timeout must be at least a millisecond, or None, not {statement_timeout}")
         self.target = target
         self.id = ""
+        self.database: str | None = None
         self._queries = queries
         self._scripts = Scripts(_SCRIPTS, queries)
         self._schema = schema
@@ -163,6 +168,24 @@ class PostgresStore:
             raise
         self.id = f"{self.target.server(connection)}/{connection.info.dbname}/{self._schema}"
         return connection
+
+    async def find_database(self, connection: Connection) -> None:
+        """Find out which database it is in, for `run_in` to compare; a role that may not ask goes without."""
+        try:
+            self.database = await self._runner(connection)("get_database")
+        except psycopg.Error as error:
+            if not is_missing_right(error):
+                raise
+
+    def settings_within(self, settings: str) -> dict[str, Any]:
+        """Return what to set up for a unit in somebody else's transaction, of which `get_settings` returned this."""
+        timeout = json.loads(settings)["statement_timeout"]
+        return {"schema": self._schema, "statement_timeout": timeout, "read_only": None, "is_local": "True"}
+
+    @property
+    def mode(self) -> str:
+        """Whether it is open for reading only, "ro"."""
+        return self._mode
 
     async def begin(self, connection: Connection, query: str) -> None:
         """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""
@@ -336,12 +359,14 @@ class PostgresStore:
         try:
             await run("lift_statement_timeout", is_local=True)
             await run("hold_making_lock")
-            await self._bring_up_to_date(run)
+            parts = await self._bring_up_to_date(run)
             await run("commit")
         except BaseException:
             if not connection.closed:
                 await run("rollback")
             raise
+        else:
+            log_scripts(self, parts, list(self._scripts.missing(parts)))
         finally:
             connection.patience = patience
 
@@ -404,7 +429,8 @@ class PostgresStore:
             f"Open it once without mode={self._mode} to upgrade it"
         )
 
-    async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> None:
+    async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> Parts:
+        """Run the scripts that make what is missing; return what was there before."""
         parts = await self._parts(run)
         await self._check(parts, run)
         missing = self._scripts.missing(parts)
@@ -417,6 +443,7 @@ class PostgresStore:
                 place = self._queries[script].place
                 raise QueryFileError(f"{place}: must make the columns that its original makes, it lacks {lacking[0]}")
         await run("record_store_version", version=VERSION)
+        return parts
 
     async def _check(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> None:
         """Refuse tables that are not those of a store, and a store of a later version."""

@@ -1,4 +1,4 @@
-"""A copy of a whole SQLite database, taken while others write to it: it is whole, or it is not there."""
+"""Copies a whole SQLite database while others write to it; the copy is complete, or it does not exist."""
 
 import fcntl
 import glob
@@ -19,7 +19,7 @@ from wfe_sql.queries import QuerySet
 from wfe_sql.urls import SqliteTarget
 
 _PAGES = 1_000
-"""Pages that are copied between two looks at whether the caller still wants them."""
+"""Pages that are copied between two checks whether the caller has cancelled."""
 
 _ABOUT_THE_COPY = {
     sqlite3.SQLITE_FULL: StoreFullError,
@@ -28,39 +28,39 @@ _ABOUT_THE_COPY = {
     sqlite3.SQLITE_IOERR_WRITE: StoreUnavailableError,
     sqlite3.SQLITE_IOERR_FSYNC: StoreUnavailableError,
 }
-"""Errors that only what is written can cause; any other is about the store. https://sqlite.org/rescode.html"""
+"""Errors that only the copy can cause; all others are about the store. https://sqlite.org/rescode.html"""
 
 
 class Backup:
     """Copies the database of one store into new files."""
 
     def __init__(self, store: SqliteStore, queries: QuerySet) -> None:
-        """Take the store that connections are of, and its queries."""
+        """Take the store to copy, and its queries."""
         self._store = store
         self._queries = queries
 
     async def backup(self, worker: WorkerConnection, path: Path) -> None:
         """Copy the database of a connection, as it is at one moment, into a new file.
 
-        The file appears under its name only when it is whole, compared and on the disk. It has no log, so that it can
-        be read where nothing may be written.
+        The file appears under its name only once it is complete, verified and on disk. It has no write-ahead log, so
+        that it can be read from a read-only disk.
 
         Raises:
             StoreError: The file already exists, or the database does not have the tables of a store.
             StoreCorruptError: The database is damaged.
-            StoreFullError: There is no room for the copy.
-            StoreUnavailableError: It cannot be made there.
+            StoreFullError: The disk is full.
+            StoreUnavailableError: The file cannot be created.
         """
-        unwanted = threading.Event()
+        cancelled = threading.Event()
         try:
-            await worker.run(partial(self._copy_database, path=path, unwanted=unwanted))
+            await worker.run(partial(self._copy_database, path=path, cancelled=cancelled))
         finally:
-            unwanted.set()
+            cancelled.set()
 
-    def _copy_database(self, source: sqlite3.Connection, path: Path, unwanted: threading.Event) -> None:
+    def _copy_database(self, source: sqlite3.Connection, path: Path, cancelled: threading.Event) -> None:
         try:
             with _unfinished(path) as part:
-                rows = self._copy(source, part, unwanted)
+                rows = self._copy(source, part, cancelled)
                 self._verify(part, rows)
                 _sync(part)
                 path.hardlink_to(part)
@@ -68,16 +68,16 @@ class Backup:
         except FileExistsError as error:
             raise StoreError(f"{path} already exists; name a file that does not") from error
         except OSError as error:
-            raise StoreUnavailableError(f"{path} cannot be made: {error.strerror}") from error
+            raise StoreUnavailableError(f"{path} cannot be created: {error.strerror}") from error
         except DRIVER_ERRORS as error:
             kind = _ABOUT_THE_COPY.get(getattr(error, "sqlite_errorcode", 0))
-            raise (kind(f"{path} cannot be made: {error}") if kind else self._store.error(error)) from error
+            raise (kind(f"{path} cannot be created: {error}") if kind else self._store.error(error)) from error
 
-    def _copy(self, source: sqlite3.Connection, part: Path, unwanted: threading.Event) -> dict[str, int]:
+    def _copy(self, source: sqlite3.Connection, part: Path, cancelled: threading.Event) -> dict[str, int]:
         """Copy all pages, and return how many rows each table has; https://sqlite.org/backup.html."""
 
-        def stop_if_unwanted(*progress: int) -> None:
-            if unwanted.is_set():
+        def check_cancelled(*progress: int) -> None:
+            if cancelled.is_set():
                 raise StoreError(f"the backup of {self._store.target} was cancelled")
 
         run = partial(self._queries.run, params={})
@@ -85,7 +85,7 @@ class Backup:
             run(source, "begin_read")
             try:
                 rows = self._count_rows(source)
-                source.backup(copy, pages=_PAGES, progress=stop_if_unwanted)
+                source.backup(copy, pages=_PAGES, progress=check_cancelled)
             finally:
                 run(source, "rollback")
             run(copy, "use_rollback_journal")
@@ -100,22 +100,22 @@ class Backup:
             raise StoreError(f"{self._store.target} does not have the tables of a store: {error}") from error
 
     def _verify(self, part: Path, rows: dict[str, int]) -> None:
-        """Open the copy as a store that is only read, and compare it with what was copied."""
+        """Open the copy read-only, check it, and compare its row counts with the store."""
         store = SqliteStore(SqliteTarget(part.absolute(), "ro"), self._queries, "full", timedelta(0))
         with closing(store.open_reader()) as copy:
             problems = self._queries.run(copy, "check_copy", {})
             copied = self._count_rows(copy)
         if problems:
-            raise StoreCorruptError(f"{self._store.target} is damaged, and was not backed up: {problems[0][0]}")
+            raise StoreCorruptError(f"{self._store.target} is damaged and was not backed up: {problems[0][0]}")
         if copied != rows:
-            raise StoreError(f"the backup of {self._store.target} has {copied}, and the store has {rows}")
+            raise StoreError(f"the backup of {self._store.target} has {copied} rows, but the store has {rows}")
 
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """Make a file beside another, to write that one into; at the end it is gone.
+    """Make a temporary file next to `path`, and remove it at the end.
 
-    As long as it is worked on it is locked. One that is not locked is of a process that died: the next one removes it.
+    It is locked while it is in use. An unlocked one was left by a process that died, and the next backup removes it.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
         with suppress(OSError), stale.open("rb") as file:
@@ -126,7 +126,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
         with os.fdopen(number, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not os.fstat(number).st_nlink:
-                continue  # somebody else took it for stale before it was locked
+                continue  # another backup removed it as stale before it was locked
             try:
                 yield Path(name)
             finally:
@@ -140,7 +140,7 @@ def _remove(part: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file, or what a folder says of its files, on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

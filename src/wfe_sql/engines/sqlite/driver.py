@@ -13,8 +13,8 @@ from wfe_sql.engines.parameters import number_parameters
 class InTransactionAdapter(SQLite3Adapter):
     """aiosql's adapter for sqlite3, with rows as a list, and scripts that stay inside the open transaction.
 
-    Its methods leave it to the connection to make a cursor and to end it, which is half of what they would cost. And
-    it numbers the parameters, for sqlite3 looks up a name anew for each row.
+    Its methods let the connection create and close the cursor, which halves their cost. It numbers the parameters,
+    because sqlite3 looks up names for each row.
     """
 
     def __init__(self) -> None:
@@ -74,14 +74,14 @@ class NamedRowsAdapter(InTransactionAdapter):
 
 
 def _values_getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Return what takes the values of these names from a mapping; itemgetter makes a tuple only of two or more."""
+    """Return a function that takes these values from a mapping; itemgetter returns a tuple only for two or more."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda values: tuple(values[name] for name in names)
 
 
 def split_script(sql: str) -> Iterator[str]:
-    """Cut a script into its statements."""
+    """Split a script into its statements."""
     statement = ""
     for line in sql.splitlines(keepends=True):
         statement += line

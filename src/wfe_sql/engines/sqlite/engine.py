@@ -1,12 +1,12 @@
 """Units of work on SQLite: one writer that commits what waits together, and readers beside it, one on the event loop.
 
-Writes that cross to the writer's thread together share one commit; where one fails half done, they run again with a
-savepoint for each. SQLite allows one writer at a time in any case (https://sqlite.org/wal.html), so nothing is lost by
-that.
+Writes that cross to the writer's thread together share one commit; if one of them fails half way, they run again, each
+in a savepoint. SQLite allows only one writer at a time anyway (https://sqlite.org/wal.html), so this loses nothing.
 """
 
 import asyncio
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -18,47 +18,53 @@ from pathlib import Path
 from typing import Any
 
 from wfe_sql.damaged import UNPARSED
-from wfe_sql.engines import Home, Read, Results, Statement, UniqueViolationError, Unit, check_usable
+from wfe_sql.engines import Home, Read, Results, Script, Statement, UniqueViolationError, Unit, check_usable, not_open
 from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
-from wfe_sql.engines.queues import Outcome
+from wfe_sql.engines.joining import Entrance, unusable
+from wfe_sql.engines.queues import Job, Outcome
 from wfe_sql.engines.sqlite.alarm import SqliteAlarm
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
-from wfe_sql.engines.sqlite.lanes import Job, Lane, WorkerConnection
+from wfe_sql.engines.sqlite.joining import ASYNC_DRIVERS, SYNC_DRIVERS, SqliteJoined, play_on
+from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
-from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError
+from wfe_sql.engines.watching import Watch
+from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError, WfeError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
 
+_log = logging.getLogger("wfe_sql")
+
 _WITH_A_BRIEF_READER = 3
-"""So many connections, and one of them reads on the event loop: one must be there to write, and one for long reads."""
+"""The fewest connections with which one is set aside for brief reads (one writes, one serves long reads)."""
 
 _FEW_CALLS = 4
-"""Calls under way up to which a brief read is worth it: more of them share a hop, which costs each of them less."""
+"""Above this many concurrent calls, sharing a thread hop is cheaper than a brief read."""
 
 _WRITES_TOGETHER = 512
 _READS_TOGETHER = 64
 
 _LONGEST_WRITES, _LONGEST_READS = 0.01, 0.002
-"""Seconds after which a transaction takes in no more units: those of others should not wait for all that came first."""
+"""Seconds after which a transaction accepts no more units, so that a caller does not wait for the whole queue."""
 
 _FEW_PAGES = 1_000
-"""Pages of the log that tell of no reader that holds them: only from so many on SQLite copies them into the file."""
+"""Pages of the log that are normal even without a reader: SQLite copies them into the file only above this many."""
 
 
 class SqliteEngine:
-    """Runs units of named queries on one SQLite database; made for and used on one event loop."""
+    """Runs units of named queries on one SQLite database, on one event loop."""
 
     has_times_as_text = True
 
-    def __init__(self, store: SqliteStore, queries: QuerySet, *, max_connections: int) -> None:
+    def __init__(self, store: SqliteStore, queries: QuerySet, watch: Watch, *, max_connections: int) -> None:
         """Set up without connecting; see `SqlitePersistenceProvider` for the options."""
         if max_connections < 1:
             raise StoreError(f"max_connections must be at least 1, not {max_connections}")
         self._store = store
         self._target = store.target
         self._queries = queries
+        self._watch = watch
         self._max_connections = 1 if store.target.path is None else max_connections
         self._writers: Lane | None = None
         self._readers: Lane | None = None
@@ -73,7 +79,7 @@ class SqliteEngine:
 
     @property
     def store_id(self) -> str:
-        """What tells the store from all others: the path of its file, with no links in it."""
+        """The identity of the store: the real path of its file."""
         return self._store_id
 
     @property
@@ -100,15 +106,16 @@ class SqliteEngine:
         if len(connections) >= _WITH_A_BRIEF_READER:
             self._brief_reader = BriefReader(connections.pop(), self.run_reads)
         if read_only:
-            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER)
+            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER, self._watch)
         else:
-            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER)
-            self._readers = (
-                Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER) if connections[1:] else self._writers
-            )
+            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER, self._watch)
+            self._readers = self._writers
+            if connections[1:]:
+                self._readers = Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER, self._watch)
+        _log.info("opened %s", self._target)
 
     def _openers(self, *, read_only: bool) -> list[Callable[[], sqlite3.Connection]]:
-        """Return what opens the connections: one that writes, those that read, and one that reads on the event loop."""
+        """Return the functions that open the connections: the writer, then the readers."""
         open_reader = partial(self._store.open_reader, in_pool=True)
         return [open_reader if read_only else self._store.open_writer, *[open_reader] * (self._max_connections - 1)]
 
@@ -134,6 +141,7 @@ class SqliteEngine:
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
         writers = self._open_lane(self._writers)
+        self._watch.begin(unit, writes=True)
         self._calls += 1
         try:
             return await writers.submit(unit)
@@ -141,8 +149,10 @@ class SqliteEngine:
             self._calls -= 1
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
-        """Have a unit run that changes something, whatever becomes of the caller."""
-        return self._open_lane(self._writers).submit(unit)
+        """Run a unit that changes something, even if the caller is cancelled."""
+        writers = self._open_lane(self._writers)
+        self._watch.begin(unit, writes=True)
+        return writers.submit(unit)
 
     async def read(self, unit: Unit) -> Results:
         """Run a unit that changes nothing, on one snapshot; a query of the application's that writes is refused."""
@@ -150,13 +160,16 @@ class SqliteEngine:
         if readers is self._writers and unit[0].query in self._queries.application:
             async with self.snapshot() as read:
                 return await read(unit)
+        self._watch.begin(unit, writes=False)
         self._calls += 1
         try:
             brief_reader = self._brief_reader if self._calls <= _FEW_CALLS else None
             outcome = None if brief_reader is None else brief_reader.read(unit)
-            if outcome is None:
+            if brief_reader is None or outcome is None:
                 return await readers.submit(unit)
-            await asyncio.sleep(0)  # others must have their turns, too, beside a caller that only reads
+            began = brief_reader.started_at
+            self._watch.ended([(unit, began)], [outcome], began, together=1)
+            await asyncio.sleep(0)  # a caller that only reads must let others run too
         finally:
             self._calls -= 1
         if isinstance(outcome, Exception):
@@ -164,14 +177,40 @@ class SqliteEngine:
         return outcome
 
     async def may_find(self, look: Statement) -> bool:
-        """Look on a reader, because a write that finds nothing takes the one lock of all writers to do so."""
+        """Look with a reader first, because a write that finds nothing would still take the only write lock."""
         self._open_lane(self._writers)
         (found,) = await self.read([look])
         return bool(found)
 
+    async def run_in(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        found = await self._entrance().find_async(connection)
+        try:
+            await found._execute(lambda: self._play(found._conn, script))
+        except ValueError as error:  # aiosqlite's, of one that is closed
+            if isinstance(error, WfeError):
+                raise
+            raise unusable(self._target, str(error)) from error
+
+    def run_in_sync(self, connection: object, script: Script) -> None:
+        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
+        self._play(self._entrance().find(connection), script)
+
+    def _entrance(self) -> Entrance:
+        if not self.is_open:
+            raise not_open(self._target, self._home)
+        if self._target.mode == "ro":
+            raise StoreReadOnlyError(f"{self._target} is open for reading only (mode=ro)")
+        if self._target.path is None:
+            raise StoreError(f"{self._target} is the provider's own: no other connection can reach it; use a file")
+        return Entrance(self._target, SYNC_DRIVERS, ASYNC_DRIVERS, self._queries["get_file"].sql)
+
+    def _play(self, connection: sqlite3.Connection, script: Script) -> None:
+        play_on(SqliteJoined(self._store, self._queries, self._try_unit, connection), connection, script)
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
-        """Have all units that are read within see one moment, on a connection of its own."""
+        """Run all reads of the block on one snapshot, on a separate connection."""
         async with self._connection_aside() as connection:
 
             async def read(unit: Unit) -> Results:
@@ -208,9 +247,9 @@ class SqliteEngine:
         return None if self._store.file is None else self._store.file.log_size
 
     async def is_log_held(self) -> bool | None:
-        """Copy what the log holds into the file, and tell whether a reader keeps much of it from being copied.
+        """Copy the log into the file, and tell whether a reader prevents much of that.
 
-        None where it is not known, for the store is open for reading only.
+        None if it is unknown, because the store is open read-only.
         """
         if self._target.mode == "ro":
             return None
@@ -223,7 +262,7 @@ class SqliteEngine:
 
     @asynccontextmanager
     async def _connection_aside(self) -> AsyncIterator[WorkerConnection]:
-        """Connect once more, so that what takes long holds up nobody; in memory, to a copy of what is there now."""
+        """Open a separate connection, so that long work blocks nobody; in memory, to a copy of the database."""
         readers = self._open_lane(self._readers)
         self._store.check_in_place()
         connection = await self._connect(partial(self._store.open_reader, in_pool=self._target.path is None))
@@ -237,12 +276,13 @@ class SqliteEngine:
     def run_writes(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
         """Run units in one transaction, as many as there is time for; called on a thread.
 
-        Units hardly ever fail, so they go without savepoints; where one fails half done, all are undone and run again,
-        each in a savepoint of its own.
+        Units rarely fail, so they have no savepoints. If one fails half way, all are rolled back and run again, each in
+        its own savepoint.
         """
         try:
             return self._run_in_transaction(jobs, self._run_whole, connection)
         except _HalfDoneError:
+            _log.debug("%d units run again, each in a savepoint: one of them failed half done", len(jobs))
             return self._run_in_transaction(jobs, self._run_in_savepoint, connection)
 
     def _run_in_transaction(
@@ -267,8 +307,8 @@ class SqliteEngine:
                 if not connection.in_transaction:
                     return self._run_one_by_one(jobs, outcomes, connection)
             self._queries.run(connection, "commit", {})
-            self.commits += connection.total_changes > changes  # reads run here too, where there is one connection
-            if file is not None:  # what is acknowledged must be in the file that has the name
+            self.commits += connection.total_changes > changes  # reads run here too, if there is only one connection
+            if file is not None:  # what is acknowledged must be in the file at the path
                 file.check_in_place()
                 file.warn_of_long_log()
             if connection.total_changes != changes:
@@ -281,7 +321,7 @@ class SqliteEngine:
         except DRIVER_ERRORS as error:
             if connection.in_transaction:
                 self._queries.run(connection, "rollback", {})
-            failed = outcomes or (self._late(jobs) if is_busy(error) else jobs)
+            failed = outcomes or (self._timed_out(jobs) if is_busy(error) else jobs)
             return [self._store.error(error) for _ in failed]
         return outcomes
 
@@ -291,8 +331,8 @@ class SqliteEngine:
             outcomes = self.run_reads(jobs, connection)
             if not isinstance(outcomes[0], StoreBusyError):
                 return outcomes
-            if late := self._late(jobs):
-                return outcomes[: len(late)]
+            if timed_out := self._timed_out(jobs):
+                return outcomes[: len(timed_out)]
             pause()
 
     def run_reads(self, jobs: Sequence[Job], connection: sqlite3.Connection) -> list[Outcome]:
@@ -315,13 +355,13 @@ class SqliteEngine:
             return [self._store.error(error) for _ in outcomes or jobs]
         return outcomes
 
-    def _late(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return those that have waited as long as the busy timeout says: the first ones, for they are in order."""
+    def _timed_out(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the jobs that have waited for the busy timeout: the first ones, as they are in order."""
         now = time.monotonic()
         return [job for job in jobs if now >= job[1] + self._store.busy_timeout]
 
     def _run_whole(self, unit: Unit, connection: sqlite3.Connection) -> Outcome:
-        """Run a unit without a savepoint; raise `_HalfDoneError` where it fails and may have changed something."""
+        """Run a unit without a savepoint; raise `_HalfDoneError` if it fails and may have changed something."""
         results: Results = []
         try:
             for statement in unit:
@@ -348,9 +388,9 @@ class SqliteEngine:
     def _run_one_by_one(
         self, jobs: Sequence[Job], outcomes: list[Outcome], connection: sqlite3.Connection
     ) -> list[Outcome]:
-        """Go on after an error, such as a full disk, for which SQLite rolled back the whole transaction.
+        """Recover from an error, such as a full disk, for which SQLite rolled back the whole transaction.
 
-        Each unit then has a transaction of its own, so that the guilty one fails alone.
+        Each unit gets its own transaction, so that only the guilty one fails.
         https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction
         """
         if len(jobs) == 1:
@@ -362,7 +402,7 @@ class SqliteEngine:
         for statement in unit:
             try:
                 results.append(self._run_statement(statement, connection))
-            except Exception as error:  # it belongs to the one who asked for this unit
+            except Exception as error:  # it belongs to the caller of this unit
                 return self._meaning(error, statement)
         return results
 
@@ -392,7 +432,7 @@ class SqliteEngine:
         return result
 
     def _run_with_undecodable_text(self, statement: Statement, connection: sqlite3.Connection) -> Any:
-        """Run a query again with bytes where a document is not UTF-8, so that its reader can say which column it is."""
+        """Run a query again, with documents that are not UTF-8 as bytes, so that the reader can name the column."""
         connection.text_factory = _text_or_bytes
         try:
             return self._queries.run(connection, statement.query, statement.params)
@@ -400,7 +440,7 @@ class SqliteEngine:
             connection.text_factory = str
 
     def _run_with_unreadable_columns(self, statement: Statement, connection: sqlite3.Connection) -> Any:
-        """Run a query again with documents that hold what SQLite's cannot, so that their reader can name it."""
+        """Run a query again with documents that can hold any value, so that the reader can name the column."""
         connection.create_function("careful_json", 1, _unparsed_json)
         connection.create_function("careful_json_object", -1, _careful_json_object)
         query = self._queries[statement.query]
@@ -412,7 +452,7 @@ class SqliteEngine:
 
     @cached_property
     def _views(self) -> dict[str, str]:
-        """What the views select, by their names."""
+        """The SELECT of each view, by name."""
         return {view: text for query in self._queries.values() for view, text in _VIEW.findall(query.sql)}
 
     async def _connect(self, connect: Callable[[], sqlite3.Connection]) -> WorkerConnection:
@@ -435,11 +475,11 @@ class SqliteEngine:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has connections that nobody has begun to close."""
+        """Whether it is open, and nobody has begun to close it."""
         return self._readers is not None and self._closing is None
 
     def abandon(self) -> None:
-        """Have the connections closed without the event loop, which may be closed; in a fork, leave them alone."""
+        """Close the connections without the event loop, which may be closed; in a fork, leave them alone."""
         if self._home is not None and self._home.process == os.getpid():
             for connection in self._connections():
                 connection.abandon()
@@ -450,7 +490,7 @@ class SqliteEngine:
         await self._disconnect(self._connections())
 
     def _connections(self) -> list[WorkerConnection]:
-        """Return all connections, the writer's last: it removes the log when it is the last to close."""
+        """Return all connections, the writer last, because it removes the log if it is the last to close."""
         lanes = [self._readers] if self._readers is self._writers else [self._readers, self._writers]
         connections = [aside.connection for aside in (self._alarm, self._brief_reader) if aside is not None]
         return connections + [connection for lane in filter(None, lanes) for connection in lane.connections]
@@ -463,7 +503,7 @@ class SqliteEngine:
 
 
 class _HalfDoneError(Exception):
-    """A unit failed after it may have changed something, and has no savepoint to go back to."""
+    """A unit without a savepoint failed after it may have changed something."""
 
 
 _VIEW = re.compile(r"\bCREATE VIEW (\w+) AS\n([^;]+)")
@@ -478,14 +518,14 @@ def _text_or_bytes(raw: bytes) -> str | bytes:
 
 
 def _unparsed_json(value: Any) -> str | None:
-    """Stand in for SQLite's json(): what the column holds, marked for the reader, who finds what is wrong with it."""
+    """Replace SQLite's json(): return the column's value, marked, so that the reader finds what is wrong with it."""
     return None if value is None else f"{UNPARSED}{value}"
 
 
 def _careful_json_object(*names_and_values: Any) -> bytes:
-    """Stand in for SQLite's json_object(): bytes become a list, which is right for no column of text.
+    """Replace SQLite's json_object(): bytes become a list, which is invalid in every text column.
 
-    The document is bytes, as is one that is not UTF-8: its reader takes it apart instead of trusting it.
+    The document is returned as bytes, like one that is not UTF-8, so that its reader checks every field.
     """
     names, values = names_and_values[::2], names_and_values[1::2]
     readable = [list(value) if isinstance(value, bytes) else value for value in values]

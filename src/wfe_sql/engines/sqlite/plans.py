@@ -1,4 +1,4 @@
-"""Takes the plans of queries from SQLite.
+"""Reads the plans of queries from SQLite.
 
 https://sqlite.org/eqp.html
 """
@@ -19,7 +19,7 @@ from wfe_sql.queries import Query, QuerySet
 from wfe_sql.urls import SqliteTarget
 
 _INDEX = re.compile(r"USING .*?(INTEGER PRIMARY KEY|(?<=INDEX )\w+)")
-_SCAN = re.compile(r"SCAN (?:TABLE |SUBQUERY )?(?P<table>\S+)|SEARCH (?:TABLE )?\S+$")
+_SCAN = re.compile(r"SCAN (?:TABLE |SUBQUERY )?(?P<table>\S+)|SEARCH (?:TABLE )?(?P<whole>\S+)$")
 _READS_NO_TABLE = re.compile(r"VIRTUAL TABLE|CONSTANT ROW")
 _SORT = re.compile(r"USE TEMP B-TREE FOR .*ORDER BY")
 _MADE_BY_THE_PLAN = re.compile(r"(?:MATERIALIZE|CO-ROUTINE) (\S+)")
@@ -29,16 +29,16 @@ class SqlitePlanner:
     """Explains queries on an open connection."""
 
     def __init__(self, store: SqliteStore, queries: QuerySet, connection: sqlite3.Connection) -> None:
-        """Take a connection; whoever opened it closes it."""
+        """Take a connection, which the caller closes."""
         self._store = store
         self._queries = queries
         self._connection = connection
 
     def explain(self, query: Query) -> Plan:
-        """Return the plan of a query, which is not run; its parameters have no value.
+        """Return the plan of a query, without running it; its parameters have no value.
 
         Raises:
-            StoreError: SQLite cannot plan it, such as for a table that is missing.
+            StoreError: SQLite cannot plan it, for example because a table is missing.
         """
         sql = self._queries["explain_query"].filled_in("query", query.sql.rstrip("; \n"))
         try:
@@ -50,7 +50,7 @@ class SqlitePlanner:
             raise self._store.error(error) from error
 
     def survey(self) -> Contents:
-        """Look what the store has; every row is counted."""
+        """Return the indexes, row counts and statistics of the store; every row is counted."""
         run = partial(self._queries.run, self._connection, params={})
         try:
             indexes, rows = run("list_indexes"), run("count_rows")
@@ -62,11 +62,11 @@ class SqlitePlanner:
 
 @contextmanager
 def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[SqlitePlanner]:
-    """Open a store for reading only, to explain queries on it; one in memory is made for it, and empty.
+    """Open a store read-only, to explain queries on it; in memory, an empty one is created.
 
     Raises:
         StoreError: It cannot be opened.
-        StoreVersionError: It is not up to date, so that plans would say little.
+        StoreVersionError: It is out of date, so its plans would mean little.
     """
     store = SqliteStore(replace(target, mode="ro"), queries, "normal", timedelta(seconds=5))
     check_path(store.target)
@@ -86,7 +86,7 @@ def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Sql
 
 
 def _read_plan(rows: Iterable[tuple[int, int, int, str]]) -> Plan:
-    """Read rows of (id, parent, not used, what is done); those of a parent come below it."""
+    """Read rows of (id, parent, unused, detail) as a tree."""
     depth = {0: -1}
     lines, details = [], []
     for id_, parent, _, detail in rows:
@@ -106,4 +106,6 @@ def _scans(detail: str, made_by_the_plan: set[str]) -> bool:
     if _SORT.match(detail):
         return True
     scan = _SCAN.match(detail)
-    return scan is not None and not _READS_NO_TABLE.search(detail) and scan["table"] not in made_by_the_plan
+    if scan is None or _READS_NO_TABLE.search(detail):
+        return False
+    return (scan["table"] or scan["whole"]) not in made_by_the_plan

@@ -1,4 +1,4 @@
-"""A SQLite file as a store: how it is opened, checked, made and brought up to date."""
+"""Opens, checks, creates and upgrades the SQLite file of a store."""
 
 import os
 import random
@@ -13,9 +13,18 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 from wfe_sql.engines.sqlite.driver import split_script
-from wfe_sql.engines.sqlite.files import StoreFile, may
+from wfe_sql.engines.sqlite.files import StoreFile, is_permitted
 from wfe_sql.engines.sqlite.library import check_library
-from wfe_sql.engines.stores import VERSION, Parts, Scripts, check_version, of_table, parts_made_by, read_parts
+from wfe_sql.engines.stores import (
+    VERSION,
+    Parts,
+    Scripts,
+    check_version,
+    log_scripts,
+    of_table,
+    parts_made_by,
+    read_parts,
+)
 from wfe_sql.errors import (
     StoreBusyError,
     StoreCorruptError,
@@ -31,7 +40,7 @@ from wfe_sql.urls import SqliteTarget
 Durability = Literal["full", "normal"]
 
 DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What the driver raises; the second where SQLite's message quotes a damaged schema, which is no UTF-8 any more."""
+"""What the driver raises; the second if SQLite's message quotes a damaged schema that is no longer UTF-8."""
 
 _CREATE = re.compile(r"\bCREATE (?=TABLE|VIEW)", re.IGNORECASE)
 
@@ -41,6 +50,7 @@ _SCRIPTS = (
     "name_workflows_without_name",
     "add_workflows_claim_and_revision",
     "create_workflows_indexes",
+    "create_workflows_root_index",
     "create_workflows_revision_trigger",
     "create_workflow_documents_view",
     "create_execution_pointers_table",
@@ -56,7 +66,7 @@ _SCRIPTS = (
     "create_execution_errors_table",
     "create_execution_error_documents_view",
 )
-"""What makes a store, in this order; each is run where the store lacks something that it makes."""
+"""The scripts that make a store, in order; each is run if the store lacks something that it makes."""
 
 
 class SqliteStore:
@@ -86,9 +96,9 @@ class SqliteStore:
         self._allow_unfinished_copy = allow_unfinished_copy
 
     def open_writer(self) -> sqlite3.Connection:
-        """Open a connection that writes, and make the store where it does not exist.
+        """Open a connection that writes, and create the store if it does not exist.
 
-        A file that is no store of ours is refused before anything of it is changed.
+        A file that is not a store is refused before it is changed.
         """
         path = self.target.path
         if path is not None and path.exists():
@@ -102,7 +112,7 @@ class SqliteStore:
             run("use_full_durability" if self._durability == "full" else "use_normal_durability")
             self.ensure_store_exists(connection)
             if self.file is not None:
-                self.file.has_store(writes=True)
+                self.file.mark_as_store(writes=True)
         except BaseException:
             connection.close()
             raise
@@ -111,8 +121,8 @@ class SqliteStore:
     def open_reader(self, *, in_pool: bool = False) -> sqlite3.Connection:
         """Open a connection that only reads a store that exists.
 
-        One of those that `SqliteEngine` keeps waits for no lock by itself, has the schema read, and may be used on the
-        event loop.
+        Those in the pool of `SqliteEngine` do not wait for locks themselves, have read the schema, and may be used on
+        the event loop.
 
         Raises:
             StoreUnavailableError: The file has a log that cannot be read here.
@@ -121,13 +131,17 @@ class SqliteStore:
             return self._open_reader(in_pool=in_pool)
         except sqlite3.OperationalError as error:
             file = self.file
-            if file is None or error.sqlite_errorcode not in _HAS_NO_ROOM_FOR_A_LOG or may(file.log.parent, os.W_OK):
+            if (
+                file is None
+                or error.sqlite_errorcode not in _CANNOT_CREATE_LOG
+                or is_permitted(file.log.parent, os.W_OK)
+            ):
                 raise
             if file.is_sealed:
                 return self._open_reader(in_pool=in_pool, sealed=True)
             raise StoreUnavailableError(
                 f"{self.target} cannot be read: it has a log, {file.log}, and this user may not write in that folder; "
-                "open it once as a user who may, or copy the file and the log to another folder"
+                "open it once as a user who may, or copy both files to another folder"
             ) from error
 
     def _open_reader(self, *, in_pool: bool, sealed: bool = False) -> sqlite3.Connection:
@@ -143,7 +157,7 @@ class SqliteStore:
                 self._parts(connection)
                 run("wait_for_no_lock")
             if self.file is not None:
-                self.file.has_store(writes=False)
+                self.file.mark_as_store(writes=False)
         except BaseException:
             connection.close()
             raise
@@ -155,10 +169,13 @@ class SqliteStore:
         run("suspend_foreign_keys")
         try:
             self.begin_write(connection, time.monotonic() if asked_at is None else asked_at)
-            self._check(self._parts(connection), connection)
+            parts = self._parts(connection)
+            self._check(parts, connection)
             self._run_scripts(connection)
             self._queries.run(connection, "record_store_version", {"version": VERSION})
             run("commit")
+            if self.file is not None:
+                log_scripts(self.target, parts, list(self.scripts.missing(parts)))
         except BaseException:
             if connection.in_transaction:
                 run("rollback")
@@ -171,7 +188,7 @@ class SqliteStore:
         return self.file is not None and self.file.log_size is not None
 
     def remove_empty_log(self) -> None:
-        """Let SQLite remove a log that it made only to read a file: a connection that may write does so on closing."""
+        """Let SQLite remove a log that it made only for reading: a connection that may write does so when it closes."""
         if self.file is not None and self.file.log_size == 0:
             with suppress(sqlite3.Error), closing(self._connect("rw", busy_timeout=self.busy_timeout)) as connection:
                 self._parts(connection)  # where this fails the log stays, which does no harm
@@ -186,12 +203,14 @@ class SqliteStore:
             self.file.check_in_place()
 
     def error(self, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
-        """Return our error for one of the driver's, which becomes its cause."""
+        """Return our error for an error of the driver, which becomes its cause."""
         if isinstance(error, UnicodeDecodeError):
             code, said = sqlite3.SQLITE_CORRUPT, error.object.decode(errors="backslashreplace")
         else:
             code, said = getattr(error, "sqlite_errorcode", 0), str(error)
-        kind, what = _ERRORS.get(code) or _ERRORS.get(code & 0xFF, (StoreError, "cannot be worked with"))
+        kind, what = _ERRORS.get(code) or _ERRORS.get(
+            code & 0xFF, (StoreError, "failed with an unexpected database error")
+        )
         mapped = kind(f"{self.target} {what}: {said}")
         mapped.__cause__ = error
         return mapped
@@ -202,11 +221,11 @@ class SqliteStore:
     def _connect(
         self, mode: str, *, busy_timeout: float, any_thread: bool = False, sealed: bool = False
     ) -> sqlite3.Connection:
-        """Connect to the file, which is the same each time; what is sealed is read without locks and without a log."""
+        """Connect to the file, which must be the same each time; a sealed one is read without locks and log."""
         check_library(self.target)
         file = self.file
         if sealed and file is not None:
-            file.opened_sealed()
+            file.remember_contents()
         connection = sqlite3.connect(
             ":memory:" if file is None else f"{file.path.as_uri()}?mode={mode}{'&immutable=1' if sealed else ''}",
             uri=file is not None,
@@ -217,7 +236,7 @@ class SqliteStore:
         )
         if file is not None:
             try:
-                file.opened()
+                file.remember_identity()
             except BaseException:
                 connection.close()
                 raise
@@ -228,20 +247,20 @@ class SqliteStore:
 
         Args:
             connection: Where.
-            asked_at: When the call was made (`time.monotonic`), which the busy timeout is counted from.
+            asked_at: When the call was made (`time.monotonic`), which is when the busy timeout starts.
         """
         self._when_free(connection, "begin_write", asked_at)
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         mode = self._when_free(connection, "use_wal", time.monotonic())
         if mode != "wal":
-            raise StoreUnavailableError(f"{self.target} cannot have a write-ahead log; its mode stays {mode}")
+            raise StoreUnavailableError(f"{self.target} cannot use a write-ahead log; its journal mode stays {mode}")
 
     def _when_free(self, connection: sqlite3.Connection, query: str, asked_at: float) -> Any:
         """Run a query as soon as other connections let it, or fail after the busy timeout.
 
-        SQLite's own waiting is not for a writer: it sleeps longer and longer, up to 100 ms, so that of two busy
-        processes one hardly ever gets its turn; and it does not wait at all for the change to a write-ahead log.
+        SQLite's own busy handler does not suit a writer: it sleeps longer and longer, up to 100 ms, so that one of two
+        busy processes starves; and it does not wait at all for the change to a write-ahead log.
         """
         while True:
             try:
@@ -254,7 +273,7 @@ class SqliteStore:
     def _check_before_any_change(self) -> None:
         """Check an existing file through a connection that can change neither it nor, by closing, its log.
 
-        But what a program that crashed has left half done must be undone first, which takes one that may write.
+        If a program crashed half way through a write, that must be rolled back first, by one that may write.
         """
         had_log = self.has_log()
         try:
@@ -277,14 +296,14 @@ class SqliteStore:
             connection.close()
 
     def _check(self, parts: Parts, connection: sqlite3.Connection) -> None:
-        """Refuse tables that are not those of a store, and a store of a later version."""
+        """Refuse tables that do not belong to a store, and a store of a later version."""
         if "wfe_sql_store.version" in parts:
             version = self._queries.run(connection, "get_store_version", {})
             check_version(self.target, version, allow_unfinished_copy=self._allow_unfinished_copy)
         self.scripts.check_tables(self.target, parts, instead="file")
 
     def _run_scripts(self, connection: sqlite3.Connection) -> Parts:
-        """Run the scripts that make what is missing, and return what is there then."""
+        """Run the scripts that make what is missing, and return the parts that exist then."""
         parts = self._parts(connection)
         for script in _SCRIPTS:
             if not self.scripts.made[script] <= parts.keys():
@@ -293,10 +312,10 @@ class SqliteStore:
         return parts
 
     def _make_readable(self, connection: sqlite3.Connection) -> None:
-        """Have this connection see what the file lacks, for it must not be changed.
+        """Let this connection see what the file lacks, because the file must not be changed.
 
-        Tables are empty, columns have their defaults, views are as they should be. What a script that changes rows
-        would bring cannot be stood in for.
+        Temporary views stand in: tables are empty, and columns have their defaults. Nothing can stand in for a script
+        that changes rows.
         """
         parts = self._parts(connection)
         self._check(parts, connection)
@@ -334,49 +353,53 @@ class SqliteStore:
 
 
 def new_store_scripts() -> list[str]:
-    """Return what makes a new store; the other scripts change rows of old ones."""
+    """Return the scripts that make a new store; the others change rows of old ones."""
     return [name for name in _SCRIPTS if name.startswith(("create_", "add_"))]
 
 
 def is_busy(error: BaseException | None) -> bool:
-    """Tell whether an error is SQLite's because another connection holds the file."""
+    """Tell whether SQLite failed because another connection holds the file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def pause() -> None:
-    """Sleep a little, until another connection may have let go."""
+    """Sleep a little, so that another connection can finish."""
     time.sleep(random.uniform(0.0005, 0.0015))
 
 
-_HAS_NO_ROOM_FOR_A_LOG = {
+_CANNOT_CREATE_LOG = {
     *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY_DIRECTORY),
     *(sqlite3.SQLITE_READONLY_CANTINIT, sqlite3.SQLITE_READONLY_RECOVERY),
 }
-"""What SQLite says where a log, or its index, would have to be made to read a file."""
+"""Result codes of SQLite when it would have to create a log, or its index, to read a file."""
 
 _NO_SHARED_MEMORY = (
     StoreUnavailableError,
-    "cannot have a log here: processes cannot share its index, X-shm, in memory or cannot lock it, as on network file "
-    "systems; put the file on a local disk",
+    "cannot have a write-ahead log here: processes cannot share or lock its index, X-shm, as on network file systems; "
+    "put the file on a local disk",
 )
 
 _ERRORS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreBusyError, "is busy: another connection held it for longer than the busy timeout"),
+    sqlite3.SQLITE_BUSY_SNAPSHOT: (
+        StoreBusyError,
+        "was changed by another connection since the transaction began to read; roll it back and begin again",
+    ),
     sqlite3.SQLITE_LOCKED: (StoreBusyError, "is locked by another statement"),
     sqlite3.SQLITE_CORRUPT: (StoreCorruptError, "is damaged"),
-    sqlite3.SQLITE_NOTADB: (StoreCorruptError, "is no SQLite database"),
-    sqlite3.SQLITE_FULL: (StoreFullError, "has no room left"),
-    sqlite3.SQLITE_READONLY: (StoreReadOnlyError, "may not be written"),
+    sqlite3.SQLITE_NOTADB: (StoreCorruptError, "is not a SQLite database"),
+    sqlite3.SQLITE_FULL: (StoreFullError, "has no disk space left"),
+    sqlite3.SQLITE_READONLY: (StoreReadOnlyError, "cannot be written"),
     sqlite3.SQLITE_CANTOPEN: (StoreUnavailableError, "cannot be opened"),
-    sqlite3.SQLITE_PERM: (StoreUnavailableError, "may not be accessed"),
-    sqlite3.SQLITE_AUTH: (StoreUnavailableError, "may not be accessed"),
+    sqlite3.SQLITE_PERM: (StoreUnavailableError, "cannot be accessed"),
+    sqlite3.SQLITE_AUTH: (StoreUnavailableError, "cannot be accessed"),
     sqlite3.SQLITE_IOERR: (StoreUnavailableError, "cannot be read or written"),
     sqlite3.SQLITE_PROTOCOL: _NO_SHARED_MEMORY,
     sqlite3.SQLITE_IOERR_SHMMAP: _NO_SHARED_MEMORY,
     sqlite3.SQLITE_IOERR_SHMOPEN: _NO_SHARED_MEMORY,
     sqlite3.SQLITE_IOERR_SHMLOCK: _NO_SHARED_MEMORY,
     sqlite3.SQLITE_IOERR_LOCK: _NO_SHARED_MEMORY,
-    sqlite3.SQLITE_IOERR_SHMSIZE: (StoreFullError, "has no room left for the index of its log"),
+    sqlite3.SQLITE_IOERR_SHMSIZE: (StoreFullError, "has no disk space left for the index of its log"),
     sqlite3.SQLITE_READONLY_ROLLBACK: (
         StoreReadOnlyError,
         "cannot be read: a program that crashed left a journal, which must be rolled back; open it once for writing",

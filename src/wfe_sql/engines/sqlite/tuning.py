@@ -1,7 +1,7 @@
-"""Holds tuned queries of SQLite to what they replace, on stores in memory.
+"""Compares tuned queries for SQLite to the ones they replace, on stores in memory.
 
-What SQLite refuses, and which columns a query returns, shows when it runs, not before. So a tuned query and its
-original each run once, on an empty store, with 1 for every parameter: a value that every column and function takes.
+Whether SQLite accepts a query, and which columns it returns, shows only when it runs. So a tuned query and its original
+each run once, on an empty store, with 1 for every parameter: a value that every column and function accepts.
 """
 
 import sqlite3
@@ -19,7 +19,7 @@ from wfe_sql.urls import SqliteTarget
 
 
 def check_tuned_sqlite(queries: QuerySet, own: QuerySet) -> None:
-    """Check that SQLite takes each tuned query, and that each returns, or makes, the columns of its original.
+    """Check that SQLite accepts each tuned query, and that each returns, or makes, the columns of its original.
 
     Raises:
         QueryFileError: One does not; the message names file, line and query.
@@ -29,14 +29,14 @@ def check_tuned_sqlite(queries: QuerySet, own: QuerySet) -> None:
     with closing(SqliteStore(SqliteTarget(None), own, "normal", timedelta(0)).open_writer()) as scratch:
         for name in scripts:
             _check_script(queries[name], own, scratch)
-    # A tuned query may need what a tuned script makes, such as an index.
+    # A tuned query may need something that a tuned script makes, such as an index.
     with closing(_make_store(queries)) as scratch:
         for name in others:
             _check_query(queries[name], own, scratch)
 
 
 def _make_store(queries: QuerySet) -> sqlite3.Connection:
-    """Make a store by scripts some of which are tuned, each of which must make what its original makes."""
+    """Make a store by the scripts; each tuned one must make what its original makes."""
     scratch = sqlite3.connect(":memory:", isolation_level=None)
     for name in new_store_scripts():
         for error in _run_script(scratch, queries[name]):
@@ -45,7 +45,7 @@ def _make_store(queries: QuerySet) -> sqlite3.Connection:
     for name, missing in Scripts(new_store_scripts(), queries).missing(parts).items():
         if lacking := sorted(part for part in missing if "." in part):
             raise QueryFileError(
-                f"{queries[name].place}: must make the columns that its original makes, it lacks {lacking[0]}"
+                f"{queries[name].place}: must make the columns that its original makes; {lacking[0]} is missing"
             )
     return scratch
 
@@ -64,7 +64,7 @@ def _check_query(tuned: Query, own: QuerySet, scratch: sqlite3.Connection) -> No
 
 
 def _try_query(query: Query, own: QuerySet, scratch: sqlite3.Connection) -> _Outcome:
-    # What has no plan works on the connection, or on files: it is only prepared, which is what EXPLAIN does.
+    # A query without a plan acts on the connection or on files, so it is only prepared, by EXPLAIN.
     sql = query.sql if query.has_plan else own["explain_query"].filled_in("query", query.sql.rstrip("; \n"))
     with _copy(scratch) as copy:
         try:
@@ -92,7 +92,7 @@ def _run_script(connection: sqlite3.Connection, script: Query) -> list[sqlite3.E
 
 
 def _check_errors(tuned: Query, found: Iterable[sqlite3.Error], expected: Iterable[sqlite3.Error]) -> None:
-    """Refuse what SQLite refuses, but for what it refuses of the original too, which may be made for another state."""
+    """Refuse a tuned query that SQLite refuses, unless it refuses the original too (which may need other data)."""
     known = {str(error) for error in expected}
     for error in found:
         if str(error) not in known:

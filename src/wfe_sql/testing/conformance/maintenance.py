@@ -249,6 +249,24 @@ class TestListing:
         assert [w.id for w in (await provider.list_workflows(since=TIME)).items] == ["other", "w"]
         assert (await provider.list_workflows(status=Complete)).items == []
 
+    async def test_the_children_of_a_workflow(self, provider: MaintainedProvider) -> None:
+        for number, root in enumerate([None, "parent", "other", "parent", "parent"]):
+            await provider.create_new_workflow(
+                sample_instance(
+                    id=f"w{number}",
+                    root_workflow_id=root,
+                    status=Complete if number == 3 else WorkflowStatus.Runnable,
+                    create_time=TIME + timedelta(seconds=number),
+                )
+            )
+        first = await provider.list_workflows(root_workflow_id="parent", limit=2)
+        rest = await provider.list_workflows(root_workflow_id="parent", limit=2, after=first.after)
+        assert [[workflow.id for workflow in page.items] for page in (first, rest)] == [["w4", "w3"], ["w1"]]
+        done = await provider.list_workflows(root_workflow_id="parent", status=Complete)
+        later = await provider.list_workflows(root_workflow_id="parent", since=TIME + timedelta(seconds=4))
+        assert [[workflow.id for workflow in page.items] for page in (done, later)] == [["w3"], ["w4"]]
+        assert (await provider.list_workflows(root_workflow_id="w1")).items == []
+
     async def test_a_claim_is_shown(self, provider: MaintainedProvider, clock: ManualClock) -> None:
         await provider.create_new_workflow(sample_instance())
         (claim,) = await provider.claim_runnable_instances(TIME, "host-1", lease=DAY, limit=1)
@@ -280,6 +298,28 @@ class TestListing:
         assert first.items + rest.items == errors[::-1]
         assert (await provider.list_execution_errors(workflow_id="w1")).items == [errors[3], errors[1]]
 
+    async def test_errors_with_names(self, provider: MaintainedProvider) -> None:
+        pointers = [ExecutionPointer(id="p1", step_id=4, step_name="pay"), ExecutionPointer(id="p2", step_id=5)]
+        await provider.create_new_workflow(sample_instance(id="w", name="order-1", execution_pointers=pointers))
+        errors = [
+            ExecutionError(error_time=TIME, workflow_id=workflow, execution_pointer_id=pointer, message=pointer)
+            for workflow, pointer in (("w", "p1"), ("w", "p2"), ("w", "gone"), ("gone", "gone"))
+        ]
+        await provider.persist_errors(errors)
+        first = await provider.list_error_summaries(limit=2)
+        rest = await provider.list_error_summaries(limit=3, after=first.after)
+        found = (first.items + rest.items)[::-1]
+        assert [(each.workflow_name, each.step_id, each.step_name) for each in found] == [
+            ("order-1", 4, "pay"),
+            ("order-1", 5, None),
+            ("order-1", None, None),
+            (None, None, None),
+        ]
+        for each, error in zip(found, errors, strict=True):
+            for name in ("error_time", "workflow_id", "execution_pointer_id", "message"):
+                assert getattr(each, name) == getattr(error, name)
+        assert (await provider.list_error_summaries(workflow_id="w")).items == found[2::-1]
+
     async def test_subscriptions_of_a_workflow(self, provider: MaintainedProvider) -> None:
         ended = full_subscription(workflow_id="w1", subscribe_as_of=TIME)
         live = full_subscription(workflow_id="w1", subscribe_as_of=TIME - DAY)
@@ -298,6 +338,7 @@ class TestListing:
             provider.list_workflows(since=TIME.replace(tzinfo=None)),
             provider.list_events(after=""),
             provider.list_execution_errors(after="x"),
+            provider.list_error_summaries(after="x"),
             provider.list_execution_errors(after=str(2**63)),
             provider.list_event_subscriptions("w", limit=0),
         ):
