@@ -94,12 +94,17 @@ WITH RECURSIVE taken (number) AS (
     UNION ALL
     SELECT taken.number + 1
     FROM taken
-    WHERE EXISTS (SELECT 1 FROM workflows WHERE name = concat(cast(:definition_id AS TEXT), '-', taken.number + 1))
+    WHERE
+        EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE name = concat(cast(:definition_id AS TEXT), '-', taken.number + 1)
+        )
 )
 
 INSERT INTO definition_sequences (definition_id, next_num)
 SELECT
-    :definition_id AS definition_id,
+    :definition_id AS numbered,
     max(number) AS next_num
 FROM taken
 WHERE number > 0

@@ -25,6 +25,7 @@ RETURNING next_num;
 -- is free; nothing where the next one is.
 -- used by: create_numbered_workflow
 -- index: sqlite_autoindex_definition_sequences_1, sqlite_autoindex_workflows_2
+INSERT INTO definition_sequences (definition_id, next_num)
 WITH RECURSIVE taken (number) AS (
     SELECT coalesce(max(next_num), 0)
     FROM definition_sequences
@@ -32,12 +33,16 @@ WITH RECURSIVE taken (number) AS (
     UNION ALL
     SELECT taken.number + 1
     FROM taken
-    WHERE EXISTS (SELECT 1 FROM workflows WHERE name = :definition_id || '-' || (taken.number + 1))
+    WHERE
+        EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE name = :definition_id || '-' || (taken.number + 1)
+        )
 )
 
-INSERT INTO definition_sequences (definition_id, next_num)
 SELECT
-    :definition_id AS definition_id,
+    :definition_id AS numbered,
     max(number) AS next_num
 FROM taken
 WHERE number > 0

@@ -174,23 +174,22 @@ ORDER BY workflow_id, place;
 
 -- name: get_claimed_execution_pointers(as_at, token, row_limit)
 -- The pointers of the workflows that claim_and_load_instances has just taken with :token; those of one workflow come in list
--- order. CROSS JOIN keeps SQLite from scanning the pointers, which it may prefer with statistics from when there were few.
+-- order.
 -- used by: claim_and_load_instances
 -- index: idx_workflows_runnable, idx_execution_pointers_workflow_id
--- keep: ORDER BY pointer.place; pointers are in the order of the list that they were stored in
-WITH claimed AS MATERIALIZED (
-    SELECT id
-    FROM workflows
-    WHERE status = 'Runnable' AND next_execution <= :as_at AND claim_token = :token
-    ORDER BY next_execution, id
-    LIMIT :row_limit
-)
-
-SELECT pointer.workflow_id, pointer.document
-FROM claimed
-CROSS JOIN execution_pointer_documents AS pointer
-WHERE pointer.workflow_id = claimed.id
-ORDER BY pointer.workflow_id, pointer.place;
+-- keep: the condition on claim_token; a host would get the pointers of what another host took
+-- keep: ORDER BY place; pointers are in the order of the list that they were stored in
+SELECT workflow_id, document
+FROM execution_pointer_documents
+WHERE
+    workflow_id IN (
+        SELECT id
+        FROM workflows
+        WHERE status = 'Runnable' AND next_execution <= :as_at AND claim_token = :token
+        ORDER BY next_execution, id
+        LIMIT :row_limit
+    )
+ORDER BY workflow_id, place;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
 -- One of the pointers in :ids, a JSON array, that belongs to a workflow other than :workflow_id: tells why an insert failed.

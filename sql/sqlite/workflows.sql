@@ -161,7 +161,7 @@ VALUES (
 -- Inserts a workflow whose name is its definition and the number after the last one that was given out, and returns the
 -- name. next_definition_sequence follows in the same transaction and gives the number out.
 -- used by: create_numbered_workflow
--- index: sqlite_autoindex_definition_sequences_1
+-- index: sqlite_autoindex_definition_sequences_1, idx_execution_pointers_workflow_id
 -- keep: a plain INSERT; an id or a name that is taken must be an error
 INSERT INTO workflows (
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,

@@ -39,6 +39,7 @@ from wfe_sql.demo.run import DemoReport, check
 from wfe_sql.demo.steps import Definition, Done, Sleep, Step, StepBody, WaitFor
 from wfe_sql.engines import Engine, Results, Unit
 from wfe_sql.provider import SqlPersistenceProvider
+from wfe_sql.testing import CountingProvider
 from wfe_sql.testing.clock import ManualClock
 
 COMMAND = (sys.executable, "-m", "wfe_sql.cli")
@@ -628,3 +629,31 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
         if survived:
             return
     pytest.fail("the host never came to the end")
+
+
+@pytest.mark.parametrize(("workflows", "most"), [(1, 1.5), (16, 0.75)])
+async def test_how_many_commits_a_step_takes(workflows: int, most: float, tmp_path: Path) -> None:
+    """Of a host's own: three steps, a wait for an event, which is a step before and one after it, and two steps."""
+
+    async def work(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
+        return Done()
+
+    names = ["one", "two", "three", "wait", "five", "six"]
+    bodies: list[StepBody] = [work, work, work, wait_for_news, work, work]
+    then = [*names[1:], None]
+    steps = [Step(name=name, body=body, next=next_) for name, body, next_ in zip(names, bodies, then, strict=True)]
+    async with connect(tmp_path / "store.db") as store:
+        host, counting = a_host(store, *steps), CountingProvider(store)
+        ids = [await host.start("d", {}) for _ in range(workflows)]
+        counting.reset()
+        async with running(host):
+            for id_ in ids:
+                await until(store, id_, lambda instance: instance.execution_pointers[-1].step_name == "wait")
+            commits = counting.commits
+            await store.create_event(Event(event_name="news", event_key="key", event_data=1))
+            counting.reset()
+            for id_ in ids:
+                await until(store, id_, is_complete)
+        commits += counting.commits
+    print(f"{commits} commits for {workflows} workflows of 7 steps")
+    assert commits / (7 * workflows) <= most
