@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from inspect import iscoroutine
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from wfe_sql.arguments import listed, wrong_type
 from wfe_sql.durations import time_after
@@ -29,18 +29,13 @@ HeldClaims = dict[tuple[ClaimKind, str, str], Held]
 """The claims that are held by `hold`, by kind, id and token."""
 
 
-class _Host(PersistenceProvider, Protocol):
-    """What `Hosting` needs of the class that it is mixed into."""
-
-    _clock: Callable[[], datetime]
-
-    @property
-    def _held_claims(self) -> HeldClaims: ...
-
-    def _unit_that_tells_conflicts(self, claim: Claim | None) -> UnitOfWork: ...
+if TYPE_CHECKING:
+    _Base = PersistenceProvider
+else:
+    _Base = HostingRepository
 
 
-class Hosting(HostingRepository):
+class Hosting(_Base):
     """A `HostingRepository` for any backend that has the other Protocols of `PersistenceProvider`: inherit it.
 
     A backend with a clock of its own gives it as `_clock`; one that can do any of this in fewer calls overrides it.
@@ -56,53 +51,13 @@ class Hosting(HostingRepository):
     def _held_claims(self) -> HeldClaims:
         return {}
 
-    def _unit_that_tells_conflicts(self: PersistenceProvider, claim: Claim | None) -> UnitOfWork:
+    def _unit_that_tells_conflicts(self, claim: Claim | None) -> UnitOfWork:
         return self.unit(claim)
 
-    @asynccontextmanager
-    async def hold(self: _Host, claim: Claim, lease: timedelta) -> AsyncIterator[Held]:
-        time_after(self._clock(), "lease", lease)
-        if not isinstance(claim, Claim):
-            raise wrong_type(Claim, claim)
-        if claim.expires_at - self._clock() < lease / 3:
-            claim = await self.renew_claim(claim, lease)
-        held, key = Held(claim), (claim.kind, claim.id, claim.token)
-        block = cast(asyncio.Task[object], asyncio.current_task())
-        cancelled_before = block.cancelling()
-        failure: Exception | None = None
+    def hold(self, claim: Claim, lease: timedelta) -> AbstractAsyncContextManager[Held]:
+        return _hold(self, claim, lease)
 
-        async def renew() -> None:
-            nonlocal failure
-            try:
-                await _keep(self, held, lease)
-            except Exception as error:  # whatever it is, the block may not go on
-                failure = error
-                block.cancel()
-
-        renewals: list[asyncio.Task[None]] = []  # none, for a block that is over soon
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(lease.total_seconds() / 3, lambda: renewals.append(loop.create_task(renew())))
-        self._held_claims[key] = held
-        try:
-            yield held
-        except BaseException as error:
-            is_ours = failure is not None and block.uncancel() <= cancelled_before
-            if failure is not None and is_ours and isinstance(error, asyncio.CancelledError):
-                raise failure from None
-            raise
-        else:
-            if failure is not None:
-                block.uncancel()
-                raise failure
-        finally:
-            timer.cancel()
-            for renewal in renewals:
-                renewal.cancel()
-            self._held_claims.pop(key, None)
-            if not (held.is_released or isinstance(failure, ClaimLostError)):
-                await _give_back(self, held.claim)
-
-    async def change(self: _Host, id: str, function: Change, claim: Claim | None = None) -> WorkflowInstance:
+    async def change(self, id: str, function: Change, claim: Claim | None = None) -> WorkflowInstance:
         if not callable(function):
             raise SerializationError(f"function must take a WorkflowInstance, not be {type(function).__name__}")
         while True:
@@ -117,7 +72,7 @@ class Hosting(HostingRepository):
                 continue
             return instance
 
-    async def create_numbered_workflow(self: PersistenceProvider, instance: WorkflowInstance) -> str:
+    async def create_numbered_workflow(self, instance: WorkflowInstance) -> str:
         if not isinstance(instance, WorkflowInstance):
             raise wrong_type(WorkflowInstance, instance)
         name = instance.name
@@ -137,7 +92,7 @@ class Hosting(HostingRepository):
                 return instance.name
 
     async def claim_and_load_instances(
-        self: PersistenceProvider, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[tuple[Claim, WorkflowInstance]]:
         claims = await self.claim_runnable_instances(as_at, worker_id, lease=lease, limit=limit)
         loaded = []
@@ -149,7 +104,51 @@ class Hosting(HostingRepository):
         return loaded
 
 
-async def _keep(host: _Host, held: Held, lease: timedelta) -> None:
+@asynccontextmanager
+async def _hold(host: "Hosting", claim: Claim, lease: timedelta) -> AsyncIterator[Held]:
+    time_after(host._clock(), "lease", lease)
+    if not isinstance(claim, Claim):
+        raise wrong_type(Claim, claim)
+    if claim.expires_at - host._clock() < lease / 3:
+        claim = await host.renew_claim(claim, lease)
+    held, key = Held(claim), (claim.kind, claim.id, claim.token)
+    block = cast(asyncio.Task[object], asyncio.current_task())
+    cancelled_before = block.cancelling()
+    failure: Exception | None = None
+
+    async def renew() -> None:
+        nonlocal failure
+        try:
+            await _keep(host, held, lease)
+        except Exception as error:  # whatever it is, the block may not go on
+            failure = error
+            block.cancel()
+
+    renewals: list[asyncio.Task[None]] = []  # none, for a block that is over soon
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(lease.total_seconds() / 3, lambda: renewals.append(loop.create_task(renew())))
+    host._held_claims[key] = held
+    try:
+        yield held
+    except BaseException as error:
+        is_ours = failure is not None and block.uncancel() <= cancelled_before
+        if failure is not None and is_ours and isinstance(error, asyncio.CancelledError):
+            raise failure from None
+        raise
+    else:
+        if failure is not None:
+            block.uncancel()
+            raise failure
+    finally:
+        timer.cancel()
+        for renewal in renewals:
+            renewal.cancel()
+        host._held_claims.pop(key, None)
+        if not (held.is_released or isinstance(failure, ClaimLostError)):
+            await _give_back(host, held.claim)
+
+
+async def _keep(host: "Hosting", held: Held, lease: timedelta) -> None:
     """Renew a claim now and at every third of its lease, until that is not possible any more.
 
     Raises:
@@ -173,7 +172,7 @@ async def _keep(host: _Host, held: Held, lease: timedelta) -> None:
         await asyncio.sleep(third)
 
 
-def _check_lease(host: _Host, held: Held, cause: Exception | None) -> None:
+def _check_lease(host: "Hosting", held: Held, cause: Exception | None) -> None:
     claim = held.claim
     if host._clock() >= claim.expires_at:
         raise ClaimLostError(
@@ -182,7 +181,7 @@ def _check_lease(host: _Host, held: Held, cause: Exception | None) -> None:
         ) from cause
 
 
-async def _give_back(host: PersistenceProvider, claim: Claim) -> None:
+async def _give_back(host: "Hosting", claim: Claim) -> None:
     try:
         await host.release_claim(claim)
     except ClaimLostError:  # it was released in the block

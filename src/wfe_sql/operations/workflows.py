@@ -30,11 +30,11 @@ from wfe_sql.operations.persisting import (
     numbered_creation,
 )
 from wfe_sql.operations.subscriptions import create_subscription
-from wfe_sql.repositories import WorkflowRepository
+from wfe_sql.repositories import HostingRepository, WorkflowRepository
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 
-class Workflows(Claims, WorkflowRepository):
+class Workflows(Claims, WorkflowRepository, HostingRepository):
     """A `WorkflowRepository`."""
 
     _raises_on_conflict: bool
