@@ -150,7 +150,7 @@ class Hosting(HostingRepository):
 
 
 async def _keep(host: _Host, held: Held, lease: timedelta) -> None:
-    """Renew a claim now and at every third of its lease, until that is not possible any more.
+    """Renew a claim now and at every third of its lease, until that is no longer possible.
 
     Raises:
         ClaimLostError: Another has it, or the lease is over by the provider's clock and the store does not answer.

@@ -360,6 +360,6 @@ class TestLoadedClaims:
         ],
     )
     async def test_bad_input(self, provider: PersistenceProvider, bad: dict[str, Any]) -> None:
-        good = {"as_at": TIME, "worker_id": "one", "lease": LEASE, "limit": 1}
+        good: dict[str, Any] = {"as_at": TIME, "worker_id": "one", "lease": LEASE, "limit": 1}
         with pytest.raises(SerializationError, match=next(iter(bad))):
             await provider.claim_and_load_instances(**good | bad)
