@@ -118,9 +118,9 @@ def main() -> None:
         if arguments.postgres:
             from places import postgres_server
 
-            url = stack.enter_context(postgres_server())
+            url = stack.enter_context(postgres_server(folder))
         for callers in arguments.callers:
-            place = f"{url}?schema=steps_{callers}" if url else str(folder / f"{callers}.db")
+            place = f"{url}{'&' if '?' in url else '?'}schema=steps_{callers}" if url else str(folder / f"{callers}.db")
             print(asyncio.run(measure(place, callers, arguments.seconds)), flush=True)
 
 

@@ -1,6 +1,7 @@
 """The operations on workflows."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -157,15 +158,14 @@ class Workflows(Claims, WorkflowRepository):
         workflows = {row[0]: row[2:] for row in rows}
         loaded = []
         for claim in claims_of(ClaimKind.Workflow, [row[:2] for row in rows], params):
-            try:
-                if workflows[claim.id][0] is None:  # changed while it was claimed
-                    instance = await self.get_workflow_instance(claim.id)
-                else:
+            instance = None
+            if workflows[claim.id][0] is not None:  # or it was changed while it was claimed
+                with suppress(CorruptRowError):  # which what is sound has too, where it stands beside what is not
                     instance = self._decode_instance(workflows[claim.id], pointers_of[claim.id])
+            try:
+                loaded.append((claim, instance or await self.get_workflow_instance(claim.id)))
             except (CorruptRowError, WorkflowNotFoundError) as error:
                 log_left_out(claim, error)
-            else:
-                loaded.append((claim, instance))
         return loaded
 
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
