@@ -68,7 +68,7 @@ class WorkflowRepository(Protocol):
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
-            ClaimLostError: The claim does not hold the workflow any more; nothing was written.
+            ClaimLostError: The claim no longer holds the workflow; nothing was written.
             WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
                 or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
@@ -85,7 +85,7 @@ class WorkflowRepository(Protocol):
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
-            ClaimLostError: The claim does not hold the workflow any more; nothing was written.
+            ClaimLostError: The claim no longer holds the workflow; nothing was written.
             WorkflowConflictError: As `persist_workflow` has it; nothing was written.
             WorkflowAlreadyExistsError: Another workflow has its name.
             SerializationError: A value cannot be stored; the message names the field.
@@ -315,7 +315,7 @@ class EventRepository(Protocol):
 
         Raises:
             EventNotFoundError: No event has this id.
-            ClaimLostError: The claim does not hold the event any more; nothing was changed.
+            ClaimLostError: The claim no longer holds the event; nothing was changed.
             SerializationError: The claim is on another event.
         """
         ...
@@ -405,7 +405,7 @@ class ClaimRepository(Protocol):
         A claim that has expired is renewed too, as long as nobody else took what it is on.
 
         Raises:
-            ClaimLostError: The claim does not hold it any more.
+            ClaimLostError: The claim no longer holds it.
             SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
         """
         ...
@@ -414,7 +414,7 @@ class ClaimRepository(Protocol):
         """Give a workflow or event back, so that anybody may take it at once.
 
         Raises:
-            ClaimLostError: The claim does not hold it any more; nothing was changed.
+            ClaimLostError: The claim no longer holds it; nothing was changed.
         """
         ...
 
@@ -653,7 +653,7 @@ class HostingRepository(Protocol):
             lease: Until when, from each renewal.
 
         Raises:
-            ClaimLostError: The claim is not held any more.
+            ClaimLostError: The claim is no longer held.
             SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
         """
         ...
@@ -680,7 +680,7 @@ class HostingRepository(Protocol):
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
-            ClaimLostError: The claim does not hold the workflow any more; nothing was stored.
+            ClaimLostError: The claim no longer holds the workflow; nothing was stored.
             SerializationError: A value cannot be stored, `function` is not a plain function or changes the id, or the
                 claim is not a `Claim`.
             CorruptRowError: The stored row cannot be read.
@@ -699,8 +699,7 @@ class HostingRepository(Protocol):
         Raises:
             WorkflowAlreadyExistsError: Its id is in use.
             SerializationError: A value cannot be stored; the message names the field.
-            StoreError: One of its pointers has the id of another workflow's pointer, or the numbers have come to an
-                end.
+            StoreError: One of its pointers has the id of another workflow's pointer, or the numbers are used up.
         """
         ...
 

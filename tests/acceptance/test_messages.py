@@ -147,13 +147,13 @@ async def test_claims(provider: SqlPersistenceProvider) -> None:
         provider.renew_claim(claim, LEASE),
         provider.persist_workflow(await provider.get_workflow_instance("a"), claim=claim),
     ):
-        with pytest.raises(ClaimLostError, match="'one' does not hold workflow 'a' any more"):
+        with pytest.raises(ClaimLostError, match="'one' no longer holds workflow 'a'"):
             await lost
     other = await provider.get_workflow_instance("b")
     wrong: Any = {"id": "a"}
     kinds: tuple[Any, ...] = ("Order", None)
     await _refused(
-        ("the claim is on workflow 'a', which is not what is written", provider.persist_workflow(other, claim=claim)),
+        ("this claim is for workflow 'a', but the write is to workflow", provider.persist_workflow(other, claim=claim)),
         *(
             (
                 f"Claim.kind must be one of Workflow, Event, not {kind!r}",
@@ -174,7 +174,7 @@ async def test_workflows(provider: SqlPersistenceProvider) -> None:
         await provider.create_new_workflow(thief)
     await provider.delete_workflow("owner")
     await provider.create_new_workflow(sample_instance(id="owner", create_time=TIME + LEASE))
-    with pytest.raises(WorkflowConflictError, match="'owner' was deleted and made again"):
+    with pytest.raises(WorkflowConflictError, match="'owner' was deleted and created again"):
         await provider.persist_workflow(owner)
 
 

@@ -215,7 +215,7 @@ async def test_an_answer_is_lost_of_what_is_stored(stored: SqlPersistenceProvide
     instance.data = "changed"
     failing.lose_answer("persist_workflow", stored=True)
     failing.lose_answer("create_event", stored=True)
-    with pytest.raises(StoreUnavailableError, match="whether it was stored is not known"):
+    with pytest.raises(StoreUnavailableError, match="it is not known whether the write was committed"):
         await failing.persist_workflow(instance)
     with pytest.raises(StoreUnavailableError):
         await failing.create_event(full_event(id="e"))

@@ -95,8 +95,9 @@ def claims_of(kind: ClaimKind, rows: Sequence[Any], params: Row) -> list[Claim]:
 def claim_lost(claim: Claim) -> ClaimLostError:
     """Return the error of a write that finds its claim held no more."""
     return ClaimLostError(
-        f"worker {claim.worker_id!r} does not hold {claim.kind.lower()} {claim.id!r} any more: its claim was released, "
-        "or expired and was taken by another; nothing was written"
+        f"worker {claim.worker_id!r} no longer holds {claim.kind.lower()} {claim.id!r}: the claim was released, or it "
+        "expired and another worker took it; nothing was written",
+        claim=claim,
     )
 
 
@@ -107,7 +108,7 @@ def release_claim(claim: Claim) -> Statement:
 
 
 def check_claim(claim: Claim) -> Statement:
-    """Return what fails where a claim does not hold any more, and else has it hold until the transaction ends."""
+    """Return what fails if a claim was lost, and otherwise keeps it until the transaction ends."""
     query = "check_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "check_event_claim"
     return Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))
 
@@ -122,7 +123,8 @@ def token_of(claim: Claim | None, kind: ClaimKind, id_: str) -> str | None:
         return None
     if (_kind(claim), claim.id) != (kind, id_):
         raise SerializationError(
-            f"the claim is on {claim.kind.lower()} {claim.id!r}, which is not what is written, {kind.lower()} {id_!r}"
+            f"this claim is for {claim.kind.lower()} {claim.id!r}, but the write is to {kind.lower()} {id_!r}",
+            field="claim",
         )
     return str(_id_and_token(claim)["token"])
 
@@ -134,7 +136,8 @@ def _kind(claim: Claim) -> ClaimKind:
     except AttributeError as error:
         raise wrong_type(Claim, claim) from error
     except ValueError as error:
-        raise SerializationError(f"Claim.kind must be one of {', '.join(ClaimKind)}, not {claim.kind!r}") from error
+        what = f"Claim.kind must be one of {', '.join(ClaimKind)}, not {claim.kind!r}"
+        raise SerializationError(what, field="Claim.kind") from error
 
 
 def _id_and_token(claim: Claim) -> Row:

@@ -67,7 +67,8 @@ class Commands(Claims, ScheduledCommandRepository):
     ) -> None:
         if not callable(handler):
             kind = type(handler).__name__
-            raise SerializationError(f"handler must be an async function that takes a ScheduledCommand, not {kind}")
+            what = f"handler must be an async function that takes a ScheduledCommand, not {kind}"
+            raise SerializationError(what, field="handler")
         due, left, after = encode_ms_bound("as_of", as_of), encode_limit(limit), _BEFORE_ALL
         failures: list[Exception] = []
         while left is None or left > 0:
@@ -149,7 +150,7 @@ class Commands(Claims, ScheduledCommandRepository):
             await self._give_back("release_command", given_back, held.token)
 
     async def _renew_commands(self, held: _HeldCommands) -> None:
-        """Move on the end of the claims on commands, and take out those that the token does not hold any more."""
+        """Extend the claims on commands, and take out those that the token no longer holds."""
         async with held.renewing:
             ids, expires_at = list(held.ids), self._expiry(held.lease)
             params = {"ids": encode_ids(ids), "token": held.token, "expires_at": TIME.encode(expires_at)}

@@ -57,7 +57,7 @@ class Events(Claims, EventRepository):
 def create_event(event: Event) -> Statement:
     """Return what inserts an event."""
     row = EVENTS.encode(event)
-    exists = EventAlreadyExistsError(f"an event with id {event.id!r} exists already")
+    exists = EventAlreadyExistsError(f"an event with id {event.id!r} already exists", event_id=event.id)
     return Statement("create_event", row, conflicts={"events.id": exists})
 
 
@@ -73,4 +73,4 @@ def mark_event_unprocessed(id_: str) -> Statement:
 
 
 def _no_event(id_: str) -> EventNotFoundError:
-    return EventNotFoundError(f"no event has id {id_!r}")
+    return EventNotFoundError(f"no event has id {id_!r}", event_id=id_)

@@ -149,7 +149,7 @@ async def _hold(host: "Hosting", claim: Claim, lease: timedelta) -> AsyncIterato
 
 
 async def _keep(host: "Hosting", held: Held, lease: timedelta) -> None:
-    """Renew a claim now and at every third of its lease, until that is not possible any more.
+    """Renew a claim now and at every third of its lease, until that is no longer possible.
 
     Raises:
         ClaimLostError: Another has it, or the lease is over by the provider's clock and the store does not answer.

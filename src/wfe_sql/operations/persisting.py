@@ -39,7 +39,8 @@ class Snapshot:
         if not isinstance(pointers, list):
             kind = type(pointers).__name__
             raise SerializationError(
-                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}"
+                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}",
+                field="WorkflowInstance.execution_pointers",
             )
         try:
             self.fingerprints = dict(zip([pointer.id for pointer in pointers], fingerprints(pointers), strict=True))
@@ -50,9 +51,8 @@ class Snapshot:
         if len(self.fingerprints) < len(pointers):
             ids = [pointer.id for pointer in pointers]
             at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
-            raise SerializationError(
-                f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
-            )
+            field = f"WorkflowInstance.execution_pointers[{at}].id"
+            raise SerializationError(f"{field} {ids[at]!r} is used by another pointer of this workflow", field=field)
         self._stored: Stored | None = None
         self._changed: Collection[str] = self.fingerprints
         self._rows: dict[str, Row] = {}
@@ -119,7 +119,8 @@ def numbered_creation(snapshot: Snapshot, draw: Statement, ended: Ended) -> list
 
 
 def _id_in_use(workflow: Row) -> dict[str, Exception]:
-    return {"workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already")}
+    id_ = workflow["id"]
+    return {"workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_)}
 
 
 def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> list[Statement]:
@@ -143,7 +144,8 @@ def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> l
 
 
 def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
-    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
+    name = workflow["name"] or workflow["id"]
+    return WorkflowAlreadyExistsError(f"another workflow has the name {name!r}", name=name)
 
 
 def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statement]:

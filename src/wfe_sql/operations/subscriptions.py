@@ -53,7 +53,7 @@ class Subscriptions(Claims, SubscriptionRepository):
 def create_subscription(subscription: EventSubscription) -> Statement:
     """Return what inserts a subscription."""
     row = EVENT_SUBSCRIPTIONS.encode(subscription)
-    exists = StoreError(f"a subscription with id {subscription.id!r} exists already; nothing was written")
+    exists = StoreError(f"a subscription with id {subscription.id!r} already exists; nothing was written")
     conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
     return Statement("create_event_subscription", row, conflicts=conflicts)
 
@@ -77,7 +77,9 @@ def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetim
 
 def clear_subscription_token(id_: str, token: str) -> list[Statement]:
     """Return what gives a subscription back, if it holds the token."""
-    wrong = SubscriptionTokenError(f"subscription {id_!r} does not hold token {token!r}; nothing was changed")
+    wrong = SubscriptionTokenError(
+        f"subscription {id_!r} does not hold token {token!r}; nothing was changed", subscription_id=id_
+    )
     return [
         Statement("get_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_)),
         Statement("clear_subscription_token", {"id": id_, "token": encode_key("token", token)}, otherwise=wrong),
@@ -85,4 +87,4 @@ def clear_subscription_token(id_: str, token: str) -> list[Statement]:
 
 
 def _no_subscription(id_: str) -> SubscriptionNotFoundError:
-    return SubscriptionNotFoundError(f"no subscription has id {id_!r}")
+    return SubscriptionNotFoundError(f"no subscription has id {id_!r}", subscription_id=id_)

@@ -238,7 +238,7 @@ class SqlUnitOfWork:
     def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> None:
         statement = set_subscription_token(id, token, worker_id, expiry, self._now())
         statement.refused = SubscriptionTokenError(
-            f"subscription {id!r} is held with another token, or terminated; nothing was written"
+            f"subscription {id!r} is held with another token, or terminated; nothing was written", subscription_id=id
         )
         self._add_plain("set_subscription_token", id, [statement], "subscription")
 
@@ -429,7 +429,7 @@ class Units(Claims, UnitRepository):
 
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         if release and claim is None:
-            raise SerializationError("release=True needs a claim to release: unit(claim, release=True)")
+            raise SerializationError("release=True needs a claim to release: unit(claim, release=True)", field="claim")
         return self._unit(claim, release=release, raises_on_conflict=self._raises_on_conflict)
 
     def _unit_that_tells_conflicts(self, claim: Claim | None) -> UnitOfWork:
@@ -469,9 +469,11 @@ def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement
         there = ", ".join(sorted(application)) or "none: give its folder as app_sql="
         raise QueryFileError(f"app_sql has no query {name!r}; its queries are {there}")
     if missing := [param for param in query.params if param not in params]:
-        raise SerializationError(f"{query.place}: lacks its parameter {missing[0]}")
+        raise SerializationError(f"{query.place}: lacks its parameter {missing[0]}", field=missing[0])
     if unknown := [param for param in params if param not in query.params]:
-        raise SerializationError(f"{query.place}: has no parameter {unknown[0]}, but ({', '.join(query.params)})")
+        raise SerializationError(
+            f"{query.place}: has no parameter {unknown[0]}, but ({', '.join(query.params)})", field=unknown[0]
+        )
     return Statement(name, {param: _encode_value(query.name, param, value) for param, value in params.items()})
 
 
@@ -483,7 +485,8 @@ def _encode_value(query: str, param: str, value: Any) -> Any:
             return encode_argument(f"{param} (of {query})", codec, value)
     raise SerializationError(
         f"{param} (of {query}) must be None, a bool, int, finite float, str, bytes or datetime, not "
-        f"{value if isinstance(value, float) else type(value).__name__}"
+        f"{value if isinstance(value, float) else type(value).__name__}",
+        field=param,
     )
 
 

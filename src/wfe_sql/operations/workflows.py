@@ -176,7 +176,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
             ]
         )
         if workflow is None:
-            raise WorkflowNotFoundError(f"no workflow has id {id!r}")
+            raise WorkflowNotFoundError(f"no workflow has id {id!r}", workflow_id=id)
         return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
@@ -185,7 +185,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
             [Statement("get_workflow_instance_by_name", params), Statement("get_execution_pointers_by_name", params)]
         )
         if workflow is None:
-            raise WorkflowNotFoundError(f"no workflow has name {name!r}")
+            raise WorkflowNotFoundError(f"no workflow has name {name!r}", name=name)
         return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
@@ -223,9 +223,7 @@ def _draw_number(definition_id: str) -> Statement:
 
 
 def _no_more_numbers(definition_id: str) -> StoreError:
-    return StoreError(
-        f"the numbers of definition {definition_id!r} have come to an end: the last one given is too near to 2**63"
-    )
+    return StoreError(f"the numbers of definition {definition_id!r} are used up: the last one is too close to 2**63")
 
 
 def _by_workflow(ids: Iterable[str], pointers: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
@@ -237,7 +235,11 @@ def _by_workflow(ids: Iterable[str], pointers: Iterable[Sequence[Any]]) -> dict[
     pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
     for pointer in pointers:
         if pointer[0] not in pointers_of:
-            raise CorruptRowError(f"execution_pointers: one of workflow {pointer[0]!r} is found by another id")
+            raise CorruptRowError(
+                f"index and table disagree on a pointer of workflow {pointer[0]!r}; restore a backup",
+                table="execution_pointers",
+                column="workflow_id",
+            )
         pointers_of[pointer[0]].append(pointer[1:])
     return pointers_of
 
@@ -259,7 +261,7 @@ def check_guards(
         WorkflowConflictError: It is in another state.
     """
     if guards is None:
-        raise WorkflowNotFoundError(f"no workflow has id {id_!r}")
+        raise WorkflowNotFoundError(f"no workflow has id {id_!r}", workflow_id=id_)
     if claim is not None and guards[0] != claim.token:
         lost = claim_lost(claim)
         log_refusal(lost)
@@ -288,14 +290,11 @@ def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int |
     if stored.id != id_:
         what = f"the instance was loaded or stored as workflow {stored.id!r}, and its id was changed to {id_!r} since"
     elif not is_same_life or revision < stored.revision:
-        what = f"workflow {id_!r} was deleted and made again since the instance was loaded or stored"
+        what = f"workflow {id_!r} was deleted and created again since the instance was loaded or stored"
     elif stored.revision != revision:
-        what = (
-            f"workflow {id_!r} was changed by somebody else: it was loaded or stored at revision {stored.revision} and "
-            f"is now at {revision}"
-        )
+        what = f"somebody else changed workflow {id_!r}: you have revision {stored.revision}, the store has {revision}"
     else:
         return
-    conflict = WorkflowConflictError(f"{what}; load it again. Nothing was written")
+    conflict = WorkflowConflictError(f"{what}; load it again. Nothing was written", workflow_id=id_)
     log_refusal(conflict)
     raise conflict

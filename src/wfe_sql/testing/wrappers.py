@@ -51,7 +51,7 @@ class FailingProvider(_Provider):
             stored: Whether it does its work before that; a host cannot tell, and must be right in both cases.
         """
         error = StoreUnavailableError(
-            f"{method} lost its connection, as the test asked for, and whether it was stored is not known"
+            f"{method} lost its connection, as the test asked for; it is not known whether the write was committed"
         )
         self.fail_next(method, error, stored=stored)
 

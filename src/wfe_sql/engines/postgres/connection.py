@@ -114,7 +114,7 @@ class Attempt:
     Attributes:
         connection: What it is under way on, if it is.
         may_have_committed: Whether it had begun to commit.
-        is_given_up: Whether nobody wants it any more; then it does not begin.
+        is_given_up: Whether nobody wants it any longer; then it does not begin.
         began: When it first had a connection (`time.monotonic`); 0 before.
     """
 

@@ -152,7 +152,7 @@ class PostgresEngine:
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
         if self._home is not None:
-            raise ProviderClosedError(f"the store {self._store} was opened before; make a new provider")
+            raise ProviderClosedError(f"the store {self._store} was already opened; create a new provider")
         self._home = Home.here(self._store)
         try:
             await self._make_store()
@@ -178,7 +178,7 @@ class PostgresEngine:
         return self._is_connected and self._closing is None
 
     def abandon(self) -> None:
-        """Close the connections of a provider that nobody has any more; in a fork, leave them alone."""
+        """Close the connections of a provider that was dropped; in a fork, leave them alone."""
         if self._home is not None and self._home.process == os.getpid():
             if self._alarm is not None:
                 self._alarm.abandon()
@@ -285,11 +285,11 @@ class PostgresEngine:
             await connection.close()
 
     async def backup(self, path: Path) -> None:
-        """Refuse: PostgreSQL has tools of its own for this, which this library does not stand in for."""
+        """Refuse: PostgreSQL has its own backup tools, which this library does not replace."""
         self.check_open()
         command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
         raise StoreError(
-            f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
+            f"no backup was made; use PostgreSQL's own tools, which work while hosts run: {command} "
             "--dbname=URL, the URL without schema= and mode="
         )
 
@@ -512,7 +512,10 @@ class PostgresEngine:
             async with asyncio.timeout(self._store.patience):
                 await turn.acquire()
         except TimeoutError as error:
-            raise StoreBusyError(f"{self._store} is busy: a row was held for too long; nothing was written") from error
+            raise StoreBusyError(
+                f"{self._store} is busy: a row was held for too long; nothing was written",
+                timeout=timedelta(seconds=self._store.patience or 0),
+            ) from error
         try:
             async with self._alone_at_once:
                 yield
@@ -586,7 +589,7 @@ class PostgresEngine:
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
         if attempt.is_given_up:
-            raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
+            raise StoreUnavailableError(f"nothing was sent to {self._store}: the call was cancelled")
         attempt.connection = connection
         attempt.began = attempt.began or time.monotonic()
         try:
@@ -598,9 +601,13 @@ class PostgresEngine:
                 self._pool.replace_all()  # after a failover, new connections lead to the server that takes writes
             if not is_lost(error, connection):
                 raise
-            known = "whether it was stored is not known" if attempt.may_have_committed else "nothing was written"
+            known = (
+                "it is not known whether the write was committed"
+                if attempt.may_have_committed
+                else "nothing was written"
+            )
             raise StoreUnavailableError(
-                f"{self._store} cannot be reached: the connection was lost, and {known}: "
+                f"{self._store} cannot be reached: the connection was lost; {known}: "
                 f"{connection.cut_because or text_of(error)}"
             ) from error
         finally:

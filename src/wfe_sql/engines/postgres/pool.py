@@ -66,7 +66,7 @@ class PostgresTarget:
         except (psycopg.Error, UnicodeEncodeError):
             raise StoreError(_NO_URL) from None
         if "\0" in application_name:  # libpq would leave out what comes after it, which may be the host
-            raise StoreError(f"application_name has a NUL character: {application_name!r}")
+            raise StoreError(f"application_name contains a NUL character: {application_name!r}")
         if "\0" in url or _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
             raise StoreError(_NO_URL)
         self.connect_timeout = connect_timeout
@@ -253,7 +253,8 @@ class ConnectionPool:
             if len(self._made) == self._size:
                 await self._check_server()
                 raise StoreBusyError(
-                    f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
+                    f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}",
+                    timeout=self._timeout,
                 ) from error
             refusal = self._refusal or f"{self._target} cannot be reached: no connection within {self._timeout}"
             raise StoreUnavailableError(str(refusal)) from self._refusal or error

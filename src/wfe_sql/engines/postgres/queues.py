@@ -135,15 +135,15 @@ class GroupQueue:
                     outcomes = await self._run(batch, attempt) if batch else []
                 if not batch:
                     break
-                self._settle(batch, outcomes, attempt.began)
+                self._finish_batch(batch, outcomes, attempt.began)
                 batch = []
         finally:
             for _, future in batch:
                 future.cancel()
             self._under_way -= 1
 
-    def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None], began: float) -> None:
-        """Answer those whose units ran; have those wait for their rows whose rows are held."""
+    def _finish_batch(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None], began: float) -> None:
+        """Resolve the units that ran; make those whose rows are held wait for them."""
         held: dict[tuple[Any, ...], list[Waiting]] = {}
         ran: list[Waiting] = []
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -172,13 +172,13 @@ class GroupQueue:
     async def _run(self, batch: Sequence[Waiting], attempt: Attempt) -> Sequence[Outcome | None]:
         is_held_up = False
 
-        def hold_up() -> None:
+        def let_another_begin() -> None:
             nonlocal is_held_up
             is_held_up = True
             self._held_up += 1
             self._start()
 
-        holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
+        holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, let_another_begin)
         try:
             return await _run_all(self._run_units, batch, attempt)
         finally:

@@ -16,14 +16,14 @@ from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.driver import split_script
 from wfe_sql.engines.postgres.errors import (
     has_no_transactions,
-    hides,
     is_about_statement,
     is_missing_right,
+    may_be_missing_right,
     store_error,
     text_of,
 )
 from wfe_sql.engines.postgres.pool import PostgresTarget
-from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
+from wfe_sql.engines.postgres.tuning import check_tuned_postgres, tuned_query_error
 from wfe_sql.engines.stores import (
     UNFINISHED_COPY,
     VERSION,
@@ -284,9 +284,11 @@ class PostgresStore:
             lacks = bool(not works or missing.difference(slow) or self._queries.tuned.intersection(self._scripts.names))
             if not works and self._mode != "rwc":
                 await self._check(parts, run)
-                raise self._refusal(parts)
+                raise self._incomplete(parts)
         except psycopg.Error as error:
-            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+            raise (
+                self.missing_right(error, connection) if may_be_missing_right(error) else store_error(self, error)
+            ) from error
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
@@ -296,7 +298,7 @@ class PostgresStore:
                 await self.mend_numbers(connection, _LATEST)
             await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
-            if hides(error):
+            if may_be_missing_right(error):
                 if works:
                     return
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
@@ -322,7 +324,9 @@ class PostgresStore:
                     statement = statement if is_shared else statement.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
                     await connection.execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
-            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+            raise (
+                self.missing_right(error, connection) if may_be_missing_right(error) else store_error(self, error)
+            ) from error
 
     def _indexes(self) -> dict[str, str]:
         """Return the statements of the scripts that build indexes, by the index."""
@@ -350,7 +354,7 @@ class PostgresStore:
             except psycopg.Error as error:
                 if not is_missing_right(error):
                     raise
-                _log.warning("%s, so inserts fail or get out of order; as the owner, run wfe-sql init", where)
+                _log.warning("%s, so inserts fail or get out of order; as its owner, run wfe-sql init", where)
 
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
@@ -371,11 +375,11 @@ class PostgresStore:
             connection.patience = patience
 
     def missing_right(self, error: psycopg.Error, connection: Connection) -> StoreError:
-        """Return the error of a statement that the role may not run; it says what to grant."""
+        """Return the error for a statement that the role may not run; it says what to grant."""
         schema, role = _quoted(self._schema), _quoted(connection.info.user)
         return StoreError(
-            f"{self} may not be used by role {role} as it is; as the owner, run: GRANT USAGE ON SCHEMA {schema} TO "
-            f"{role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT USAGE ON "
+            f"role {role} lacks privileges on {self}; as its owner, run: GRANT USAGE ON SCHEMA {schema} TO {role}; "
+            f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT USAGE ON "
             f"ALL SEQUENCES IN SCHEMA {schema} TO {role} ({text_of(error)})"
         )
 
@@ -383,7 +387,7 @@ class PostgresStore:
         schema, role = _quoted(self._schema), _quoted(connection.info.user)
         database = _quoted(connection.info.dbname)
         return (
-            f"is not complete, and role {role} may not make what is missing; open it once as a role that may, or run "
+            f"is incomplete, and role {role} may not create what is missing; open it once as a role that may, or run "
             f"as an administrator: GRANT CREATE ON DATABASE {database} TO {role} (for the schema), "
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
         )
@@ -406,7 +410,7 @@ class PostgresStore:
                 return await self._queries.run(connection, query, params)
             except psycopg.Error as error:
                 if query in self._queries.tuned and is_about_statement(error):
-                    raise refusal(self._queries[query], error) from error
+                    raise tuned_query_error(self._queries[query], error) from error
                 raise
 
         return run
@@ -419,8 +423,8 @@ class PostgresStore:
     def _lacking(self, parts: Parts) -> list[str]:
         return sorted(part for lacks in self._scripts.missing(parts).values() for part in lacks if "." in part)
 
-    def _refusal(self, parts: Parts) -> StoreError:
-        """Return the error of a store that is not complete, where nothing may be made."""
+    def _incomplete(self, parts: Parts) -> StoreError:
+        """Return the error for an incomplete store whose mode does not allow creating what is missing."""
         if not any(of_table(part) == "workflows" for part in parts):
             return StoreUnavailableError(f"{self} cannot be opened with mode={self._mode}: it does not exist")
         lacking = ", ".join(self._lacking(parts)) or "its version"

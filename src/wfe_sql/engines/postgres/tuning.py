@@ -68,10 +68,10 @@ async def check_tuned_postgres(
             await _check_query(queries[name], original, described)
 
 
-def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
-    """Return the error of a tuned query that PostgreSQL does not take."""
+def tuned_query_error(tuned: Query, error: psycopg.Error) -> QueryFileError:
+    """Return the error for a tuned query that PostgreSQL rejects."""
     reason = error.diag.message_primary or str(error)
-    return QueryFileError(f"{tuned.place}: PostgreSQL refuses it: {reason}")
+    return QueryFileError(f"{tuned.place}: PostgreSQL rejects it: {reason}")
 
 
 async def _check_query(tuned: Query, original: Query, described: Callable[[Query], Awaitable[Description]]) -> None:
@@ -82,7 +82,7 @@ async def _check_query(tuned: Query, original: Query, described: Callable[[Query
             raise
         if await _is_refused_too(original, error, described):
             return
-        raise refusal(tuned, error) from error
+        raise tuned_query_error(tuned, error) from error
     expected = await described(original)
     check_columns(tuned, expected=expected.columns, found=found.columns)
 

@@ -13,6 +13,7 @@ from wfe_sql.engines import Results, Script, Unit
 from wfe_sql.engines.joining import NO_TRANSACTION, OTHER_DATABASE, play, run_at_once, unusable
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore
+from wfe_sql.errors import StoreBusyError
 from wfe_sql.queries import QuerySet
 
 SYNC_DRIVERS = ("sqlite3.Connection",)
@@ -58,7 +59,7 @@ class SqliteJoined:
         return outcome
 
     async def rollback_unit(self) -> None:
-        """Go back to where the unit began; after some errors, such as a full disk, there is no transaction any more."""
+        """Go back to where the unit began; after some errors, such as a full disk, the transaction is gone."""
         if self._connection.in_transaction:
             self._run("rollback_unit")
 
@@ -91,7 +92,11 @@ class SqliteJoined:
 def play_on(joined: SqliteJoined, connection: sqlite3.Connection, script: Script) -> None:
     """Run a script on the connection, with rows and texts as they come unless the caller says otherwise."""
     with _rows_as_they_come(connection):
-        run_at_once(play(joined, script))
+        try:
+            run_at_once(play(joined, script))
+        except StoreBusyError as error:
+            error.timeout = None  # the caller's connection waited, for as long as it does
+            raise
 
 
 def _commits_by_itself(connection: sqlite3.Connection) -> bool:
