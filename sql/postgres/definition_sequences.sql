@@ -1,4 +1,4 @@
--- One row for each workflow definition: the last number that was given out.
+-- One row for each workflow definition, with the last number given.
 
 -- name: create_definition_sequences_table()#
 -- The table of the reference (wfe-postgres 1.11.4).
@@ -10,14 +10,14 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 );
 
 -- name: next_definition_sequence_group(units)
--- Raises the number of each definition by as many as the units that ask for it, from nothing to 1, and hands the numbers
--- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.
--- Those of a definition whose row somebody else holds come back with null, as workflows.sql says.
+-- Increments the number of each definition once for each of its units, starting at 1, and returns the numbers in the
+-- order of the units; no row for the units of a definition with too few 64-bit numbers left. Units of a definition
+-- whose row somebody else holds come back with null, as explained in workflows.sql.
 -- used by: next_definition_sequence
 -- index: definition_sequences_pkey
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
+-- keep: the column unit; it tells which unit a row is for
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: ORDER BY definition_id where rows are inserted; two hosts deadlock without it
 WITH units AS (
     SELECT
         unit.unit, unit.definition_id,

@@ -188,7 +188,7 @@ RETURNING name;
 -- :expected_create_time if the workflow was deleted and created again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
--- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
+-- keep: the conditions on claim_token, revision and create_time; a late host would overwrite the work of another
 -- keep: that the revision is raised, and returned; the next write of this host is held against it
 UPDATE workflows
 SET
@@ -314,7 +314,7 @@ WHERE id = :id AND claim_token = :token;
 -- Returns 1 where the token holds the workflow, which stays so until the transaction ends: no other connection writes.
 -- used by: unit
 -- index: sqlite_autoindex_workflows_1
--- keep: the condition on the token; a host whose claim was lost would write over the work of another
+-- keep: the condition on the token; a host that lost its claim would overwrite the work of another
 SELECT 1 AS is_held
 FROM workflows
 WHERE id = :id AND claim_token = :token;

@@ -208,7 +208,7 @@ async def test_a_lost_command_is_logged_by_its_number(
 
     await provider.process_commands(wfe_clock(), take_it_after_a_minute)
     (lost,) = (record.getMessage() for record in caplog.records if record.name == "wfe_sql")
-    assert re.fullmatch(r"scheduled command \d+ is no longer held: its lease was over, and another host took it", lost)
+    assert re.fullmatch(r"scheduled command \d+ is no longer held: its lease ended, and another host took it", lost)
 
 
 async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock) -> None:

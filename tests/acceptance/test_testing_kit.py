@@ -199,7 +199,7 @@ async def test_failures_of_which_nothing_is_stored(stored: SqlPersistenceProvide
     failing.fail_next("get_workflow_instance", WorkflowNotFoundError("w"))
     assert failing.pending == ["persist_workflow"] * 3 + ["get_workflow_instance"]
     for error in (ClaimLostError, StoreBusyError, StoreUnavailableError):
-        with pytest.raises(error, match="persist_workflow .* as the test asked for"):
+        with pytest.raises(error, match="persist_workflow .* as the test requested"):
             await failing.persist_workflow(instance)
     with pytest.raises(WorkflowNotFoundError):
         await failing.get_workflow_instance("w")

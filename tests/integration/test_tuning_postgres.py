@@ -98,7 +98,7 @@ async def test_a_tuned_index_is_made_in_a_store_that_exists(
             "create_events_table",
             "ALTER TABLE events ADD COLUMN IF NOT EXISTS claim_worker_id TEXT;\n",
             "",
-            "must make the columns that its original makes, it lacks events.claim_worker_id",
+            "must make the columns that its original makes; events.claim_worker_id is missing",
         ),
     ],
 )

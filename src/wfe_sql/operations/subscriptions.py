@@ -51,7 +51,7 @@ class Subscriptions(Claims, SubscriptionRepository):
 
 
 def create_subscription(subscription: EventSubscription) -> Statement:
-    """Return what inserts a subscription."""
+    """Return the statement that inserts a subscription."""
     row = EVENT_SUBSCRIPTIONS.encode(subscription)
     exists = StoreError(f"a subscription with id {subscription.id!r} already exists; nothing was written")
     conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
@@ -59,12 +59,12 @@ def create_subscription(subscription: EventSubscription) -> Statement:
 
 
 def terminate_subscription(id_: str) -> Statement:
-    """Return what ends a subscription."""
+    """Return the statement that ends a subscription."""
     return Statement("terminate_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_))
 
 
 def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetime, now: str) -> Statement:
-    """Return what takes a subscription, or renews one's hold of it, if it may."""
+    """Return the statement that acquires a subscription, or extends the hold on it, if it may."""
     params = {
         "id": encode_key("id", id_),
         "token": encode_argument("token", TOKEN, token),
@@ -76,7 +76,7 @@ def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetim
 
 
 def clear_subscription_token(id_: str, token: str) -> list[Statement]:
-    """Return what gives a subscription back, if it holds the token."""
+    """Return the statements that release a subscription, if it holds the token."""
     wrong = SubscriptionTokenError(
         f"subscription {id_!r} does not hold token {token!r}; nothing was changed", subscription_id=id_
     )

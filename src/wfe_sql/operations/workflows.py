@@ -84,7 +84,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
     async def _persist(self, instance: WorkflowInstance, more: Unit, claim: Claim | None) -> None:
         """Write what changed since the instance was loaded or stored, if the workflow is still as it was then.
 
-        Where somebody else wrote in between, the whole instance is written over it, or a conflict is raised.
+        If somebody else wrote in between, overwrite the workflow with the whole instance, or raise a conflict.
         """
         if not isinstance(instance, WorkflowInstance):
             raise wrong_type(WorkflowInstance, instance)
@@ -104,9 +104,9 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
     async def _try_persist(
         self, instance: WorkflowInstance, snapshot: Snapshot, stored: Stored | None, more: Unit, turn: Turn
     ) -> bool:
-        """Write what is not as it is known to be stored; return False where the workflow is not the one that is known.
+        """Write what differs from what is known to be stored; return False if the workflow is not in the known state.
 
-        The instance then remembers what was written, even where the caller was cancelled meanwhile.
+        The instance then remembers what was written, even if the caller was cancelled meanwhile.
         """
         workflow, store_id = snapshot.workflow, self._engine.store_id
 
@@ -245,7 +245,7 @@ def _by_workflow(ids: Iterable[str], pointers: Iterable[Sequence[Any]]) -> dict[
 
 
 def get_guards(id_: str, stored: Stored | None) -> Statement:
-    """Return what reads why a workflow was not persisted that was known in a state."""
+    """Return the read that explains why a workflow with a known state was not persisted."""
     params = {"id": id_, "expected_create_time": None if stored is None else stored.create_time}
     return Statement("get_workflow_guards", params)
 
@@ -253,10 +253,10 @@ def get_guards(id_: str, stored: Stored | None) -> Statement:
 def check_guards(
     id_: str, stored: Stored | None, claim: Claim | None, guards: Sequence[Any] | None, *, raises_on_conflict: bool
 ) -> None:
-    """Raise why a workflow was not persisted that was known in a state; nothing, where it may be tried again.
+    """Raise why a workflow with a known state was not persisted; return if it may be tried again.
 
     Raises:
-        WorkflowNotFoundError: There is none.
+        WorkflowNotFoundError: It does not exist.
         ClaimLostError: The claim does not hold it.
         WorkflowConflictError: It is in another state.
     """
@@ -271,13 +271,13 @@ def check_guards(
 
 
 def find_pointer_of_another_workflow(snapshot: Snapshot) -> Statement:
-    """Return what looks for a pointer of an instance that is another workflow's."""
+    """Return the read of a pointer of an instance that belongs to another workflow."""
     params = {"ids": encode_ids(snapshot.fingerprints), "workflow_id": snapshot.workflow["id"]}
     return Statement("find_execution_pointer_of_another_workflow", params)
 
 
 def pointer_of_another_workflow(snapshot: Snapshot, found: Sequence[Any]) -> StoreError:
-    """Return the error of an instance with a pointer that is another workflow's."""
+    """Return the error for an instance with a pointer that belongs to another workflow."""
     pointer_id, owner = found
     return StoreError(
         f"execution pointer {pointer_id!r} of workflow {snapshot.workflow['id']!r} belongs to workflow {owner!r}; "
@@ -286,7 +286,7 @@ def pointer_of_another_workflow(snapshot: Snapshot, found: Sequence[Any]) -> Sto
 
 
 def _check_conflict(stored: Stored, id_: str, revision: int, is_same_life: int | None) -> None:
-    """Raise what is wrong with persisting an instance of a stored state over a workflow; nothing, if they fit."""
+    """Raise the conflict between an instance's stored state and the workflow; return if there is none."""
     if stored.id != id_:
         what = f"the instance was loaded or stored as workflow {stored.id!r}, and its id was changed to {id_!r} since"
     elif not is_same_life or revision < stored.revision:
