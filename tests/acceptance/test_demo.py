@@ -573,6 +573,7 @@ class RunningClock(ManualClock):
         return utc_now() + (self.now - START)
 
 
+@pytest.mark.slow
 async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_finishes() -> None:
     async def fail_once(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done:
         if pointer.retry_count == 0:
