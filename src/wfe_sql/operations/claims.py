@@ -41,7 +41,7 @@ class Claims(ClaimRepository):
         await self._engine.write([release_claim(claim)])
 
     async def _claim(self, query: str, look: str, params: Row, release: str) -> Sequence[Any]:
-        """Run a query that claims and return its rows; if the caller is cancelled meanwhile, release what it claimed."""
+        """Run a query that claims and return its rows; if the caller is cancelled, release what it claimed."""
         (rows,) = await self._claim_and_read([Statement(query, params)], look, params, release)
         return list(rows)
 
