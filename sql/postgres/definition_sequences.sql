@@ -72,7 +72,7 @@ INNER JOIN held ON units.definition_id = held.definition_id;
 -- name: lock_definition_sequences(ids)
 -- Waits for the numbers of the definitions in :ids, a JSON array, and holds them until the transaction ends, as
 -- lock_workflows.
--- used by: next_definition_sequence
+-- used by: next_definition_sequence, create_numbered_workflow
 -- index: definition_sequences_pkey
 -- keep: ORDER BY definition_id FOR UPDATE, before anything is written; two hosts deadlock without it
 SELECT definition_id
@@ -81,3 +81,34 @@ WHERE
     definition_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
 ORDER BY definition_id
 FOR UPDATE;
+
+-- name: pass_over_taken_numbers(definition_id)!
+-- Raises the number of a definition to the last of the next ones whose names workflows have already, up to the first that
+-- is free; nothing where the next one is.
+-- used by: create_numbered_workflow
+-- index: definition_sequences_pkey, workflows_name_key
+WITH RECURSIVE taken (number) AS (
+    SELECT coalesce(max(next_num), 0)
+    FROM definition_sequences
+    WHERE definition_id = :definition_id
+    UNION ALL
+    SELECT taken.number + 1
+    FROM taken
+    WHERE
+        EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE name = concat(cast(:definition_id AS TEXT), '-', taken.number + 1)
+        )
+)
+
+INSERT INTO definition_sequences (definition_id, next_num)
+SELECT
+    :definition_id AS numbered,
+    max(number) AS next_num
+FROM taken
+WHERE number > 0
+HAVING count(*) > 0
+ON CONFLICT (definition_id) DO UPDATE
+    SET next_num = excluded.next_num
+    WHERE excluded.next_num > definition_sequences.next_num;

@@ -188,6 +188,118 @@ SELECT units.unit
 FROM created
 INNER JOIN units ON created.id = units.id;
 
+-- name: create_numbered_workflow_group(units)
+-- Inserts workflows with their pointers in list order, draws their numbers as next_definition_sequence_group does, and
+-- returns their names: the definition and the number.
+-- used by: create_numbered_workflow
+-- index: definition_sequences_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
+-- keep: ORDER BY named.unit, listed.place; pointers get their positions in it
+-- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
+-- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
+WITH units AS (
+    SELECT
+        unit.*,
+        row_number() OVER (PARTITION BY unit.definition_id ORDER BY unit.unit) AS place
+    FROM
+        jsonb_to_recordset(:units) AS unit (
+            unit INT, id TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
+            reference TEXT, status TEXT, data TEXT, next_execution BIGINT, create_time TIMESTAMPTZ,
+            complete_time TIMESTAMPTZ, insert_execution_pointers JSONB
+        )
+),
+
+wanted AS (
+    SELECT
+        definition_id,
+        count(*) AS numbers
+    FROM units
+    GROUP BY definition_id
+),
+
+locked AS (
+    SELECT definition_id
+    FROM definition_sequences
+    WHERE definition_id = any(array(SELECT wanted.definition_id FROM wanted))
+    FOR UPDATE SKIP LOCKED
+),
+
+held AS (
+    SELECT definition_id
+    FROM definition_sequences
+    WHERE
+        definition_id = any(array(SELECT wanted.definition_id FROM wanted))
+        AND definition_id NOT IN (SELECT locked.definition_id FROM locked)
+),
+
+raised AS (
+    INSERT INTO definition_sequences (definition_id, next_num)
+    SELECT definition_id, numbers
+    FROM wanted
+    WHERE definition_id NOT IN (SELECT held.definition_id FROM held)
+    ORDER BY definition_id
+    ON CONFLICT (definition_id) DO UPDATE
+        SET next_num = definition_sequences.next_num + excluded.next_num
+        WHERE definition_sequences.next_num <= 9223372036854775807 - excluded.next_num
+    RETURNING definition_id, next_num
+),
+
+named AS (
+    SELECT
+        units.*,
+        concat(units.definition_id, '-', raised.next_num - wanted.numbers + units.place) AS name
+    FROM units
+    INNER JOIN wanted ON units.definition_id = wanted.definition_id
+    INNER JOIN raised ON wanted.definition_id = raised.definition_id
+),
+
+created AS (
+    INSERT INTO workflows (
+        id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+        create_time, complete_time
+    )
+    SELECT
+        id, name, root_workflow_id, definition_id, version, description, reference,
+        status, cast(data AS JSONB), next_execution, create_time, complete_time
+    FROM named
+    ORDER BY id
+    RETURNING id
+),
+
+inserted AS (
+    INSERT INTO execution_pointers (
+        id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+        event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id,
+        outcome, scope, extension_attributes
+    )
+    SELECT
+        pointer.id, pointer.workflow_id, pointer.step_id, pointer.active, pointer.status, pointer.sleep_until,
+        cast(pointer.persistence_data AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
+        pointer.event_key, pointer.event_published, cast(pointer.event_data AS JSONB), pointer.step_name,
+        pointer.retry_count, cast(pointer.children AS JSONB), cast(pointer.context_item AS JSONB),
+        pointer.predecessor_id, cast(pointer.outcome AS JSONB), cast(pointer.scope AS JSONB),
+        cast(pointer.extension_attributes AS JSONB)
+    FROM named
+    CROSS JOIN LATERAL jsonb_array_elements(named.insert_execution_pointers) WITH ORDINALITY AS listed (item, place)
+    CROSS JOIN
+        LATERAL jsonb_to_record(listed.item) AS pointer (
+            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
+            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
+            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
+            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
+        )
+    ORDER BY named.unit, listed.place
+)
+
+SELECT named.unit, named.name
+FROM created
+INNER JOIN named ON created.id = named.id
+UNION ALL
+SELECT units.unit, NULL AS name
+FROM units
+INNER JOIN held ON units.definition_id = held.definition_id;
+
 -- name: persist_workflow_group(units)
 -- Overwrites workflows except their create_time, with those of their pointers that changed, and returns the new
 -- revision and the create_time of each; an empty name keeps the stored one. Changes no row if :claim_token is given and
@@ -491,6 +603,72 @@ FROM dealt
 INNER JOIN units ON dealt.place > units.last_place - units.row_limit AND dealt.place <= units.last_place
 WHERE workflows.id = dealt.id
 RETURNING units.unit, workflows.id, workflows.next_execution;
+
+-- name: claim_and_load_instances_group(units)
+-- Takes what claim_runnable_instances_group does, and returns the workflows themselves, each with its pointers in list order.
+-- One that another host changed since the statement began comes without its document: the pointers seen here are not those
+-- that belong to it. Returned in no order.
+-- used by: claim_and_load_instances
+-- index: idx_workflows_runnable, workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY next_execution, id in both places; a limit must take what has waited longest
+-- keep: that the revisions are compared; a step that was stored as done would run again
+-- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+WITH units AS (
+    SELECT
+        unit.*,
+        sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
+    FROM
+        jsonb_to_recordset(:units) AS unit (
+            unit INT, as_at BIGINT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ,
+            row_limit BIGINT
+        )
+),
+
+due AS (
+    SELECT id, next_execution
+    FROM workflows
+    WHERE
+        status = 'Runnable' AND next_execution <= (SELECT min(units.as_at) FROM units)
+        AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
+    ORDER BY next_execution, id
+    LIMIT (SELECT sum(units.row_limit) FROM units)
+    FOR UPDATE SKIP LOCKED
+),
+
+dealt AS (
+    SELECT
+        id, next_execution,
+        row_number() OVER (ORDER BY next_execution, id) AS place
+    FROM due
+),
+
+claimed AS (
+    UPDATE workflows
+    SET claim_token = units.token, claim_worker_id = units.worker_id, claim_expires_at = units.expires_at
+    FROM dealt
+    INNER JOIN units ON dealt.place > units.last_place - units.row_limit AND dealt.place <= units.last_place
+    WHERE workflows.id = dealt.id
+    RETURNING units.unit, workflows.id, workflows.next_execution, workflows.revision
+)
+
+SELECT
+    claimed.unit,
+    claimed.id,
+    claimed.next_execution,
+    stored.document,
+    stored.revision,
+    to_json(stored.create_time) #>> '{}' AS create_time,
+    array(
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = claimed.id
+        ORDER BY pointer.position
+    ) AS pointers
+FROM claimed
+LEFT JOIN workflow_documents AS stored ON claimed.id = stored.id AND claimed.revision = stored.revision;
 
 -- name: renew_workflow_claim_group(units)
 -- Extends claims; changes no row if the token does not hold the workflow.

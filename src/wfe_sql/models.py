@@ -326,6 +326,19 @@ class Claim:
     expires_at: datetime
 
 
+@dataclass(slots=True)
+class Held:
+    """A claim that is renewed while a block runs; `HostingRepository.hold` makes it.
+
+    Attributes:
+        claim: The claim, as the last renewal has it.
+        is_released: Whether the block has released it, so that there is nothing to renew or to give back.
+    """
+
+    claim: Claim
+    is_released: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class ExecutionError:
     """An error of a step, kept for people to read."""

@@ -19,6 +19,7 @@ from wfe_sql.maintenance import Maintenance
 from wfe_sql.models import ExecutionError
 from wfe_sql.operations.commands import Commands
 from wfe_sql.operations.events import Events
+from wfe_sql.operations.hosting import Hosting
 from wfe_sql.operations.subscriptions import Subscriptions
 from wfe_sql.operations.units import Units, persist_errors
 from wfe_sql.operations.waiting import Waiting, Watch
@@ -30,7 +31,7 @@ OnConflict = Literal["overwrite", "raise"]
 
 
 class SqlPersistenceProvider(
-    Workflows, Subscriptions, Events, Commands, Units, Waiting, Maintenance, PersistenceProvider
+    Workflows, Subscriptions, Events, Commands, Units, Hosting, Waiting, Maintenance, PersistenceProvider
 ):
     """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 

@@ -8,6 +8,7 @@ be stored, the message and the attributes of the error name it: its id or name, 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -18,11 +19,15 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
+    Held,
     Ran,
     ScheduledCommand,
     Subscribed,
     WorkflowInstance,
 )
+
+Change = Callable[[WorkflowInstance], Sequence[EventSubscription] | None]
+"""What `change` calls: it changes a workflow in place, and may return new subscriptions to store with it."""
 
 CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 """What `process_commands` calls with each command that is due."""
@@ -625,6 +630,98 @@ class UnitRepository(Protocol):
         ...
 
 
+class HostingRepository(Protocol):
+    """What every host does, in one call each."""
+
+    def hold(self, claim: Claim, lease: timedelta) -> AbstractAsyncContextManager[Held]:
+        """Return a context manager that holds on to a claim while its block runs, and gives it back at the end.
+
+        The claim is renewed at every third of the lease, and before the block begins if less than a third is left, as
+        where this host stood still since it claimed. A renewal that fails with any other error than a lost claim is
+        tried again until the lease is over by the provider's clock. When the claim is lost the block is cancelled, and
+        the caller sees `ClaimLostError`; who cancels the caller sees that as ever. A claim that was released meanwhile,
+        by a unit with `release=True`, is neither renewed nor given back; release it in no other way within the block.
+
+        Example:
+            async with provider.hold(claim, lease) as held:
+                await work(order)
+                async with provider.unit(held.claim, release=True) as unit:
+                    unit.persist_workflow(order)
+
+        Args:
+            claim: What to hold.
+            lease: Until when, from each renewal.
+
+        Raises:
+            ClaimLostError: The claim is no longer held.
+            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
+        """
+        ...
+
+    async def change(self, id: str, function: Change, claim: Claim | None = None) -> WorkflowInstance:
+        """Load a workflow, change it and store it; again, loaded anew, when somebody else stored it in between.
+
+        So nothing is overwritten, whatever the provider's `on_conflict`, and `function` may be called several times.
+
+        Example:
+            def pay(order: WorkflowInstance) -> None:
+                order.data["paid"] = True
+
+            order = await provider.change(id, pay)
+
+        Args:
+            id: The workflow's id.
+            function: Changes the instance that it is given in place. It is not async. It may return subscriptions,
+                which are stored with the workflow. What it raises is raised here, and nothing is stored.
+            claim: Store it only if this claim still holds the workflow.
+
+        Returns:
+            The instance as it is stored.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            ClaimLostError: The claim no longer holds the workflow; nothing was stored.
+            SerializationError: A value cannot be stored, `function` is not a plain function or changes the id, or the
+                claim is not a `Claim`.
+            CorruptRowError: The stored row cannot be read.
+        """
+        ...
+
+    async def create_numbered_workflow(self, instance: WorkflowInstance) -> str:
+        """Store a new workflow under the next number of its definition, and return its name, such as "order-3".
+
+        The number is drawn from what `next_definition_sequence` draws from; one whose name a workflow has already is
+        passed over. The instance's `name` is set.
+
+        Example:
+            name = await provider.create_numbered_workflow(order)
+
+        Raises:
+            WorkflowAlreadyExistsError: Its id is in use.
+            SerializationError: A value cannot be stored; the message names the field.
+            StoreError: One of its pointers has the id of another workflow's pointer, or the numbers are used up.
+        """
+        ...
+
+    async def claim_and_load_instances(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[tuple[Claim, WorkflowInstance]]:
+        """Take workflows as `claim_runnable_instances` does, and return the claims with the workflows.
+
+        A workflow that cannot be read does not hold up the others: it stays claimed until the lease is over, is left
+        out, and the logger `wfe_sql` gets an error that names it.
+
+        Example:
+            for claim, order in await provider.claim_and_load_instances(now, worker, lease=lease, limit=10):
+                ...
+
+        Raises:
+            SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
+                ends after the year 9999.
+        """
+        ...
+
+
 class WaitingRepository(Protocol):
     """Waiting for work.
 
@@ -673,6 +770,7 @@ class PersistenceProvider(
     ScheduledCommandRepository,
     ExecutionErrorRepository,
     UnitRepository,
+    HostingRepository,
     WaitingRepository,
     Protocol,
 ):

@@ -209,11 +209,10 @@ def test_stats(run: Run, store: Path) -> None:
 def test_what_queries_cost_is_not_counted(run: Run, store: Path, option: list[str]) -> None:
     result = run("stats", store, "--queries", *option)
     assert (result.code, result.out) == (1, "")
-    assert result.err == (
-        "wfe-sql: this database does not count what queries cost; PostgreSQL does, with pg_stat_statements\n"
-    )
+    assert result.err == ("wfe-sql: this database does not measure queries; PostgreSQL does, with pg_stat_statements\n")
 
 
+@pytest.mark.slow
 def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
     command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -224,6 +223,7 @@ def test_stats_go_on_until_they_are_stopped(store: Path) -> None:
     assert json.loads(first)["taken_at"] < json.loads(second)["taken_at"]
 
 
+@pytest.mark.slow
 def test_stats_that_go_on_show_rates(store: Path) -> None:
     command = [sys.executable, "-m", "wfe_sql.cli", "stats", str(store), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -637,13 +637,10 @@ def test_purge_of_orphaned_errors(run: Run, store: Path) -> None:
     assert [item["message"] for item in run("errors", store, "--json").json["items"]] == ["no\n  carrier"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "umask", "expected"),
-    [
-        (0o600, 0, 0o600),
-        pytest.param(0o400, 0o022, 0o600, marks=pytest.mark.slow),
-        pytest.param(0o640, 0o022, 0o640, marks=pytest.mark.slow),
-    ],
+    [(0o600, 0, 0o600), (0o400, 0o022, 0o600), (0o640, 0o022, 0o640)],
 )
 def test_a_copy_is_for_the_same_people(store: Path, tmp_path: Path, mode: int, umask: int, expected: int) -> None:
     """Looked at from when the file appears, with what lies beside it."""
@@ -787,6 +784,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, command: list[str]) -> No
         assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_output_that_is_closed(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     _do(file, lambda provider: provider.create_new_workflow(_order()))

@@ -63,6 +63,7 @@ def test_snippets_run(snippets: str, tmp_path: Path) -> None:
     _run([sys.executable, "-W", "error", "-c", snippets], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", list(_params("sh", installs=False)))
 def test_commands_run(commands: str, tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(sys.prefix)

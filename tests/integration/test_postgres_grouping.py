@@ -105,7 +105,7 @@ async def test_a_caller_alone_pays_one_round_trip(
     assert paid == dict.fromkeys(paid, 1)
 
 
-@pytest.mark.parametrize("callers", [64, 600])
+@pytest.mark.parametrize("callers", [64, pytest.param(600, marks=pytest.mark.slow)])
 async def test_what_waits_together_goes_together(
     provider: PostgresPersistenceProvider, relay: Any, callers: int
 ) -> None:

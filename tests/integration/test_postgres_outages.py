@@ -103,7 +103,7 @@ def open_(server: OwnServer, **options: Any) -> PostgresPersistenceProvider:
     return PostgresPersistenceProvider(server.url, schema=f"test_{uuid4().hex}", **options)
 
 
-@pytest.fixture(params=["stopped", "killed"])
+@pytest.fixture(params=[pytest.param("stopped", marks=pytest.mark.slow), "killed"])
 def end(request: pytest.FixtureRequest, server: OwnServer) -> Callable[[], None]:
     return server.stop if request.param == "stopped" else server.kill
 

@@ -36,14 +36,17 @@ from wfe_sql import (
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
 
-ON_SQLITE = [way for way in WAYS if way.dialect == "sqlite"]
-ON_POSTGRES = [way for way in WAYS if way.dialect == "postgres"]
+FEW = {"sqlite3", "sqlite+aiosqlite async session", "asyncpg", "postgresql+psycopg session"}
+"""What stands for all ways in most tests: with async and without, the driver alone and SQLAlchemy."""
+MOST_SLOW = [way if way.name in FEW else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+ON_SQLITE = [param for param, way in zip(MOST_SLOW, WAYS, strict=True) if way.dialect == "sqlite"]
+ON_POSTGRES = [param for param, way in zip(MOST_SLOW, WAYS, strict=True) if way.dialect == "postgres"]
 DRIVERS = [way for way in WAYS if "+" not in way.name and " " not in way.name.removesuffix(" async")]
 
 Connect = Callable[..., Awaitable[Transaction]]
 
 
-@pytest.fixture(params=WAYS, ids=str)
+@pytest.fixture(params=MOST_SLOW, ids=str)
 def way(request: pytest.FixtureRequest) -> Way:
     found: Way = request.param
     return found
@@ -108,6 +111,7 @@ def _order(id_: str) -> str:
     return f"INSERT INTO orders VALUES ('{id_}')"
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str, indirect=True)
 async def test_a_unit_is_stored_when_the_caller_commits(provider: SqlPersistenceProvider, connect: Connect) -> None:
     instance, event, subscription = full_instance(id="w"), full_event(id="e"), full_subscription(id="s")
     await provider.create_event(full_event(id="before"))
@@ -149,6 +153,7 @@ async def test_a_unit_may_come_first(provider: SqlPersistenceProvider, connect: 
     assert (await provider.get_event("e")).id == "e"
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str, indirect=True)
 async def test_when_the_caller_rolls_back_nothing_is_stored(provider: SqlPersistenceProvider, connect: Connect) -> None:
     loaded = full_instance(id="loaded")
     await provider.create_new_workflow(loaded)
@@ -195,6 +200,7 @@ async def test_after_the_commit_an_instance_is_to_be_loaded_again(
     await provider.persist_workflow(loaded)
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str, indirect=True)
 async def test_a_unit_that_fails_leaves_the_transaction_as_it_was(
     way: Way, provider: SqlPersistenceProvider, connect: Connect
 ) -> None:
@@ -403,7 +409,7 @@ async def test_a_transaction_that_has_failed_is_refused(
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
-@pytest.mark.parametrize("other", WAYS, ids=str)
+@pytest.mark.parametrize("other", MOST_SLOW, ids=str)
 async def test_a_connection_of_another_kind_is_refused(
     dialect: str, other: Way, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -187,7 +187,7 @@ async def test_units_that_wait_together_share_a_commit(file: Path, provider: Sql
 
 
 async def test_a_transaction_takes_in_no_more_after_its_time(provider: SqlitePersistenceProvider) -> None:
-    """What comes after a workflow of 20,000 pointers, which takes far longer, is committed apart from it."""
+    """What comes after a workflow of 5,000 pointers, which takes far longer, is committed apart from it."""
     engine: Any = provider._engine
     batches: list[int] = []
     run_writes = engine._writers._run
@@ -198,7 +198,7 @@ async def test_a_transaction_takes_in_no_more_after_its_time(provider: SqlitePer
         return outcomes
 
     engine._writers._run = count_units
-    big = sample_instance(execution_pointers=[full_pointer() for _ in range(20_000)])
+    big = sample_instance(execution_pointers=[full_pointer() for _ in range(5_000)])
     small = [sample_instance(id=f"w{number}") for number in range(20)]
     await asyncio.gather(*(provider.create_new_workflow(instance) for instance in (big, *small)))
     assert batches[0] == 1

@@ -15,7 +15,7 @@ from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import ManualClock
 
-SHORT = {"memory": 2_000, "file": 1_200, "postgres": 600}
+SHORT = {"memory": 1_000, "file": 800, "postgres": 400}
 """How many operations the test has in the short form."""
 
 numbers_of_a_run = st.lists(st.integers(NOTHING, 2**32), min_size=OPERATIONS_OF_A_RUN, max_size=OPERATIONS_OF_A_RUN)

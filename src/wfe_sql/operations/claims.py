@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from wfe_sql.arguments import Row, encode_argument, encode_limit, wrong_type
 from wfe_sql.codecs import ID, TIME
 from wfe_sql.durations import time_after
-from wfe_sql.engines import Engine, Statement
+from wfe_sql.engines import Engine, Results, Statement, Unit
 from wfe_sql.errors import ClaimLostError, SerializationError, WfeError
 from wfe_sql.models import Claim, ClaimKind, new_id
 from wfe_sql.repositories import ClaimRepository
@@ -41,21 +41,25 @@ class Claims(ClaimRepository):
         await self._engine.write([release_claim(claim)])
 
     async def _claim(self, query: str, look: str, params: Row, release: str) -> Sequence[Any]:
-        """Run a query that claims and return its rows; if the caller is cancelled meanwhile, release what it claimed.
+        """Run a query that claims and return its rows; if the caller is cancelled, release what it claimed."""
+        (rows,) = await self._claim_and_read([Statement(query, params)], look, params, release)
+        return list(rows)
+
+    async def _claim_and_read(self, unit: Unit, look: str, params: Row, release: str) -> Results:
+        """Run a unit whose first query claims, and return its results, as `_claim` does.
 
         A poll that finds nothing takes no lock; see `Engine.may_find`.
         """
         if not await self._engine.may_find(Statement(look, params)):
-            return []
-        claiming = self._engine.submit([Statement(query, params)])
+            return [[] for _ in unit]
+        claiming = self._engine.submit(unit)
         try:
-            (rows,) = await settled(claiming)
+            return await settled(claiming)
         except asyncio.CancelledError:
             if not claiming.cancelled() and claiming.exception() is None:
-                (rows,) = claiming.result()
+                rows = claiming.result()[0]
                 await self._give_back(release, [row[0] for row in rows], params["token"])
             raise
-        return list(rows)
 
     async def _give_back(self, release: str, ids: Sequence[Any], token: str) -> None:
         """Release claims that the token still holds; those that cannot be released expire."""
@@ -104,7 +108,7 @@ def release_claim(claim: Claim) -> Statement:
 
 
 def check_claim(claim: Claim) -> Statement:
-    """Return the statement that fails if a claim no longer holds, and otherwise keeps it until the transaction ends."""
+    """Return what fails if a claim was lost, and otherwise keeps it until the transaction ends."""
     query = "check_workflow_claim" if _kind(claim) is ClaimKind.Workflow else "check_event_claim"
     return Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))
 

@@ -95,16 +95,32 @@ def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | 
     return dict(zip(documents, fingerprints(pointers), strict=True))
 
 
+class NumberTakenError(Exception):
+    """A workflow has the name already that a number would make."""
+
+
 def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
     """Return the statements that store a new workflow; `ended` is called with the outcome."""
     workflow = snapshot.workflow
-    id_ = workflow["id"]
-    conflicts = {
-        "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_),
-        "workflows.name": _name_in_use(workflow),
-    }
+    conflicts = {**_id_in_use(workflow), "workflows.name": _name_in_use(workflow)}
     create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
     return [create, *_insert_pointers(snapshot, snapshot.fingerprints)]
+
+
+def numbered_creation(snapshot: Snapshot, draw: Statement, ended: Ended) -> list[Statement]:
+    """Return what stores a new workflow under the number that `draw` draws; first of all its name.
+
+    It fails with `NumberTakenError` where the name is in use.
+    """
+    workflow = snapshot.workflow
+    conflicts: dict[str, Exception] = {**_id_in_use(workflow), "workflows.name": NumberTakenError()}
+    create = Statement("create_numbered_workflow", workflow, otherwise=draw.otherwise, conflicts=conflicts, ended=ended)
+    return [create, draw, *_insert_pointers(snapshot, snapshot.fingerprints)]
+
+
+def _id_in_use(workflow: Row) -> dict[str, Exception]:
+    id_ = workflow["id"]
+    return {"workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_)}
 
 
 def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> list[Statement]:

@@ -17,6 +17,7 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
+    Held,
     Ran,
     ScheduledCommand,
     Stored,
@@ -26,6 +27,7 @@ from wfe_sql.models import (
 from wfe_sql.operations.claims import Claims, NothingChangedError, check_claim, release_claim
 from wfe_sql.operations.commands import schedule_command
 from wfe_sql.operations.events import create_event, mark_event_processed, mark_event_unprocessed
+from wfe_sql.operations.hosting import HeldClaims
 from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
 from wfe_sql.operations.subscriptions import (
     clear_subscription_token,
@@ -141,6 +143,7 @@ class SqlUnitOfWork:
         check: Statement | None,
         release: Statement | None,
         raises_on_conflict: bool,
+        held: Held | None = None,
     ) -> None:
         """Begin empty; see `UnitRepository.unit`."""
         self._engine = engine
@@ -149,6 +152,7 @@ class SqlUnitOfWork:
         self._check = check
         self._release = release
         self._raises_on_conflict = raises_on_conflict
+        self._held = held
         self._operations: list[_Operation] = []
         self._rows: set[tuple[str, str]] = set()
         self._looks: list[tuple[Subscribed, Statement]] = []
@@ -400,12 +404,16 @@ class SqlUnitOfWork:
             if isinstance(outcome, list):
                 self._ran(outcome)
                 self._remember()
+            elif self._held is not None:
+                self._held.is_released = False
             for turn in turns:
                 turn.end_write()
 
         unit[0].ended = ended
         for turn in turns:
             turn.begin_write()
+        if self._held is not None:  # from now on a renewal may find the claim released
+            self._held.is_released = True
         try:
             await self._engine.write(unit)
         except (NothingChangedError, UniqueViolationError) as error:
@@ -417,17 +425,26 @@ class Units(Claims, UnitRepository):
     """Makes units of work, and reads with the application's own queries."""
 
     _raises_on_conflict: bool
+    _held_claims: HeldClaims
 
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         if release and claim is None:
             raise SerializationError("release=True needs a claim to release: unit(claim, release=True)", field="claim")
+        return self._unit(claim, release=release, raises_on_conflict=self._raises_on_conflict)
+
+    def _unit_that_tells_conflicts(self, claim: Claim | None) -> UnitOfWork:
+        return self._unit(claim, release=False, raises_on_conflict=True)
+
+    def _unit(self, claim: Claim | None, *, release: bool, raises_on_conflict: bool) -> UnitOfWork:
+        ends = claim if release else None
         return SqlUnitOfWork(
             self._engine,
             self._now,
             claim,
             check=None if claim is None else check_claim(claim),
-            release=release_claim(claim) if claim is not None and release else None,
-            raises_on_conflict=self._raises_on_conflict,
+            release=None if ends is None else release_claim(ends),
+            raises_on_conflict=raises_on_conflict,
+            held=None if ends is None else self._held_claims.get((ends.kind, ends.id, ends.token)),
         )
 
     async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:

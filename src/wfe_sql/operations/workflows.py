@@ -1,6 +1,7 @@
 """The operations on workflows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,13 +20,21 @@ from wfe_sql.engines.watching import log_refusal
 from wfe_sql.errors import CorruptRowError, StoreError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, WorkflowInstance
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of
-from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
+from wfe_sql.operations.hosting import log_left_out
+from wfe_sql.operations.persisting import (
+    NumberTakenError,
+    Snapshot,
+    Turn,
+    changes,
+    creation,
+    numbered_creation,
+)
 from wfe_sql.operations.subscriptions import create_subscription
-from wfe_sql.repositories import WorkflowRepository
+from wfe_sql.repositories import HostingRepository, WorkflowRepository
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 
-class Workflows(Claims, WorkflowRepository):
+class Workflows(Claims, WorkflowRepository, HostingRepository):
     """A `WorkflowRepository`."""
 
     _raises_on_conflict: bool
@@ -41,6 +50,27 @@ class Workflows(Claims, WorkflowRepository):
 
         await self._write_snapshot(snapshot, creation(snapshot, ended))
         return str(workflow["id"])
+
+    async def create_numbered_workflow(self, instance: WorkflowInstance) -> str:
+        snapshot = Snapshot(instance, None)
+        workflow, store_id = snapshot.workflow, self._engine.store_id
+
+        def ended(outcome: Results | Exception | None) -> None:
+            if isinstance(outcome, list):
+                instance.name = outcome[0]
+                instance._remember(store_id, Stored(workflow["id"], workflow["create_time"], 0, snapshot.fingerprints))
+
+        definition_id = workflow["definition_id"]
+        while True:
+            draw = _draw_number(definition_id)
+            try:
+                await self._write_snapshot(snapshot, numbered_creation(snapshot, draw, ended))
+            except NothingChangedError:
+                raise _no_more_numbers(definition_id) from None
+            except NumberTakenError:
+                await self._engine.write([Statement("pass_over_taken_numbers", {"definition_id": definition_id})])
+            else:
+                return instance.name
 
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
         await self._persist(instance, [], claim)
@@ -116,6 +146,28 @@ class Workflows(Claims, WorkflowRepository):
         )
         return claims_of(ClaimKind.Workflow, rows, params)
 
+    async def claim_and_load_instances(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[tuple[Claim, WorkflowInstance]]:
+        params = {"as_at": encode_ms_bound("as_at", as_at), **self._new_claim(worker_id, lease, limit)}
+        unit = [Statement("claim_and_load_instances", params), Statement("get_claimed_execution_pointers", params)]
+        rows, pointers = await self._claim_and_read(
+            unit, "find_free_runnable_instance", params, "release_workflow_claim"
+        )
+        pointers_of = _by_workflow((row[0] for row in rows), pointers)
+        workflows = {row[0]: row[2:] for row in rows}
+        loaded = []
+        for claim in claims_of(ClaimKind.Workflow, [row[:2] for row in rows], params):
+            instance = None
+            if workflows[claim.id][0] is not None:  # or it was changed while it was claimed
+                with suppress(CorruptRowError):  # which what is sound has too, where it stands beside what is not
+                    instance = self._decode_instance(workflows[claim.id], pointers_of[claim.id])
+            try:
+                loaded.append((claim, instance or await self.get_workflow_instance(claim.id)))
+            except (CorruptRowError, WorkflowNotFoundError) as error:
+                log_left_out(claim, error)
+        return loaded
+
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
         workflow, pointers = await self._engine.read(
             [
@@ -143,15 +195,7 @@ class Workflows(Claims, WorkflowRepository):
             [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
         )
         by_id = {workflow[0]: workflow for workflow in workflows}
-        pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
-        for pointer in pointers:
-            if pointer[0] not in pointers_of:
-                raise CorruptRowError(
-                    f"index and table disagree on a pointer of workflow {pointer[0]!r}; restore a backup",
-                    table="execution_pointers",
-                    column="workflow_id",
-                )
-            pointers_of[pointer[0]].append(pointer[1:])
+        pointers_of = _by_workflow(ids, pointers)
         return [self._decode_instance(by_id[id_][1:], pointers_of[id_]) for id_ in ids if id_ in by_id]
 
     def _decode_instance(self, workflow: Sequence[Any], documents: Sequence[Any]) -> WorkflowInstance:
@@ -165,15 +209,39 @@ class Workflows(Claims, WorkflowRepository):
         return instance
 
     async def next_definition_sequence(self, definition_id: str) -> int:
-        params = {"definition_id": encode_argument("definition_id", ID, definition_id)}
-        next_number = Statement("next_definition_sequence", params, otherwise=NothingChangedError())
+        draw = _draw_number(encode_argument("definition_id", ID, definition_id))
         try:
-            (number,) = await self._engine.write([next_number])
+            (number,) = await self._engine.write([draw])
         except NothingChangedError:
-            raise StoreError(
-                f"the numbers of definition {definition_id!r} are used up: the last one is too close to 2**63"
-            ) from None
+            raise _no_more_numbers(definition_id) from None
         return int(number)
+
+
+def _draw_number(definition_id: str) -> Statement:
+    params = {"definition_id": definition_id}
+    return Statement("next_definition_sequence", params, otherwise=NothingChangedError())
+
+
+def _no_more_numbers(definition_id: str) -> StoreError:
+    return StoreError(f"the numbers of definition {definition_id!r} are used up: the last one is too close to 2**63")
+
+
+def _by_workflow(ids: Iterable[str], pointers: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return the rows of pointers, of (workflow's id, document), by their workflows, which have these ids.
+
+    Raises:
+        CorruptRowError: One is of another workflow.
+    """
+    pointers_of: dict[str, list[Any]] = {id_: [] for id_ in ids}
+    for pointer in pointers:
+        if pointer[0] not in pointers_of:
+            raise CorruptRowError(
+                f"index and table disagree on a pointer of workflow {pointer[0]!r}; restore a backup",
+                table="execution_pointers",
+                column="workflow_id",
+            )
+        pointers_of[pointer[0]].append(pointer[1:])
+    return pointers_of
 
 
 def get_guards(id_: str, stored: Stored | None) -> Statement:

@@ -49,6 +49,12 @@ def _instance(rows: Rows) -> Results:
     return [workflow, [(pointer,) for pointer in pointers]]
 
 
+def _claimed_instances(rows: Rows) -> Results:
+    """Rows of the workflows' columns, and those of their pointers, as the two queries of the unit return them."""
+    workflows = [row[:-1] for row in rows]
+    return [workflows, [(row[0], pointer) for row in rows for pointer in row[-1]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Units that may run together.
@@ -104,6 +110,14 @@ GROUPS = {
     group.lead: group
     for group in (
         Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
+        Group(
+            "create_numbered_workflow",
+            _value,
+            parts=frozenset({"next_definition_sequence", "insert_execution_pointers"}),
+            key="definition_id",
+            lock="lock_definition_sequences",
+            shares=True,
+        ),
         Group("persist_workflow", _row, parts=_POINTER_WRITES, key="id", lock="lock_workflows"),
         Group(
             "get_workflow_instance",
@@ -119,6 +133,12 @@ GROUPS = {
             writes=False,
         ),
         Group("claim_runnable_instances", _rows, alike="as_at"),
+        Group(
+            "claim_and_load_instances",
+            _claimed_instances,
+            parts=frozenset({"get_claimed_execution_pointers"}),
+            alike="as_at",
+        ),
         Group("renew_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("release_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),

@@ -33,6 +33,7 @@ from wfe_sql.testing.conformance.conflicts import (
 )
 from wfe_sql.testing.conformance.errors import TestExecutionErrors
 from wfe_sql.testing.conformance.events import TestEventRepository
+from wfe_sql.testing.conformance.hosting import TestChange, TestHold, TestLoadedClaims, TestNumberedWorkflows
 from wfe_sql.testing.conformance.maintenance import (
     TestDeleting,
     TestDump,
@@ -71,6 +72,7 @@ __all__ = [
     "TestBadUnits",
     "TestBadWorkflows",
     "TestBadWorkflowsWithSubscriptions",
+    "TestChange",
     "TestClaimsOfWorkflowsWithSubscriptions",
     "TestDeleting",
     "TestDump",
@@ -78,8 +80,11 @@ __all__ = [
     "TestEventRepository",
     "TestExecutionErrors",
     "TestHealth",
+    "TestHold",
     "TestListing",
+    "TestLoadedClaims",
     "TestMaintenanceOfCommands",
+    "TestNumberedWorkflows",
     "TestScheduledCommandRepository",
     "TestStore",
     "TestSubscriptionRepository",

@@ -60,6 +60,7 @@ async def _change_something(provider: PersistenceProvider) -> None:
     await provider.create_event(full_event(event_time=datetime(9999, 1, 1, tzinfo=UTC), is_processed=False))
 
 
+@pytest.mark.asyncio
 class TestWaiting:
     """`wait_for_work` of every backend."""
 
@@ -91,6 +92,7 @@ class TestWaiting:
             await waiting
 
 
+@pytest.mark.asyncio
 class TestWakingUp:
     """`wait_for_work` of a backend with notifications. That a wait continues is checked after some calls."""
 
