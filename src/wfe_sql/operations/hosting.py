@@ -177,7 +177,8 @@ def _check_lease(host: "Hosting", held: Held, cause: Exception | None) -> None:
     if host._clock() >= claim.expires_at:
         raise ClaimLostError(
             f"the lease of worker {claim.worker_id!r} on {claim.kind.lower()} {claim.id!r} is over and could not be "
-            "renewed, so another may have taken it"
+            "renewed, so another may have taken it",
+            claim=claim,
         ) from cause
 
 

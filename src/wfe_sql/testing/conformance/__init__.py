@@ -1,8 +1,8 @@
 """What every backend must do, as pytest classes: one for each Protocol and capability.
 
-They need a `provider` and a `clock` fixture: the provider is empty for each test and goes by the clock. Import the
-classes of what the backend has into a test module of its own, or all of them with `*`; no test calls what is not in its
-class's Protocol. The `README.md` of `wfe_sql.testing` says which class needs what. Of messages the suite asks what the
+They need a `provider` and a `clock` fixture: the provider is empty for each test and uses the clock. Import the classes
+for what the backend supports into a test module, or all of them with `*`; no test calls anything outside its class's
+Protocol. The `README.md` of `wfe_sql.testing` says which class needs what. The suite checks messages only for what the
 Protocols promise: that they name what is unknown, in use or cannot be stored.
 """
 
