@@ -141,18 +141,12 @@ async def _make_store(url: str, schema: str) -> None:
         pass
 
 
-@pytest.fixture(scope="session")
-def in_shared_schema(postgres_url: str, shared_schema: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection for which names mean the tables of the schema that tests share."""
-    with psycopg.connect(postgres_url, autocommit=True, options=f"-c search_path={shared_schema}") as connection:
-        yield connection
-
-
 @pytest.fixture
-def empty_schema(in_shared_schema: psycopg.Connection[Any], shared_schema: str) -> str:
+def empty_schema(postgres_url: str, shared_schema: str) -> str:
     """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
-    if ADMIN_QUERIES.has_store(in_shared_schema):
-        in_shared_schema.execute(load_postgres_queries()["empty_store"].sql.encode())
+    with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
+        if ADMIN_QUERIES.has_store(connection):
+            connection.execute(load_postgres_queries()["empty_store"].sql.encode())
     return shared_schema
 
 

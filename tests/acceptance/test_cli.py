@@ -713,6 +713,7 @@ def test_how_to_restore_a_backup(run: Run, store: Path, tmp_path: Path) -> None:
     assert run("dump", store, "--digest").out == digest
 
 
+@pytest.mark.slow
 def test_a_reader_of_a_pipe_may_leave(store: Path) -> None:
     dump = f"{sys.executable} -m wfe_sql.cli dump {store} | head -n 1"
     result = subprocess.run(["bash", "-c", dump], capture_output=True, text=True, check=True)

@@ -20,6 +20,12 @@ ConnectStore = Callable[..., SqlPersistenceProvider]
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    return empty_schema
+
+
+@pytest.fixture
 async def provider(connect_store: ConnectStore) -> AsyncIterator[SqlPersistenceProvider]:
     async with connect_store() as opened:
         yield opened

@@ -45,6 +45,7 @@ from wfe_sql.testing.clock import ManualClock
 COMMAND = (sys.executable, "-m", "wfe_sql.cli")
 
 
+@pytest.mark.slow
 def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None:
     """And leaves a file that the commands read which it prints."""
     file, program = tmp_path / "with space.db", Path(sys.executable).with_name("wfe-sql")

@@ -275,6 +275,7 @@ async def test_a_store_made_from_the_schema_is_one_made_by_the_library(run: Run,
         await provider.create_new_workflow(sample_instance())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs sqlite3")
 def test_the_schema_can_be_piped(tmp_path: Path) -> None:
     with subprocess.Popen([*COMMAND, "schema"], stdout=subprocess.PIPE) as schema:

@@ -113,10 +113,11 @@ async def test_what_was_given_up_leaves_nothing_to_the_garbage_collector(
     assert gc.collect() == 0
 
 
+@pytest.mark.slow
 async def test_long_reads_time_and_again_take_a_hundredth_of_the_time(
     provider: SqlitePersistenceProvider, clock: Seconds
 ) -> None:
-    one_look = clock.each_look = 0.0001
+    one_look = clock.each_look = 0.00005
     reader = brief_reader(provider, clock)
     taken = 0.0
     while clock.now < 60:

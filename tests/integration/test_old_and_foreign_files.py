@@ -133,8 +133,14 @@ async def test_pointers_still_go_with_their_workflow(file: Path) -> None:
 
 
 STATEMENTS = [
-    *("name_workflows_without_name", "add_workflows_claim_and_revision", "create_workflow_documents_view"),
-    *("create_definition_sequences_table", "add_events_claim", "record_store_version", "commit"),
+    *(
+        pytest.param(statement, marks=pytest.mark.slow)
+        for statement in (
+            *("name_workflows_without_name", "add_workflows_claim_and_revision", "create_workflow_documents_view"),
+            *("create_definition_sequences_table", "record_store_version"),
+        )
+    ),
+    *("add_events_claim", "commit"),
 ]
 
 

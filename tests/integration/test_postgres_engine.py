@@ -19,6 +19,12 @@ AssertSound = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    return empty_schema
+
+
+@pytest.fixture
 async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
     url = make_conninfo(postgres_url, application_name=schema)
     async with PostgresPersistenceProvider(url, schema=schema, max_connections=3) as opened:

@@ -25,6 +25,12 @@ LEASE = timedelta(minutes=1)
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    return empty_schema
+
+
+@pytest.fixture
 async def provider(relay: Any, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
     async with PostgresPersistenceProvider(
         relay.url, schema=schema, clock=ManualClock(), on_conflict="overwrite"

@@ -24,6 +24,12 @@ Call = Callable[[int], Awaitable[object]]
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    return empty_schema
+
+
+@pytest.fixture
 async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
     async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=ManualClock()) as opened:
         yield opened
@@ -121,7 +127,7 @@ async def test_units_that_want_each_other_s_rows_do_not_wait_for_ever(
     async with PostgresPersistenceProvider(postgres_url, schema=schema, on_conflict="overwrite") as other:
 
         async def change(host: PostgresPersistenceProvider, ids: list[str]) -> None:
-            for _ in range(10):
+            for _ in range(5):
                 async with host.unit() as unit:
                     for id_ in ids:
                         unit.mark_event_processed(f"e{id_}")

@@ -114,6 +114,7 @@ async def test_an_index_that_is_missing_is_found_and_made_again(
     assert await provider.check() == []
 
 
+@pytest.mark.slow
 async def test_statistics_that_are_missing_or_old(by_hand: ByHand, provider: PostgresPersistenceProvider) -> None:
     by_hand("ALTER TABLE execution_errors SET (autovacuum_enabled = off)")
 

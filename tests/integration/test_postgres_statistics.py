@@ -33,6 +33,7 @@ def counting() -> Iterator[OwnServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_what_the_extension_counted(counting: OwnServer) -> None:
     url = f"{counting.url}&schema=wfc"
 
@@ -64,6 +65,7 @@ def server() -> Iterator[OwnServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_each_kind_of_old_snapshot_is_named(server: OwnServer) -> None:
     """A session that reads one moment, one that has written, one that locked a row, one of PREPARE, and a standby's."""
 

@@ -29,6 +29,12 @@ Connect = Callable[..., SqlPersistenceProvider]
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    return empty_schema
+
+
+@pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(TIME)
 

@@ -99,6 +99,7 @@ print("\\n".join(new_id() for _ in range(50_000)))
 """
 
 
+@pytest.mark.slow
 def test_processes_make_ids_of_their_own() -> None:
     command = [sys.executable, "-c", PROCESSES]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
