@@ -63,8 +63,8 @@ async def waiting_backends(ask: Callable[[str], Any]) -> list[int]:
 async def test_connections_that_the_server_ended_are_replaced_unnoticed(
     postgres_url: str, schema: str, ask: Callable[[str], Any]
 ) -> None:
-    others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
+    others = f"FROM pg_stat_activity WHERE application_name = '{schema}'"
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, application_name=schema) as provider:
         await asyncio.gather(*(provider.get_events("paid", "k1", TIME) for _ in range(5)))
         ask(f"SELECT pg_terminate_backend(pid, 10000) {others}")  # waits until their processes and sockets are gone
         await asyncio.gather(*(provider.next_definition_sequence("a") for _ in range(50)))
