@@ -1,21 +1,22 @@
--- What a connection is set to, and how a unit of several statements begins and ends.
+-- The settings of a connection, and the beginning and end of a unit of work.
 -- sqlfluff:ignore:parsing
 
 -- name: set_up_connection(schema, statement_timeout, read_only, is_local)!
--- Has names mean the store's tables, before temporary ones, times be shown in UTC, and statements end after a time (in ms; 0: never): for the
--- connection, or with :is_local for the transaction, which is all that a pooler may lend a connection for. A null
--- :read_only leaves it to the role whether it may write. The queries lock what must not change meanwhile, and go on with
--- what others have committed by then: read committed. Scans and hash joins are off since plans are kept: one made while a
--- table was small would go on scanning when it has grown, and every query here has an index. A plan serves all values, so
--- it is the one that explain_query shows, and tests look at; the server makes such a plan also for what is not prepared.
--- Only Citus wants another for each value. Values stay out of the server's log when a statement fails. The schema is
--- the first in search_path, also for scripts, which look there for its name: a setting of our own would stay behind a
--- pooler, if empty. transaction_read_only is for the transaction that begins with this.
+-- Makes names refer to the store's tables before temporary ones, shows times in UTC, and limits the time of statements
+-- (in ms; 0: no limit): for the connection, or with :is_local for the transaction, because a pooler may lend a
+-- connection for no longer. A null :read_only leaves it to the role whether it may write. Read committed, because the
+-- queries lock what must not change, and continue with what others have committed by then. Scans and hash joins are off
+-- because plans are cached: one made while a table was small would go on scanning when it has grown, and every query
+-- here has an index. A generic plan serves all values; it is the one that explain_query shows and tests check, and the
+-- server uses it also for statements that are not prepared. Only Citus needs a plan for each value. Values stay out of
+-- the server's log when a statement fails. The schema is the first in search_path; scripts also look there for its
+-- name, because a setting of our own would remain, empty, behind a pooler. transaction_read_only is for the transaction
+-- that begins with this.
 -- https://www.postgresql.org/docs/current/runtime-config-query.html
 -- used by: open_connection, begin, execute, run
 -- scan: the catalog, a row where there is Citus
--- keep: read committed; the queries that lock must go on with what others have committed by then
--- keep: the schema, alone but for pg_temp, and the time zone; names, scripts and times go by them
+-- keep: read committed; queries that lock must continue with what others have committed by then
+-- keep: the schema, with only pg_temp after it, and the time zone; names, scripts and times depend on them
 -- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
 SELECT
     set_config('search_path', quote_ident(:schema) || ', pg_temp', :is_local) AS search_path,
@@ -50,15 +51,15 @@ SELECT
     set_config('jit', 'off', :is_local) AS jit;
 
 -- name: get_server_process()$
--- The process that serves the connection, which a pooler in between does not tell. Also the least that has SQLAlchemy, or
--- a driver, begin the transaction that it has only promised.
+-- The process that serves the connection, which a pooler in between does not report. Also a cheap statement that makes
+-- SQLAlchemy, or a driver, begin its transaction.
 -- used by: open_connection, run_in, run_in_sync
 -- index: none
 SELECT pg_backend_pid();
 
 -- name: get_settings()$
--- What set_up_connection sets, as it is now: an object of texts by the settings' names. Whether the transaction may write
--- is not among them, because set_up_connection leaves that as it is for a unit in somebody else's transaction.
+-- The current values of what set_up_connection sets, as a JSON object of texts by name. Whether the transaction may
+-- write is not among them, because set_up_connection leaves that alone for a unit in somebody else's transaction.
 -- used by: run
 -- index: none
 SELECT
@@ -79,7 +80,7 @@ SELECT
     ) AS TEXT) AS settings;
 
 -- name: restore_settings(settings)!
--- Sets, for the transaction, what get_settings returned: that a savepoint is released does not bring it back.
+-- Restores, for the transaction, what get_settings returned, because releasing a savepoint does not.
 -- https://www.postgresql.org/docs/current/sql-set.html
 -- used by: commit_unit
 -- index: none
@@ -87,14 +88,14 @@ SELECT set_config(setting.key, setting.value, TRUE)
 FROM json_each_text(:settings) AS setting;
 
 -- name: get_database()$
--- What tells a database from those of other servers, which may have the same name and address behind a pooler or proxy.
+-- Identifies a database among those of all servers, which may have the same name and address behind a pooler or proxy.
 -- used by: find_database, run
 -- scan: the server's control file, one row
 SELECT system_identifier || '/' || current_database() AS place
 FROM pg_control_system();
 
 -- name: begin_unit()!
--- A unit that joins somebody else's transaction is in a savepoint, so that it fails alone.
+-- A unit that joins somebody else's transaction runs in a savepoint, so that it fails alone.
 -- used by: begin_unit
 -- index: none
 -- keep: the savepoint's name, which the next two queries name too
@@ -115,7 +116,7 @@ RELEASE SAVEPOINT wfe_sql_unit;
 ROLLBACK TO SAVEPOINT wfe_sql_unit;
 
 -- name: begin_write()!
--- Begins a unit of several statements, or of one where a pooler lends a connection for one transaction at a time.
+-- Begins a unit of several statements, or of one if a pooler lends a connection for one transaction at a time.
 -- used by: run_alone, ensure_store_exists, execute, settled
 -- index: none
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -124,19 +125,19 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 -- One snapshot for all that is read until commit.
 -- used by: run_alone, snapshot
 -- index: none
--- keep: REPEATABLE READ; a dump and a copy would be of several moments
+-- keep: REPEATABLE READ; a dump or a copy would mix several moments
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: hold_rows(wanted)
--- Holds the rows that units of work change, until the transaction ends, and fails where one is not as the units need it:
--- gone, held by somebody else, of another revision, or claimed with another token. The units follow in the same round
--- trip, and so does commit: nobody looks at results in between, so this must be an error. :wanted is a JSON array of
--- objects with the query that locks such a row, its id, and what must be true of it; null is anything.
+-- Locks the rows that units of work change until the transaction ends, and fails if one is not as the units need it:
+-- gone, locked by somebody else, at another revision, or claimed with another token. The units and the commit follow in
+-- the same round trip, and nobody looks at results in between, so this must be an error. :wanted is a JSON array of
+-- objects with the query that locks such a row, its id, and the values it must have; null means any.
 -- used by: run_units
 -- index: workflows_pkey, events_pkey, event_subscriptions_pkey
--- keep: FOR UPDATE SKIP LOCKED; what was found must still be so when it is written, and one held row would hold up others
--- keep: the cast, which is the error; a unit that failed would be stored in part
--- keep: the conditions on token, revision and create_time; a late host would write over the work of another
+-- keep: FOR UPDATE SKIP LOCKED; a row must not change before it is written, and one locked row would block others
+-- keep: the cast, which raises the error; a failed unit would be stored in part
+-- keep: the conditions on token, revision and create_time; a late host would overwrite the work of another
 WITH wanted AS (
     SELECT row_wanted.*
     FROM
@@ -193,7 +194,7 @@ WHERE
     );
 
 -- name: commit()!
--- Makes all since begin_write durable.
+-- Makes everything since begin_write durable.
 -- used by: run_alone, run_units, ensure_store_exists, execute
 -- index: none
 COMMIT;
@@ -205,23 +206,24 @@ COMMIT;
 ROLLBACK;
 
 -- name: prepare_query(query)!
--- Keeps a query under a name, for explain_query; :query stands for the name, AS and the query, which cannot be bound.
+-- Prepares a query under a name, for explain_query; :query is replaced by the name, AS and the query, which cannot be
+-- bound.
 -- used by: explain
 -- index: none
 PREPARE :query;
 
 -- name: forget_query(query)!
--- Forgets what prepare_query kept under the name that comes in place of :query.
+-- Drops what prepare_query prepared under the name that replaces :query.
 -- used by: explain
 -- index: none
 DEALLOCATE :query;
 
 -- name: explain_query(query)!
--- The plan of a query, the one that serves all values, without costs, which change with each row. GENERIC_PLAN would say
--- the same, but not before PostgreSQL 16; so the query is prepared first. What is explained cannot be bound: the name
--- that it was prepared under comes here in place of :query, with a null for each parameter, and only then does this run.
+-- The generic plan of a query, which serves all values, without costs, which change with each row. GENERIC_PLAN would
+-- show the same, but only from PostgreSQL 16 on, so the query is prepared first. It cannot be bound: its prepared name,
+-- with a null for each parameter, replaces :query before this runs.
 -- https://www.postgresql.org/docs/current/sql-explain.html
 -- used by: explain
 -- index: none
--- keep: EXPLAIN; what comes in place of :query must not run
+-- keep: EXPLAIN; the query itself must not run
 EXPLAIN (COSTS OFF) EXECUTE :query;

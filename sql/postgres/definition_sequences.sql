@@ -1,4 +1,4 @@
--- One row for each workflow definition: the last number that was given out.
+-- One row for each workflow definition, with the last number given.
 
 -- name: create_definition_sequences_table()#
 -- The table of the reference (wfe-postgres 1.11.4).
@@ -10,14 +10,14 @@ CREATE TABLE IF NOT EXISTS definition_sequences (
 );
 
 -- name: next_definition_sequence_group(units)
--- Raises the number of each definition by as many as the units that ask for it, from nothing to 1, and hands the numbers
--- out in the order of the units; no row for those of a definition with fewer numbers of 64 bits left than they ask for.
--- Those of a definition whose row somebody else holds come back with null, as workflows.sql says.
+-- Increments the number of each definition once for each of its units, starting at 1, and returns the numbers in the
+-- order of the units; no row for the units of a definition with too few 64-bit numbers left. Units of a definition
+-- whose row somebody else holds come back with null, as explained in workflows.sql.
 -- used by: next_definition_sequence
 -- index: definition_sequences_pkey
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
+-- keep: the column unit; it tells which unit a row is for
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: ORDER BY definition_id where rows are inserted; two hosts deadlock without it
 WITH units AS (
     SELECT
         unit.unit, unit.definition_id,
@@ -72,7 +72,7 @@ INNER JOIN held ON units.definition_id = held.definition_id;
 -- name: lock_definition_sequences(ids)
 -- Waits for the numbers of the definitions in :ids, a JSON array, and holds them until the transaction ends, as
 -- lock_workflows.
--- used by: next_definition_sequence
+-- used by: next_definition_sequence, create_numbered_workflow
 -- index: definition_sequences_pkey
 -- keep: ORDER BY definition_id FOR UPDATE, before anything is written; two hosts deadlock without it
 SELECT definition_id
@@ -81,3 +81,34 @@ WHERE
     definition_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
 ORDER BY definition_id
 FOR UPDATE;
+
+-- name: pass_over_taken_numbers(definition_id)!
+-- Raises the number of a definition to the last of the next ones whose names workflows have already, up to the first that
+-- is free; nothing where the next one is.
+-- used by: create_numbered_workflow
+-- index: definition_sequences_pkey, workflows_name_key
+WITH RECURSIVE taken (number) AS (
+    SELECT coalesce(max(next_num), 0)
+    FROM definition_sequences
+    WHERE definition_id = :definition_id
+    UNION ALL
+    SELECT taken.number + 1
+    FROM taken
+    WHERE
+        EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE name = concat(cast(:definition_id AS TEXT), '-', taken.number + 1)
+        )
+)
+
+INSERT INTO definition_sequences (definition_id, next_num)
+SELECT
+    :definition_id AS numbered,
+    max(number) AS next_num
+FROM taken
+WHERE number > 0
+HAVING count(*) > 0
+ON CONFLICT (definition_id) DO UPDATE
+    SET next_num = excluded.next_num
+    WHERE excluded.next_num > definition_sequences.next_num;

@@ -1,17 +1,16 @@
 -- One row for each step that waits, or waited, for an event.
 -- A subscription is free when external_token is null or external_token_expiry is not after :now.
--- The column terminated is an addition: the reference deletes what it terminates. It does not look at the column, only at
--- the token, so a terminated subscription that nobody holds gets the token 'wfe-sql:terminated', which hides it from the
--- reference; event_subscription_documents shows it as none.
--- A bound on a time is cut to microseconds, as events.sql says; what a query whose name ends in _group takes and returns
--- is said in workflows.sql.
+-- The column terminated is an addition: the reference deletes what it terminates. The reference ignores the column and
+-- looks only at the token, so a terminated subscription that nobody holds gets the token 'wfe-sql:terminated', which
+-- hides it from the reference; event_subscription_documents shows it as null. A bound on a time is cut to microseconds,
+-- as explained in events.sql; workflows.sql explains what a query whose name ends in _group takes and returns.
 
 -- name: create_event_subscriptions_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the column that it lacks, and an index that returns the
 -- live rows of a name and key in the order of the queries.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS event_subscriptions (
     id TEXT COLLATE "C" PRIMARY KEY,
     workflow_id TEXT NOT NULL,
@@ -33,7 +32,7 @@ ON event_subscriptions (event_name, event_key, subscribe_as_of, id)
 WHERE NOT terminated;
 
 -- name: create_event_subscription_documents_view()#
--- Subscriptions as the documents that are read, as those of workflows, with the columns that they are looked up by.
+-- Subscriptions as JSON documents, as in workflow_documents, with the columns that they are looked up by.
 -- used by: ensure_store_exists
 -- index: none
 -- keep: the nullif; a host would take 'wfe-sql:terminated' for somebody's token
@@ -65,7 +64,7 @@ FROM event_subscriptions;
 -- Inserts subscriptions.
 -- used by: create_event_subscription
 -- index: none
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
 WITH units AS (
     SELECT unit.*
@@ -95,10 +94,10 @@ FROM created
 INNER JOIN units ON created.id = units.id;
 
 -- name: get_subscriptions(event_name, event_key, as_of, row_limit)
--- The live subscriptions of one name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
+-- The live subscriptions of one name and key as of :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_subscriptions_live
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT document
 FROM event_subscription_documents
 WHERE
@@ -109,11 +108,11 @@ ORDER BY subscribe_as_of, id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
 
 -- name: get_subscriptions_group(units)
--- The live subscriptions of a name and key made up to :as_of, the oldest first; a null :row_limit is no limit.
+-- The live subscriptions of a name and key as of :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_subscriptions
 -- index: idx_subscriptions_live
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: the column unit; it tells which unit a row is for
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT units.unit, found.document
 FROM
     jsonb_to_recordset(:units) AS units (
@@ -147,8 +146,8 @@ WHERE id = :id;
 -- The oldest live subscription of one name and key that nobody holds at :now.
 -- used by: get_first_open_subscription
 -- index: idx_subscriptions_live
--- keep: the conditions that say what is free; two hosts would work on one subscription
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: the conditions for free; two hosts would work on the same subscription
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT document
 FROM event_subscription_documents
 WHERE
@@ -159,12 +158,12 @@ ORDER BY subscribe_as_of, id
 LIMIT 1;
 
 -- name: set_subscription_token(id, token, worker_id, expiry, now)^
--- Takes a live subscription that is free at :now, or renews the same token. Returns 1 when it did, 0 when another holds
--- it or it is terminated, and no row when there is none.
+-- Acquires a live subscription that is free at :now, or renews the same token. Returns 1 if it did, 0 if another token
+-- holds it or it is terminated, and no row if it does not exist.
 -- used by: set_subscription_token
 -- index: event_subscriptions_pkey
--- keep: FOR UPDATE; what is free must still be free when it is written
--- keep: that one statement looks and sets the token; two hosts would hold one subscription
+-- keep: FOR UPDATE; a free subscription must still be free when it is written
+-- keep: that one statement checks and sets the token; two hosts would hold the same subscription
 WITH locked AS (
     SELECT
         id,
@@ -188,10 +187,10 @@ SELECT cast(coalesce(is_free, FALSE) AS INT) AS is_taken
 FROM locked;
 
 -- name: clear_subscription_token(id, token)!
--- Frees a subscription; changes no row when it does not hold this token. A terminated one stays hidden.
+-- Releases a subscription; changes no row if it does not hold this token. A terminated one stays hidden.
 -- used by: clear_subscription_token
 -- index: event_subscriptions_pkey
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE event_subscriptions
 SET
     external_token = CASE WHEN terminated THEN 'wfe-sql:terminated' END,
@@ -203,8 +202,8 @@ WHERE id = :id AND external_token = :token AND external_token <> 'wfe-sql:termin
 -- Ends subscriptions; the rows stay.
 -- used by: terminate_subscription
 -- index: event_subscriptions_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT)
@@ -239,8 +238,7 @@ INNER JOIN event_subscriptions AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_event_subscriptions(ids)
--- Waits for the subscriptions whose ids are in :ids, a JSON array, and holds them until the transaction ends, as
--- lock_workflows.
+-- Locks the subscriptions whose ids are in :ids, a JSON array, until the transaction ends, as lock_workflows does.
 -- used by: terminate_subscription
 -- index: event_subscriptions_pkey
 -- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it

@@ -1,18 +1,17 @@
--- One row for each event from outside.
--- A bound on a time comes as text with nine decimals, for SQLite's sake; timestamptz would round it up to a microsecond
--- that it does not take in, so it is cut to six: the 26 characters before them are date and time.
--- Times before the year 1, -infinity among them, only another program can write, and nobody here can read: polls pass
--- such events over, and check names them.
+-- One row for each external event. A bound on a time is text with nine decimals, as SQLite needs; timestamptz would
+-- round it up past the bound, so it is cut to six decimals, the first 26 characters. Only another program can write
+-- times before the year 1, such as -infinity, and Python cannot read them: polls skip such events, and check reports
+-- them.
 -- A claim is a fresh token, the worker that took it, and when it expires; an event is free when claim_token is null or
 -- claim_expires_at is not after :now. The claim columns are additions to the reference's table.
--- What a query whose name ends in _group takes and returns is said in workflows.sql.
+-- workflows.sql explains what a query whose name ends in _group takes and returns.
 
 -- name: create_events_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and two indexes that return
--- rows in the order of the queries; the poll's holds only unprocessed events.
+-- rows in the order of the queries. The one for polls holds only unprocessed events.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS events (
     id TEXT COLLATE "C" PRIMARY KEY,
     event_name TEXT NOT NULL,
@@ -32,7 +31,7 @@ CREATE INDEX IF NOT EXISTS idx_events_unprocessed ON events (event_time, id)
 WHERE NOT is_processed;
 
 -- name: create_event_documents_view()#
--- Events as the documents that are read, as those of workflows.
+-- Events as JSON documents, as in workflow_documents.
 -- used by: ensure_store_exists
 -- index: none
 CREATE OR REPLACE VIEW event_documents AS
@@ -59,7 +58,7 @@ VALUES (:id, :event_name, :event_key, :event_data, :event_time, :is_processed);
 -- Inserts events.
 -- used by: create_event
 -- index: none
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
 WITH units AS (
     SELECT unit.*
@@ -94,7 +93,7 @@ WHERE id = :id;
 -- Events by id.
 -- used by: get_event
 -- index: events_pkey
--- keep: the column unit; what comes back is dealt to the units by it
+-- keep: the column unit; it tells which unit a row is for
 SELECT units.unit, event.document
 FROM jsonb_to_recordset(:units) AS units (unit INT, id TEXT)
 INNER JOIN event_documents AS event ON units.id = event.id;
@@ -103,7 +102,7 @@ INNER JOIN event_documents AS event ON units.id = event.id;
 -- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
 -- used by: get_runnable_events
 -- index: idx_events_unprocessed
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM events
 WHERE
@@ -113,15 +112,16 @@ ORDER BY event_time, id
 LIMIT :row_limit;
 
 -- name: claim_runnable_events_group(units)
--- Takes free unprocessed events up to :as_at (the same for all units), the oldest first, and deals them to the units in
--- their order; what is free is decided at the earliest :now of them. Rows that another host is writing are left for the
--- next poll. Returned in no order.
+-- Claims free unprocessed events up to :as_at (the same for all units), the oldest first, and distributes them over the
+-- units in order; the earliest :now of the units decides what is free. Skips rows that another host is writing. Returns
+-- them unordered.
 -- used by: claim_runnable_events
 -- index: idx_events_unprocessed, events_pkey
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
--- keep: the conditions that say what is due and free; two hosts would work on one row
--- keep: ORDER BY event_time, id in both places; a limit must take what has waited longest
+-- keep: the column unit; it tells which unit a row is for
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or claim the same
+-- row
+-- keep: the conditions for due and free; two hosts would work on the same row
+-- keep: ORDER BY event_time, id in both places; with a limit, the oldest must come first
 WITH units AS (
     SELECT
         unit.*,
@@ -159,12 +159,12 @@ WHERE events.id = dealt.id
 RETURNING units.unit, events.id, events.event_time;
 
 -- name: renew_event_claim_group(units)
--- Moves on the ends of claims; changes no row where the token does not hold the event.
+-- Extends claims; changes no row if the token does not hold the event.
 -- used by: renew_claim
 -- index: events_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
@@ -199,12 +199,12 @@ INNER JOIN events AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: release_event_claim_group(units)
--- Ends claims; changes no row where the token does not hold the event.
+-- Ends claims; changes no row if the token does not hold the event.
 -- used by: release_claim, claim_runnable_events
 -- index: events_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
@@ -239,10 +239,10 @@ INNER JOIN events AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: check_event_claim(id, token)$
--- Returns 1 where the token holds the event; whoever needs that to stay so holds the row first (lock_events).
+-- Returns 1 if the token holds the event; to keep it so until the transaction ends, lock the row first (lock_events).
 -- used by: unit
 -- index: events_pkey
--- keep: the condition on the token; a host whose claim was lost would write over the work of another
+-- keep: the condition on the token; a host that lost its claim would overwrite the work of another
 SELECT 1 AS is_held
 FROM events
 WHERE id = :id AND claim_token = :token;
@@ -251,7 +251,7 @@ WHERE id = :id AND claim_token = :token;
 -- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
 -- used by: get_events
 -- index: idx_events_name_key_time
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM events
 WHERE
@@ -264,7 +264,7 @@ LIMIT :row_limit;
 -- Ids of the events of one name and key from :since on, the oldest first.
 -- used by: subscribe
 -- index: idx_events_name_key_time
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM events
 WHERE event_name = :event_name AND event_key = :event_key AND event_time >= :since
@@ -272,12 +272,12 @@ ORDER BY event_time, id
 LIMIT :row_limit;
 
 -- name: mark_event_processed_group(units)
--- Takes events out of the poll; changes no row where :claim_token is given and does not hold the event.
+-- Removes events from the poll; changes no row if :claim_token is given and does not hold the event.
 -- used by: mark_event_processed
 -- index: events_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, claim_token TEXT)
@@ -312,11 +312,11 @@ INNER JOIN events AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: mark_event_unprocessed_group(units)
--- Puts events back into the poll.
+-- Returns events to the poll.
 -- used by: mark_event_unprocessed
 -- index: events_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT)
@@ -351,7 +351,7 @@ INNER JOIN events AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_events(ids)
--- Waits for the events whose ids are in :ids, a JSON array, and holds them until the transaction ends, as lock_workflows.
+-- Locks the events whose ids are in :ids, a JSON array, until the transaction ends, as lock_workflows does.
 -- used by: renew_claim, release_claim, mark_event_processed, mark_event_unprocessed
 -- index: events_pkey
 -- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it

@@ -4,7 +4,7 @@
 -- The table of the reference (wfe-postgres 1.11.4), and an index for the errors of one workflow in their order.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_errors (
     id SERIAL PRIMARY KEY,
     error_time TIMESTAMPTZ NOT NULL,
@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS execution_errors (
 CREATE INDEX IF NOT EXISTS idx_execution_errors_workflow_id ON execution_errors (workflow_id, id);
 
 -- name: create_execution_error_documents_view()#
--- Errors as the documents that are read, as those of workflows.
+-- Errors as JSON documents, as in workflow_documents.
 -- used by: ensure_store_exists
 -- index: none
 CREATE OR REPLACE VIEW execution_error_documents AS

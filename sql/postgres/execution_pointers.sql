@@ -4,11 +4,11 @@
 
 -- name: create_execution_pointers_table()#
 -- The table of the reference (wfe-postgres 1.11.4), the column that it lacks, and an index that returns a workflow's
--- pointers in their order. Pointers that are there already get their positions in the order in which they lie; a new
--- table has the column from the start, as Citus adds none with an identity.
+-- pointers in their order. Existing pointers get their positions in the physical order of their rows; a new table has
+-- the column from the start, because Citus cannot add an identity column.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS execution_pointers (
     id TEXT PRIMARY KEY,
     workflow_id TEXT COLLATE "C" NOT NULL REFERENCES workflows (id),
@@ -46,7 +46,7 @@ $$;
 CREATE INDEX IF NOT EXISTS idx_execution_pointers_workflow_id ON execution_pointers (workflow_id, position);
 
 -- name: create_execution_pointer_documents_view()#
--- Pointers as the documents that are read, as those of workflows.
+-- Pointers as JSON documents, as in workflow_documents.
 -- used by: ensure_store_exists
 -- index: none
 CREATE OR REPLACE VIEW execution_pointer_documents AS
@@ -81,14 +81,15 @@ FROM execution_pointers;
 -- The pointers of the workflows whose ids are in :ids, a JSON array; those of one workflow come in list order.
 -- used by: get_workflow_instances
 -- index: idx_execution_pointers_workflow_id
--- keep: ORDER BY position; pointers are in the order of the list that they were stored in
+-- keep: ORDER BY position; pointers come back in list order
 SELECT workflow_id, document
 FROM execution_pointer_documents
 WHERE workflow_id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
 ORDER BY workflow_id, position;
 
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
--- One of the pointers in :ids, a JSON array, that belongs to another workflow than :workflow_id: says why a write failed.
+-- One of the pointers in :ids, a JSON array, that belongs to a workflow other than :workflow_id: tells why a write
+-- failed.
 -- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions
 -- index: execution_pointers_pkey
 SELECT id, workflow_id

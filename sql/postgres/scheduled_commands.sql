@@ -1,13 +1,14 @@
--- One row for each command that is due at a time (execute_time, epoch milliseconds), at most one for a name and data.
--- A claim is a fresh token, the worker that took it, and when it expires; a command is free when claim_token is null or
--- claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's table.
+-- One row for each command that is due at a time (execute_time, epoch milliseconds), at most one for each name and
+-- data. A claim is a fresh token, the worker that took it, and when it expires; a command is free when claim_token is
+-- null or claim_expires_at is not after :now. The claim columns and rescheduled_time are additions to the reference's
+-- table.
 
 -- name: create_scheduled_commands_table()#
 -- The table and index of the reference (wfe-postgres 1.11.4), the columns that it lacks, and an index that returns rows
--- in the order of claim_commands: with the reference's, what is due would be sorted for each claim.
+-- in the order of claim_commands: with the reference's index, each claim would sort everything that is due.
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS scheduled_commands (
     id SERIAL PRIMARY KEY,
     command_name TEXT NOT NULL,
@@ -23,12 +24,13 @@ CREATE INDEX IF NOT EXISTS idx_scheduled_commands_execute_time ON scheduled_comm
 CREATE INDEX IF NOT EXISTS idx_scheduled_commands_due ON scheduled_commands (execute_time, id);
 
 -- name: schedule_command(command_name, data, execute_time)!
--- Inserts a command. Of twins the earliest time wins; while its twin is claimed the time is kept apart, in
--- rescheduled_time, so that the completion of the claim does not lose it. A twin is looked for first: an insert takes a
--- number of 32 bits, also where it meets a conflict. It meets one only where another host inserts a twin meanwhile.
+-- Inserts a command (upsert). If it is already scheduled, the earlier time wins; while it is claimed, the new time goes
+-- to rescheduled_time, so that completing the claim does not lose it. It looks for the command first, because an insert
+-- uses up a 32-bit number even if it conflicts; a conflict is left only if another host inserts the same command
+-- meanwhile.
 -- used by: schedule_command
 -- index: scheduled_commands_command_name_data_key
--- keep: the earlier of two times, and rescheduled_time while there is a claim; a command would come late, or be lost
+-- keep: the earlier of two times, and rescheduled_time while there is a claim; a command would run late, or be lost
 WITH twin AS (
     UPDATE scheduled_commands
     SET
@@ -69,13 +71,14 @@ SELECT id
 FROM inserted;
 
 -- name: claim_commands
--- Takes free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returned in no order.
--- Rows that another host is writing are left for the next call. The document is made of what was claimed, as Citus refuses
--- a function in RETURNING.
+-- Claims free commands that are due at :as_of (epoch ms) and come after (:after_time, :after_id); returns them
+-- unordered. Skips rows that another host is writing. The document is built from the claimed rows, because Citus
+-- rejects a function in RETURNING.
 -- used by: process_commands
 -- index: idx_scheduled_commands_due, scheduled_commands_pkey
--- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
--- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or claim the same
+-- row
+-- keep: the conditions for due and free; two hosts would work on the same row
 -- keep: the comparison with (:after_time, :after_id); a command that fails would be taken again in the same call
 -- keep: MATERIALIZED; a subquery in IN may run once for each row, and each run takes up to :row_limit more
 WITH due AS MATERIALIZED (
@@ -110,11 +113,11 @@ SELECT
 FROM claimed;
 
 -- name: renew_commands(ids, token, expires_at)
--- Moves on the end of the claims on the commands whose ids are in :ids, a JSON array, where the token still holds them,
--- and returns the ids of these, in no order: what is missing is another host's by now, or done.
+-- Extends the claims on the commands whose ids are in :ids, a JSON array, if the token still holds them, and returns
+-- their ids, unordered: any other command now belongs to another host, or is done.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 UPDATE scheduled_commands
 SET claim_expires_at = :expires_at
 WHERE
@@ -123,11 +126,11 @@ WHERE
 RETURNING id;
 
 -- name: reschedule_command(id, token)!
--- Ends the claim of a command that was scheduled again meanwhile: it is due at that time. Runs before complete_command.
+-- Ends the claim of a command that was rescheduled meanwhile: it is due at the new time. Runs before complete_command.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
--- keep: that rescheduled_time becomes the time; a command that was scheduled again would be lost
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
+-- keep: that rescheduled_time becomes the time; a rescheduled command would be lost
 UPDATE scheduled_commands
 SET
     execute_time = rescheduled_time,
@@ -141,7 +144,7 @@ WHERE id = :id AND claim_token = :token AND rescheduled_time IS NOT NULL;
 -- Deletes a command that is done, if the claim still holds it.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 DELETE FROM scheduled_commands
 WHERE id = :id AND claim_token = :token;
 
@@ -149,8 +152,8 @@ WHERE id = :id AND claim_token = :token;
 -- Ends the claim of a command that was not done: it is due again.
 -- used by: process_commands
 -- index: scheduled_commands_pkey
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
--- keep: the earlier of the two times; a command that was scheduled again would come late
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
+-- keep: the earlier of the two times; a rescheduled command would run late
 UPDATE scheduled_commands
 SET
     execute_time = least(execute_time, rescheduled_time),

@@ -1,14 +1,14 @@
--- What a host waits for that has nothing to do.
+-- What an idle host waits for.
 
 -- name: find_next_due(as_at, as_of, now, row_limit)^
--- The first free workflow, event and command that are due; when the next one of each becomes due after that, held or not: a
--- workflow or a command after :as_at (epoch ms), an event after :as_of, which are the same moment; and of each, where none
--- is free, when the first lease ends, of the :row_limit that are longest due.
+-- The first workflow, event and command that are due and free; when the next one of each becomes due, claimed or not: a
+-- workflow or command after :as_at (epoch ms), an event after :as_of, which is the same moment; and for each kind of
+-- which none is free, when the first lease ends among the :row_limit that are longest due.
 -- used by: look
 -- index: idx_workflows_runnable, idx_events_unprocessed, idx_scheduled_commands_due
--- keep: the conditions that say what is due and free; a host would sleep beside work, or be woken for nothing
--- keep: CASE; without it, all that is due would be read for the leases on it
--- keep: each ORDER BY; the index for it holds only what can be due, others may hold all that is done
+-- keep: the conditions for due and free; a host would sleep while there is work, or wake for nothing
+-- keep: CASE; without it, everything due would be read for its leases
+-- keep: each ORDER BY; its index holds only what can be due, others may hold everything that is done
 WITH free AS MATERIALIZED (
     SELECT
         (
@@ -112,14 +112,15 @@ SELECT
 FROM free;
 
 -- name: create_wake_trigger()#
--- Whoever makes something due wakes the hosts that wait, in its own transaction: also the reference, or somebody at the psql
--- prompt. Only where one asked for it, by the lock of ask_for_wake; a commit that notifies waits for all others that do. So
--- the lock is tried, and let go at once: two that try at the same moment only notify where nobody asked. What is claimed
--- wakes nobody. https://www.postgresql.org/docs/current/sql-notify.html
+-- Whoever makes something due notifies the waiting hosts in the same transaction; this includes the reference, and a
+-- person at the psql prompt. It notifies only if a host has asked for it with the lock of ask_for_wake, because commits
+-- that notify wait for each other. The lock is tried and released at once: if two try at the same moment, they notify
+-- although nobody asked, which does no harm. A claimed row wakes nobody.
+-- https://www.postgresql.org/docs/current/sql-notify.html
 -- used by: ensure_store_exists
 -- index: none
--- keep: CASE; the lock would be kept where another statement of the function fails, and be asked for by nobody
--- keep: the channel, what it carries, and the two numbers of the lock; the listener's are the same
+-- keep: CASE; the lock would be kept if another statement of the function failed, and nobody would release it
+-- keep: the channel, its payload, and the two numbers of the lock; the listener uses the same
 CREATE OR REPLACE FUNCTION wake_waiting_hosts() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT (
@@ -147,14 +148,15 @@ FOR EACH ROW WHEN (new.claim_token IS NULL)
 EXECUTE FUNCTION wake_waiting_hosts();
 
 -- name: listen()!
--- Has this connection hear of what makes something due in any store of the database; which store it is, is what the
--- notification carries. https://www.postgresql.org/docs/current/sql-listen.html
+-- Subscribes this connection to notifications from every store of the database; their payload is the store's schema.
+-- https://www.postgresql.org/docs/current/sql-listen.html
 -- used by: ask
 -- index: none
 LISTEN wfe_sql;
 
 -- name: get_reason_not_to_listen()$
--- Why nothing would be heard here, if so. Triggers of Citus run on workers, whose notifications do not come here.
+-- Why no notification would arrive here, or null. With Citus, triggers run on workers, whose notifications do not
+-- arrive.
 -- used by: ask
 -- scan: the catalog, a few rows
 SELECT
@@ -181,13 +183,13 @@ SELECT
     END AS reason;
 
 -- name: ask_for_wake()^
--- Asks those who make something due to say so, until end_wake or the connection ends; any number may ask. Returns the number
--- of this transaction: those that may have looked before whether anybody asks have lower ones.
+-- Asks the triggers to notify, until end_wake or the end of the connection; any number of hosts may ask. Returns the id
+-- of this transaction: a transaction that may have tried the lock before it was taken has a lower one.
 -- https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 -- used by: ask
 -- index: none
--- keep: the two numbers of the lock; the trigger's are the same
--- keep: the lock before the number; one who begins to write in between would not notify, and not be waited for
+-- keep: the two numbers of the lock; the trigger uses the same
+-- keep: the lock before the id; a transaction that begins to write in between would neither notify nor be waited for
 SELECT
     pg_advisory_lock_shared(
         hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])
@@ -195,17 +197,17 @@ SELECT
     cast(pg_current_xact_id() AS TEXT) AS horizon;
 
 -- name: end_wake()$
--- Asks no more.
+-- Withdraws the request of ask_for_wake.
 -- used by: rest
 -- index: none
--- keep: the two numbers of the lock; those of ask_for_wake are the same
+-- keep: the two numbers of the lock; ask_for_wake uses the same
 SELECT
     pg_advisory_unlock_shared(
         hashtext('wfe_sql waits'), hashtext((parse_ident(current_setting('search_path'), FALSE))[1])
     ) AS ended;
 
 -- name: have_writers_ended(horizon)$
--- Whether all transactions have ended whose number is below :horizon.
+-- Whether all transactions with an id below :horizon have ended.
 -- https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
 -- used by: ask
 -- index: none

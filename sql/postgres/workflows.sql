@@ -2,26 +2,25 @@
 -- A claim is a fresh token, the worker that took it, and when it expires; a workflow is free when claim_token is null or
 -- claim_expires_at is not after :now. The revision is raised by every change. These columns are additions to the
 -- reference's table.
--- A query whose name ends in _group takes :units, a JSON array of the units of work that wait: each has its number as
--- "unit", the parameters of the query that the group is named after (see the same file of SQLite), and under their names
--- the parameters of the unit's other queries, in lists. It returns a row, or rows, for each unit that found its row.
--- One that changes rows waits for none of them: a row that somebody else holds is passed over, and its unit comes back
--- with null in place of a result. It runs again by itself, after the statement that waits for that row (lock_workflows).
--- Some kinds of units have a plain query for one that waits alone, because a set of one costs more: of the name in SQLite,
--- or with _alone where SQLite has several.
+-- A query whose name ends in _group takes :units, a JSON array of the waiting units: each has its number as "unit", the
+-- parameters of the query that the group is named after (see the same file of SQLite), and the parameters of the unit's
+-- other queries as lists under the names of these. It returns rows for each unit that found its row. A query that
+-- changes rows does not wait for locks: it skips a row that somebody else holds, and the unit comes back with null
+-- instead of a result. That unit then runs by itself, after a statement that waits for the row (lock_workflows). Some
+-- kinds of units have a plain query for a unit that waits alone, because a set of one costs more: it has the name of
+-- the one in SQLite, or ends in _alone if SQLite has several.
 
 -- name: create_workflows_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and three more indexes. The
--- poll's is partial: it holds only what can be polled, so a million finished workflows cost it nothing. What purging looks
--- for holds only finished workflows, so that no running one is ever written to it. Listing needs the third; create_time
--- never changes, so only creation writes it.
--- Ids are kept in the order of their bytes, here and in the other tables: it is the order in which pages of a dump come,
--- whatever the database's own order of text is (collate_ids_bytewise).
--- Hosts of the reference that run while this changes a table of theirs must be started again: their kept plans of
--- SELECT * fail from then on ("cached plan must not change result type").
+-- index for polls is partial: it holds only Runnable workflows, so a million finished ones cost nothing. The index for
+-- purges holds only finished workflows, so that running ones never write to it. The third is for listing; create_time
+-- never changes, so only creation writes to it. Ids are sorted by their bytes, here and in the other tables: pages of a
+-- dump come in this order, whatever the database's own collation is (collate_ids_bytewise). Hosts of the reference that
+-- are running while this changes one of their tables must be restarted: their cached plans of SELECT * then fail
+-- ("cached plan must not change result type").
 -- used by: ensure_store_exists
 -- index: none
--- keep: each index; that one is missing shows only in plans and in `wfe-sql check`
+-- keep: each index; a missing one shows only in plans and in `wfe-sql check`
 CREATE TABLE IF NOT EXISTS workflows (
     id TEXT COLLATE "C" PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -61,7 +60,7 @@ CREATE INDEX IF NOT EXISTS idx_workflows_root ON workflows (root_workflow_id, cr
 WHERE root_workflow_id IS NOT NULL;
 
 -- name: name_workflows_without_name()#
--- Brings a table up to date that is from before names existed: each workflow is named by its id.
+-- Upgrades a table from before workflows had names: each gets its id as its name.
 -- used by: ensure_store_exists
 -- scan: every row is changed
 DO $$
@@ -84,11 +83,11 @@ END
 $$;
 
 -- name: create_workflows_revision_trigger()#
--- Raises the revision for programs that do not know of it: the reference, or somebody at the psql prompt. Taking a claim
--- is no change. https://www.postgresql.org/docs/current/sql-createtrigger.html
+-- Raises the revision for programs that do not know it: the reference, or a person at the psql prompt. Claiming is not
+-- a change. https://www.postgresql.org/docs/current/sql-createtrigger.html
 -- used by: ensure_store_exists
 -- index: none
--- keep: that each change raises the revision; a host would write over what another program changed
+-- keep: that each change raises the revision; a host would overwrite what another program changed
 CREATE OR REPLACE FUNCTION raise_workflows_revision() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
     new.revision = old.revision + 1;
@@ -104,8 +103,8 @@ FOR EACH ROW WHEN (new.revision = old.revision)
 EXECUTE FUNCTION raise_workflows_revision();
 
 -- name: create_workflow_documents_view()#
--- Workflows as the documents that are read: JSON with the names of the model's fields. Where the store has the view, it is
--- replaced only when it lacks a key, for that of a later version has more.
+-- Workflows as JSON documents with the names of the model's fields. An existing view is replaced only if it lacks a
+-- key, because the view of a later version has more.
 -- used by: ensure_store_exists
 -- index: none
 CREATE OR REPLACE VIEW workflow_documents AS
@@ -134,9 +133,9 @@ FROM workflows;
 -- Inserts workflows with their pointers in list order; an empty name becomes the id.
 -- used by: create_new_workflow
 -- index: none
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
--- keep: ORDER BY units.unit, listed.place; pointers get their positions in it
+-- keep: ORDER BY units.unit, listed.place; pointers get their positions in this order
 WITH units AS (
     SELECT unit.*
     FROM
@@ -189,19 +188,131 @@ SELECT units.unit
 FROM created
 INNER JOIN units ON created.id = units.id;
 
+-- name: create_numbered_workflow_group(units)
+-- Inserts workflows with their pointers in list order, draws their numbers as next_definition_sequence_group does, and
+-- returns their names: the definition and the number.
+-- used by: create_numbered_workflow
+-- index: definition_sequences_pkey
+-- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
+-- keep: ORDER BY named.unit, listed.place; pointers get their positions in it
+-- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
+-- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
+WITH units AS (
+    SELECT
+        unit.*,
+        row_number() OVER (PARTITION BY unit.definition_id ORDER BY unit.unit) AS place
+    FROM
+        jsonb_to_recordset(:units) AS unit (
+            unit INT, id TEXT, root_workflow_id TEXT, definition_id TEXT, version INT, description TEXT,
+            reference TEXT, status TEXT, data TEXT, next_execution BIGINT, create_time TIMESTAMPTZ,
+            complete_time TIMESTAMPTZ, insert_execution_pointers JSONB
+        )
+),
+
+wanted AS (
+    SELECT
+        definition_id,
+        count(*) AS numbers
+    FROM units
+    GROUP BY definition_id
+),
+
+locked AS (
+    SELECT definition_id
+    FROM definition_sequences
+    WHERE definition_id = any(array(SELECT wanted.definition_id FROM wanted))
+    FOR UPDATE SKIP LOCKED
+),
+
+held AS (
+    SELECT definition_id
+    FROM definition_sequences
+    WHERE
+        definition_id = any(array(SELECT wanted.definition_id FROM wanted))
+        AND definition_id NOT IN (SELECT locked.definition_id FROM locked)
+),
+
+raised AS (
+    INSERT INTO definition_sequences (definition_id, next_num)
+    SELECT definition_id, numbers
+    FROM wanted
+    WHERE definition_id NOT IN (SELECT held.definition_id FROM held)
+    ORDER BY definition_id
+    ON CONFLICT (definition_id) DO UPDATE
+        SET next_num = definition_sequences.next_num + excluded.next_num
+        WHERE definition_sequences.next_num <= 9223372036854775807 - excluded.next_num
+    RETURNING definition_id, next_num
+),
+
+named AS (
+    SELECT
+        units.*,
+        concat(units.definition_id, '-', raised.next_num - wanted.numbers + units.place) AS name
+    FROM units
+    INNER JOIN wanted ON units.definition_id = wanted.definition_id
+    INNER JOIN raised ON wanted.definition_id = raised.definition_id
+),
+
+created AS (
+    INSERT INTO workflows (
+        id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+        create_time, complete_time
+    )
+    SELECT
+        id, name, root_workflow_id, definition_id, version, description, reference,
+        status, cast(data AS JSONB), next_execution, create_time, complete_time
+    FROM named
+    ORDER BY id
+    RETURNING id
+),
+
+inserted AS (
+    INSERT INTO execution_pointers (
+        id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
+        event_key, event_published, event_data, step_name, retry_count, children, context_item, predecessor_id,
+        outcome, scope, extension_attributes
+    )
+    SELECT
+        pointer.id, pointer.workflow_id, pointer.step_id, pointer.active, pointer.status, pointer.sleep_until,
+        cast(pointer.persistence_data AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
+        pointer.event_key, pointer.event_published, cast(pointer.event_data AS JSONB), pointer.step_name,
+        pointer.retry_count, cast(pointer.children AS JSONB), cast(pointer.context_item AS JSONB),
+        pointer.predecessor_id, cast(pointer.outcome AS JSONB), cast(pointer.scope AS JSONB),
+        cast(pointer.extension_attributes AS JSONB)
+    FROM named
+    CROSS JOIN LATERAL jsonb_array_elements(named.insert_execution_pointers) WITH ORDINALITY AS listed (item, place)
+    CROSS JOIN
+        LATERAL jsonb_to_record(listed.item) AS pointer (
+            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
+            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
+            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
+            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
+        )
+    ORDER BY named.unit, listed.place
+)
+
+SELECT named.unit, named.name
+FROM created
+INNER JOIN named ON created.id = named.id
+UNION ALL
+SELECT units.unit, NULL AS name
+FROM units
+INNER JOIN held ON units.definition_id = held.definition_id;
+
 -- name: persist_workflow_group(units)
--- Overwrites workflows, all but their create_time, with those of their pointers that changed, and returns each one's new
--- revision and its create_time; an empty name leaves the stored one. A workflow is left alone when :claim_token is given and
--- does not hold it, or :expected_revision is given and it has another one, or another create_time: it was deleted and made
--- again. One that somebody else holds, or changed since this statement began, comes back with a null revision, and nothing
--- of it is written: what the statement sees of its pointers is from before that change.
--- Pointers are written by two statements that differ in one column, as Citus refuses a subquery in DO UPDATE SET.
+-- Overwrites workflows except their create_time, with those of their pointers that changed, and returns the new
+-- revision and the create_time of each; an empty name keeps the stored one. Changes no row if :claim_token is given and
+-- does not hold it, or :expected_revision is given and differs, as does :expected_create_time if the workflow was
+-- deleted and created again. A workflow that somebody else holds, or changed since this statement began, comes back
+-- with a null revision and is not written at all, because this statement sees its pointers as they were before.
+-- Pointers are written by two statements that differ in one column, because Citus rejects a subquery in DO UPDATE SET.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
--- keep: ORDER BY unit, place; pointers get their positions in it
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: the conditions on claim_token, revision and create_time; a late host would overwrite the work of another
+-- keep: ORDER BY unit, place; pointers get their positions in this order
 WITH units AS (
     SELECT unit.*
     FROM
@@ -306,8 +417,8 @@ deleted AS (
     WHERE execution_pointers.id = gone.id AND execution_pointers.workflow_id = gone.workflow_id
 ),
 
--- What one statement deleted it cannot insert again, so pointers that are all written anew overwrite those that are there
--- and get a new place. A pointer of another workflow would have no workflow: NOT NULL refuses it.
+-- A statement cannot insert again what it deleted, so pointers that are all rewritten overwrite the existing ones and
+-- get new positions. A pointer of another workflow would get no workflow_id, which NOT NULL rejects.
 rewritten AS (
     INSERT INTO execution_pointers (
         id, workflow_id, step_id, active, status, sleep_until, persistence_data, start_time, end_time, event_name,
@@ -415,8 +526,8 @@ INNER JOIN seen ON units.id = seen.id
 WHERE (seen.id, seen.revision) NOT IN (SELECT locked.id, locked.revision FROM locked);
 
 -- name: lock_workflows(ids)
--- Waits for the workflows whose ids are in :ids, a JSON array, and holds them until the transaction ends, so that the next
--- statement sees what was changed before.
+-- Locks the workflows whose ids are in :ids, a JSON array, until the transaction ends, so that the next statement sees
+-- the changes of others that it waited for.
 -- used by: persist_workflow, persist_workflow_with_subscriptions, renew_claim, release_claim
 -- index: workflows_pkey
 -- keep: ORDER BY id FOR UPDATE, before anything is written; two hosts deadlock without it
@@ -427,8 +538,8 @@ ORDER BY id
 FOR UPDATE;
 
 -- name: get_workflow_guards(id, expected_create_time)^
--- What a guarded write is held against: says why one changed no row. A workflow with another create_time than
--- :expected_create_time was deleted and made again.
+-- The values that guard a write, to explain why one changed no row. A workflow whose create_time is not
+-- :expected_create_time was deleted and created again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey
 SELECT claim_token, revision, create_time = :expected_create_time AS is_same_life
@@ -439,7 +550,7 @@ WHERE id = :id;
 -- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
 -- used by: get_runnable_instances
 -- index: idx_workflows_runnable
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM workflows
 WHERE status = 'Runnable' AND next_execution <= :as_at
@@ -447,15 +558,16 @@ ORDER BY next_execution, id
 LIMIT :row_limit;
 
 -- name: claim_runnable_instances_group(units)
--- Takes free workflows that are due at :as_at (epoch ms, the same for all units), the longest due first, and deals them
--- to the units in their order; what is free is decided at the earliest :now of them. Rows that another host is writing
--- are left for the next poll. Returned in no order.
+-- Claims free workflows that are due at :as_at (epoch ms, the same for all units), the longest due first, and
+-- distributes them over the units in order; the earliest :now of the units decides what is free. Skips rows that
+-- another host is writing. Returns them unordered.
 -- used by: claim_runnable_instances
 -- index: idx_workflows_runnable, workflows_pkey
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
--- keep: the conditions that say what is due and free; two hosts would work on one row
--- keep: ORDER BY next_execution, id in both places; a limit must take what has waited longest
+-- keep: the column unit; it tells which unit a row is for
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or claim the same
+-- row
+-- keep: the conditions for due and free; two hosts would work on the same row
+-- keep: ORDER BY next_execution, id in both places; with a limit, the longest due must come first
 WITH units AS (
     SELECT
         unit.*,
@@ -492,13 +604,79 @@ INNER JOIN units ON dealt.place > units.last_place - units.row_limit AND dealt.p
 WHERE workflows.id = dealt.id
 RETURNING units.unit, workflows.id, workflows.next_execution;
 
+-- name: claim_and_load_instances_group(units)
+-- Takes what claim_runnable_instances_group does, and returns the workflows themselves, each with its pointers in list order.
+-- One that another host changed since the statement began comes without its document: the pointers seen here are not those
+-- that belong to it. Returned in no order.
+-- used by: claim_and_load_instances
+-- index: idx_workflows_runnable, workflows_pkey, idx_execution_pointers_workflow_id
+-- keep: the column unit; what comes back is dealt to the units by it
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY next_execution, id in both places; a limit must take what has waited longest
+-- keep: that the revisions are compared; a step that was stored as done would run again
+-- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+WITH units AS (
+    SELECT
+        unit.*,
+        sum(unit.row_limit) OVER (ORDER BY unit.unit) AS last_place
+    FROM
+        jsonb_to_recordset(:units) AS unit (
+            unit INT, as_at BIGINT, now TIMESTAMPTZ, token TEXT, worker_id TEXT, expires_at TIMESTAMPTZ,
+            row_limit BIGINT
+        )
+),
+
+due AS (
+    SELECT id, next_execution
+    FROM workflows
+    WHERE
+        status = 'Runnable' AND next_execution <= (SELECT min(units.as_at) FROM units)
+        AND (claim_token IS NULL OR claim_expires_at <= (SELECT min(units.now) FROM units))
+    ORDER BY next_execution, id
+    LIMIT (SELECT sum(units.row_limit) FROM units)
+    FOR UPDATE SKIP LOCKED
+),
+
+dealt AS (
+    SELECT
+        id, next_execution,
+        row_number() OVER (ORDER BY next_execution, id) AS place
+    FROM due
+),
+
+claimed AS (
+    UPDATE workflows
+    SET claim_token = units.token, claim_worker_id = units.worker_id, claim_expires_at = units.expires_at
+    FROM dealt
+    INNER JOIN units ON dealt.place > units.last_place - units.row_limit AND dealt.place <= units.last_place
+    WHERE workflows.id = dealt.id
+    RETURNING units.unit, workflows.id, workflows.next_execution, workflows.revision
+)
+
+SELECT
+    claimed.unit,
+    claimed.id,
+    claimed.next_execution,
+    stored.document,
+    stored.revision,
+    to_json(stored.create_time) #>> '{}' AS create_time,
+    array(
+        SELECT pointer.document
+        FROM execution_pointer_documents AS pointer
+        WHERE pointer.workflow_id = claimed.id
+        ORDER BY pointer.position
+    ) AS pointers
+FROM claimed
+LEFT JOIN workflow_documents AS stored ON claimed.id = stored.id AND claimed.revision = stored.revision;
+
 -- name: renew_workflow_claim_group(units)
--- Moves on the ends of claims; changes no row where the token does not hold the workflow.
+-- Extends claims; changes no row if the token does not hold the workflow.
 -- used by: renew_claim
 -- index: workflows_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT, expires_at TIMESTAMPTZ)
@@ -533,12 +711,12 @@ INNER JOIN workflows AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: release_workflow_claim_group(units)
--- Ends claims; changes no row where the token does not hold the workflow.
+-- Ends claims; changes no row if the token does not hold the workflow.
 -- used by: release_claim, claim_runnable_instances
 -- index: workflows_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: the condition on the token; a host whose claim was lost would undo what the next one does
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: the condition on the token; a host that lost its claim would undo the work of the next one
 WITH units AS (
     SELECT unit.*
     FROM jsonb_to_recordset(:units) AS unit (unit INT, id TEXT, token TEXT)
@@ -573,10 +751,11 @@ INNER JOIN workflows AS stored ON units.id = stored.id
 WHERE stored.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: check_workflow_claim(id, token)$
--- Returns 1 where the token holds the workflow; whoever needs that to stay so holds the row first (lock_workflows).
+-- Returns 1 if the token holds the workflow; to keep it so until the transaction ends, lock the row first
+-- (lock_workflows).
 -- used by: unit
 -- index: workflows_pkey
--- keep: the condition on the token; a host whose claim was lost would write over the work of another
+-- keep: the condition on the token; a host that lost its claim would overwrite the work of another
 SELECT 1 AS is_held
 FROM workflows
 WHERE id = :id AND claim_token = :token;
@@ -585,7 +764,7 @@ WHERE id = :id AND claim_token = :token;
 -- One workflow by id, with its pointers in list order.
 -- used by: get_workflow_instance
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
--- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+-- keep: ORDER BY pointer.position; pointers come back in list order
 SELECT
     workflow.document,
     workflow.revision,
@@ -603,8 +782,8 @@ WHERE workflow.id = :id;
 -- Workflows by id, each with its pointers in list order.
 -- used by: get_workflow_instance
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+-- keep: the column unit; it tells which unit a row is for
+-- keep: ORDER BY pointer.position; pointers come back in list order
 SELECT
     units.unit,
     workflow.document,
@@ -623,8 +802,8 @@ INNER JOIN workflow_documents AS workflow ON units.id = workflow.id;
 -- Workflows by their unique names, each with its pointers in list order.
 -- used by: get_workflow_instance_by_name
 -- index: workflows_name_key, idx_execution_pointers_workflow_id
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+-- keep: the column unit; it tells which unit a row is for
+-- keep: ORDER BY pointer.position; pointers come back in list order
 SELECT
     units.unit,
     workflow.document,
@@ -640,7 +819,7 @@ FROM jsonb_to_recordset(:units) AS units (unit INT, name TEXT)
 INNER JOIN workflow_documents AS workflow ON units.name = workflow.name;
 
 -- name: get_workflow_instances(ids)
--- The workflows whose ids are in :ids, a JSON array; in no order, the caller has the order.
+-- The workflows whose ids are in :ids, a JSON array; unordered, as the caller sorts them.
 -- used by: get_workflow_instances
 -- index: workflows_pkey
 SELECT

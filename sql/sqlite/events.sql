@@ -131,7 +131,7 @@ WHERE id = :id AND claim_token = :token;
 -- Returns 1 where the token holds the event, which stays so until the transaction ends: no other connection writes.
 -- used by: unit
 -- index: sqlite_autoindex_events_1
--- keep: the condition on the token; a host whose claim was lost would write over the work of another
+-- keep: the condition on the token; a host that lost its claim would overwrite the work of another
 SELECT 1 AS is_held
 FROM events
 WHERE id = :id AND claim_token = :token;
@@ -151,7 +151,7 @@ LIMIT coalesce(:row_limit, -1);
 -- Ids of the events of one name and key from :since on, the oldest first.
 -- used by: subscribe
 -- index: idx_events_name_key_time
--- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
 SELECT id
 FROM events
 WHERE event_name = :event_name AND event_key = :event_key AND event_time >= :since

@@ -172,6 +172,25 @@ FROM execution_pointer_documents
 WHERE workflow_id IN (SELECT value FROM json_each(:ids))
 ORDER BY workflow_id, place;
 
+-- name: get_claimed_execution_pointers(as_at, token, row_limit)
+-- The pointers of the workflows that claim_and_load_instances has just taken with :token; those of one workflow come in list
+-- order.
+-- used by: claim_and_load_instances
+-- index: idx_workflows_runnable, idx_execution_pointers_workflow_id
+-- keep: the condition on claim_token; a host would get the pointers of what another host took
+-- keep: ORDER BY place; pointers are in the order of the list that they were stored in
+SELECT workflow_id, document
+FROM execution_pointer_documents
+WHERE
+    workflow_id IN (
+        SELECT id
+        FROM workflows
+        WHERE status = 'Runnable' AND next_execution <= :as_at AND claim_token = :token
+        ORDER BY next_execution, id
+        LIMIT :row_limit
+    )
+ORDER BY workflow_id, place;
+
 -- name: find_execution_pointer_of_another_workflow(ids, workflow_id)^
 -- One of the pointers in :ids, a JSON array, that belongs to a workflow other than :workflow_id: tells why an insert failed.
 -- used by: create_new_workflow, persist_workflow, persist_workflow_with_subscriptions

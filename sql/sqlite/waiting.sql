@@ -1,14 +1,14 @@
--- What a host waits for that has nothing to do.
+-- What an idle host waits for.
 
 -- name: find_next_due(as_at, as_of, now, row_limit)^
--- The first free workflow, event and command that are due; when the next one of each becomes due after that, held or not: a
--- workflow or a command after :as_at (epoch ms), an event after :as_of, which are the same moment; and of each, where none
--- is free, when the first lease ends, of the :row_limit that are longest due.
+-- The first workflow, event and command that are due and free; when the next one of each becomes due, claimed or not: a
+-- workflow or command after :as_at (epoch ms), an event after :as_of, which is the same moment; and for each kind of
+-- which none is free, when the first lease ends among the :row_limit that are longest due.
 -- used by: look
 -- index: idx_workflows_runnable, idx_events_unprocessed, idx_scheduled_commands_execute_time
--- keep: the conditions that say what is due and free; a host would sleep beside work, or be woken for nothing
--- keep: CASE; without it, all that is due would be read for the leases on it
--- keep: each ORDER BY; without it, what is found is not the first
+-- keep: the conditions for due and free; a host would sleep while there is work, or wake for nothing
+-- keep: CASE; without it, everything due would be read for its leases
+-- keep: each ORDER BY; without it, the row found is not the first
 WITH free AS MATERIALIZED (
     SELECT
         (
@@ -107,8 +107,8 @@ SELECT
 FROM free;
 
 -- name: get_data_version()$
--- A number that is another one once any other connection, of any process, has changed the file; no lock is left, and
--- nothing is written. https://sqlite.org/pragma.html#pragma_data_version
+-- A number that differs once any other connection, of any process, has changed the file. Leaves no lock and writes
+-- nothing. https://sqlite.org/pragma.html#pragma_data_version
 -- used by: ask
 -- index: none
 PRAGMA data_version;

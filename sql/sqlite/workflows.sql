@@ -157,6 +157,30 @@ VALUES (
     :reference, :status, :data, :next_execution, :create_time, :complete_time
 );
 
+-- name: create_numbered_workflow$
+-- Inserts a workflow whose name is its definition and the number after the last one that was given out, and returns the
+-- name. next_definition_sequence follows in the same transaction and gives the number out.
+-- used by: create_numbered_workflow
+-- index: sqlite_autoindex_definition_sequences_1, idx_execution_pointers_workflow_id
+-- keep: a plain INSERT; an id or a name that is taken must be an error
+INSERT INTO workflows (
+    id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
+    create_time, complete_time
+)
+VALUES (
+    :id,
+    :definition_id || '-' || (
+        1 + coalesce((
+            SELECT next_num
+            FROM definition_sequences
+            WHERE definition_id = :definition_id
+        ), 0)
+    ),
+    :root_workflow_id, :definition_id, :version, :description, :reference, :status, :data, :next_execution,
+    :create_time, :complete_time
+)
+RETURNING name;
+
 -- name: persist_workflow^
 -- Overwrites a workflow except its create_time, and returns its new revision and create_time; an empty name keeps the
 -- stored one.
@@ -164,7 +188,7 @@ VALUES (
 -- :expected_create_time if the workflow was deleted and created again.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
--- keep: the conditions on claim_token, revision and create_time; a late host would write over the work of another
+-- keep: the conditions on claim_token, revision and create_time; a late host would overwrite the work of another
 -- keep: that the revision is raised, and returned; the next write of this host is held against it
 UPDATE workflows
 SET
@@ -239,6 +263,35 @@ WHERE
     )
 RETURNING id, next_execution;
 
+-- name: claim_and_load_instances(as_at, now, token, worker_id, expires_at, row_limit)
+-- Takes what claim_runnable_instances does, and returns the workflows themselves; in no order.
+-- used by: claim_and_load_instances
+-- index: idx_workflows_runnable, sqlite_autoindex_workflows_1
+-- keep: the conditions that say what is due and free; two hosts would work on one row
+-- keep: ORDER BY; with a limit, what is oldest must come first, or it never comes
+UPDATE workflows
+SET claim_token = :token, claim_worker_id = :worker_id, claim_expires_at = :expires_at
+WHERE
+    id IN (
+        SELECT id
+        FROM workflows
+        WHERE
+            status = 'Runnable' AND next_execution <= :as_at
+            AND (claim_token IS NULL OR claim_expires_at <= :now)
+        ORDER BY next_execution, id
+        LIMIT :row_limit
+    )
+RETURNING
+    id,
+    next_execution,
+    (
+        SELECT stored.document
+        FROM workflow_documents AS stored
+        WHERE stored.id = workflows.id
+    ) AS document,
+    revision,
+    create_time;
+
 -- name: renew_workflow_claim(id, token, expires_at)!
 -- Extends a claim; changes no row if the token does not hold the workflow.
 -- used by: renew_claim
@@ -261,7 +314,7 @@ WHERE id = :id AND claim_token = :token;
 -- Returns 1 where the token holds the workflow, which stays so until the transaction ends: no other connection writes.
 -- used by: unit
 -- index: sqlite_autoindex_workflows_1
--- keep: the condition on the token; a host whose claim was lost would write over the work of another
+-- keep: the condition on the token; a host that lost its claim would overwrite the work of another
 SELECT 1 AS is_held
 FROM workflows
 WHERE id = :id AND claim_token = :token;

@@ -49,6 +49,7 @@ from wfe_sql.models import (
     EventSubscription,
     ExecutionError,
     ExecutionPointer,
+    Held,
     PointerStatus,
     Ran,
     ScheduledCommand,
@@ -58,12 +59,15 @@ from wfe_sql.models import (
     WorkflowStatus,
     utc_now,
 )
+from wfe_sql.operations.hosting import Hosting
 from wfe_sql.operations.waiting import poll_for_work
 from wfe_sql.repositories import (
+    Change,
     ClaimRepository,
     CommandHandler,
     EventRepository,
     ExecutionErrorRepository,
+    HostingRepository,
     PersistenceProvider,
     ScheduledCommandRepository,
     SubscriptionRepository,
@@ -77,6 +81,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Backlog",
+    "Change",
     "Claim",
     "ClaimKind",
     "ClaimLostError",
@@ -97,6 +102,9 @@ __all__ = [
     "ExecutionPointer",
     "Finding",
     "FindingKind",
+    "Held",
+    "Hosting",
+    "HostingRepository",
     "MaintenanceRepository",
     "Page",
     "PersistenceProvider",

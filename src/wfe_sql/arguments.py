@@ -25,7 +25,7 @@ def listed(name: str, kind: type[_T], values: Iterable[_T]) -> list[_T]:
         SerializationError: It is not a list, and cannot be made one.
     """
     if not isinstance(values, Iterable) or isinstance(values, str | bytes):
-        raise SerializationError(f"{name} must be a list of {kind.__name__}, not {type(values).__name__}")
+        raise SerializationError(f"{name} must be a list of {kind.__name__}, not {type(values).__name__}", field=name)
     return list(values)
 
 
@@ -38,7 +38,7 @@ def encode_argument(name: str, codec: Codec, value: Any) -> Any:
     try:
         return codec.encode(value)
     except ValueError as error:
-        raise SerializationError(f"{name} {error}") from error
+        raise SerializationError(f"{name} {error}", field=name) from error
 
 
 def encode_key(name: str, value: str) -> Any:
@@ -64,7 +64,7 @@ def encode_count(name: str, count: int, *, at_most: int | None = None) -> int:
     number = int(encode_argument(name, INTEGER, count))
     if number < 1 or (at_most is not None and number > at_most):
         range_ = "at least 1" if at_most is None else f"from 1 to {at_most:,}"
-        raise SerializationError(f"{name} must be {range_}, not {number}")
+        raise SerializationError(f"{name} must be {range_}, not {number}", field=name)
     return number
 
 
@@ -88,7 +88,7 @@ def to_utc(name: str, value: datetime) -> datetime:
     try:
         return utc_of(value)
     except ValueError as error:
-        raise SerializationError(f"{name} {error}") from error
+        raise SerializationError(f"{name} {error}", field=name) from error
 
 
 def encode_bound(name: str, value: datetime) -> str:

@@ -16,8 +16,8 @@ UNPARSED = "\0unparsed JSON: "
 """The prefix of a string in a document that is the unparsable text of a JSON column."""
 
 
-def find_damage(document: Document, types: Mapping[str, Any], row_id: Any) -> tuple[str, str] | None:
-    """Return the first field of a document that cannot be read, and a text with the id and the reason; or None.
+def find_damage(document: Document, types: Mapping[str, Any], row_id: Any) -> tuple[str, Any, Exception] | None:
+    """Return the first field of a document that cannot be read, the row's id and the reason; or None.
 
     Args:
         document: The document.
@@ -30,8 +30,7 @@ def find_damage(document: Document, types: Mapping[str, Any], row_id: Any) -> tu
         try:
             _check_value(values[field], kind)
         except (ValueError, RecursionError) as error:
-            id_ = values["id"] if row_id is None else row_id
-            return field, f"of id {id_!r} cannot be read: {error}"
+            return field, values["id"] if row_id is None else row_id, error
     return None
 
 

@@ -26,11 +26,12 @@ def time_after(now: datetime, name: str, length: timedelta) -> datetime:
     """
     check_duration(name, length)
     if length <= timedelta(0):
-        raise SerializationError(f"{name} must be above zero, not {length}")
+        raise SerializationError(f"{name} must be above zero, not {length}", field=name)
     try:
         return now + length
     except OverflowError as error:
-        raise SerializationError(f"{name} is too long: it would end after the year 9999: {length}") from error
+        message = f"{name} is too long: it would end after the year 9999: {length}"
+        raise SerializationError(message, field=name) from error
 
 
 def time_before(now: datetime, name: str, length: timedelta) -> datetime:
@@ -41,8 +42,8 @@ def time_before(now: datetime, name: str, length: timedelta) -> datetime:
     """
     check_duration(name, length)
     if length < timedelta(0):
-        raise SerializationError(f"{name} must not be negative: {length}")
+        raise SerializationError(f"{name} must not be negative: {length}", field=name)
     try:
         return now - length
     except OverflowError as error:
-        raise SerializationError(f"{name} is too far in the past: {length}") from error
+        raise SerializationError(f"{name} is too far in the past: {length}", field=name) from error

@@ -1,7 +1,7 @@
 """What a workflow engine stores, as plain dataclasses.
 
-Field names, their order and their defaults are those of the Rust crate `wfe-core`. All are made with keywords, can be
-changed in place, and compare by their fields. Times are aware `datetime`s; what is read back is in UTC, to the
+Field names, their order and their defaults are those of the Rust crate `wfe-core`. All are built with keywords, are
+mutable, and compare by their fields. Times are aware `datetime`s; what is read back is in UTC, to the
 microsecond. A field of type `Any` holds JSON: None, bool, int, float, str, list, and dict with string keys.
 """
 
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 
 class WorkflowStatus(StrEnum):
-    """Where a workflow stands. Only a `Runnable` one is polled.
+    """The status of a workflow. Only a `Runnable` one is polled.
 
-    `Suspended` rests until somebody sets it to `Runnable` again; `Complete` and `Terminated` are finished, and may be
-    purged. The engine or an operator changes the status; the store only polls by it.
+    `Suspended` pauses it until somebody sets it to `Runnable` again; `Complete` and `Terminated` are final, and may be
+    purged. The engine or an operator changes the status; the store only uses it for polls.
     """
 
     Runnable = "Runnable"
@@ -29,19 +29,19 @@ class WorkflowStatus(StrEnum):
 
 
 class PointerStatus(StrEnum):
-    """Where a step of a workflow stands. The engine sets it; the store keeps the word and does nothing by it.
+    """The status of a step. The engine sets it; the store only keeps it.
 
     Attributes:
-        Pending: Not begun.
-        Running: Begun, and not done: it has iterations or children under way.
+        Pending: Not started.
+        Running: Started, and not done: it has iterations or children in progress.
         Complete: Done.
-        Skipped: Passed over, for its condition was not met.
+        Skipped: Skipped, because its condition was not met.
         Sleeping: Waits until `sleep_until`.
         WaitingForEvent: Waits for an event with `event_name` and `event_key`.
-        Failed: Ended with an error, and is not tried again.
+        Failed: Ended with an error, and is not retried.
         Compensated: Was done, and then undone.
-        Cancelled: Ended from outside before it was done.
-        PendingPredecessor: Begins once the pointer `predecessor_id` is done.
+        Cancelled: Cancelled before it was done.
+        PendingPredecessor: Starts once the pointer `predecessor_id` is done.
     """
 
     Pending = "Pending"
@@ -63,7 +63,7 @@ class CommandName(StrEnum):
     ProcessEvent = "ProcessEvent"
 
 
-_ids_lock = RLock()  # can be taken again: a signal may come while an id is made, and its handler may make one
+_ids_lock = RLock()  # reentrant: a signal may come while an id is made, and its handler may make one too
 _ids_ms: int  # wfe_sql.testing sets this and the next two, so that ids are the same in every run
 _ids_begin: str
 _ids_count: int
@@ -79,7 +79,7 @@ def _begin_ids(ms: int) -> None:
 
 
 def _begin_ids_in_child() -> None:
-    """Begin anew in a forked process: after its parent's ids, and whoever of its threads had the lock is gone."""
+    """Start over in a forked process, after its parent's ids; the thread that held the lock may be gone."""
     global _ids_lock
     _ids_lock = RLock()
     _begin_ids(_ids_ms + 1)
@@ -92,12 +92,12 @@ os.register_at_fork(after_in_child=_begin_ids_in_child)
 def new_id() -> str:
     """Return a new UUIDv7 as text (RFC 9562, section 5.7): the system's time in milliseconds, and 73 random bits.
 
-    Ids that a process makes later sort later, as text too, in whichever of its threads: within a millisecond, and as
-    long as the system's clock is behind what it was, the next id is the last one plus one (section 6.2, method 1). So
-    new rows of a store lie side by side in each of its indexes, where random ids touch a page each.
+    Ids that a process makes later sort later, also as text and across its threads: within a millisecond, and while the
+    system's clock is behind its latest time, the next id is the last one plus one (section 6.2, method 1). So new rows
+    are adjacent in each index, while random ids would touch a page each.
 
-    This is not `uuid.uuid7`, which Python has from 3.14 on: that one keeps no order across threads, for want of a
-    lock, and asks the system for random bytes each time, which takes longer than all of this.
+    This is not `uuid.uuid7` of Python 3.14: that one has no lock, so it keeps no order across threads, and it asks the
+    system for random bytes each time, which takes longer than all of this.
     """
     global _ids_count
     with _ids_lock:
@@ -118,32 +118,32 @@ def utc_now() -> datetime:
 
 @dataclass(slots=True, kw_only=True)
 class ExecutionPointer:
-    """One visit of a workflow to one of its steps: what it waits for, what it stored, how it ended.
+    """One execution of a step of a workflow: what it waits for, what it stored, how it ended.
 
-    A step that is visited again, such as in a loop, gets another pointer. The store keeps the pointers in the order of
-    `WorkflowInstance.execution_pointers`, and gives no other meaning to a field.
+    A step that runs again, for example in a loop, gets another pointer. The store keeps the pointers in the order of
+    `WorkflowInstance.execution_pointers`, and does not interpret any other field.
 
     Attributes:
         id: Unique among the pointers of all workflows.
-        step_id: Which step of the definition.
-        active: Whether the engine has still something to do here.
-        status: Where it stands.
-        sleep_until: The engine leaves it alone until then.
+        step_id: The step of the definition.
+        active: Whether the engine still has something to do here.
+        status: Its status.
+        sleep_until: When the engine looks at it again.
         persistence_data: What the step keeps for its next run, any JSON.
         start_time: When it first ran.
         end_time: When it ended.
         event_name: The event that it waits for, with `event_key`.
         event_key: Which of the events of that name, such as an order's number.
-        event_published: Whether that event has come.
-        event_data: What came with it, any JSON.
+        event_published: Whether that event has arrived.
+        event_data: The data of that event, any JSON.
         step_name: The step's name, for people.
-        retry_count: How often it was tried again after an error.
-        children: Ids of the pointers that it has begun, such as the branches of a loop.
+        retry_count: How often it was retried after an error.
+        children: Ids of the pointers that it started, such as the iterations of a loop.
         context_item: What it runs for, such as an item of a loop, any JSON.
         predecessor_id: The pointer that led to it.
-        outcome: Which way the workflow goes on from here, any JSON.
-        scope: Ids of the pointers that it is within, the outermost first.
-        extension_attributes: What extensions of the engine keep, by name, any JSON.
+        outcome: The branch that the workflow takes from here, any JSON.
+        scope: Ids of the pointers that enclose it, the outermost first.
+        extension_attributes: Data of extensions of the engine by name, any JSON.
     """
 
     id: str = field(default_factory=new_id)
@@ -169,15 +169,15 @@ class ExecutionPointer:
 
 
 class Stored(NamedTuple):
-    """What an instance remembers of its rows in one store, so that persisting it writes what changed, or hears of it.
+    """What an instance remembers of its rows in one store, so that persisting it writes only what changed.
 
     Attributes:
         id: The id that it was loaded or stored with.
-        create_time: The column, as the store has it: together they tell the workflow from another with the same id.
+        create_time: The stored column; it distinguishes the workflow from a later one with the same id.
         revision: The workflow's revision.
         pointers: A fingerprint of each of its pointers by id, in their order; None where a pointer has none.
-        has_documents: Whether these are the documents that were read instead: whoever only reads needs no fingerprints,
-            so they are made when the instance is persisted.
+        has_documents: Whether `pointers` has the documents that were read instead: a reader needs no fingerprints, so
+            they are made only when the instance is persisted.
     """
 
     id: str
@@ -188,7 +188,7 @@ class Stored(NamedTuple):
 
 
 class _Remembers:
-    """Gives an instance a memory, by store; what it remembers is replaced and never changed, so copies may share it."""
+    """Lets an instance remember its state in each store; this is replaced, never changed, so copies can share it."""
 
     __slots__ = ("_stored",)
     _stored: Mapping[str, Stored]
@@ -202,11 +202,11 @@ class WorkflowInstance(_Remembers):
     """One run of a workflow definition, with its execution pointers in order.
 
     `name` is unique among all workflows; "" means "the id" when the workflow is created and "as stored" when it is
-    persisted. `next_execution` is epoch milliseconds, None for never; `epoch_ms` makes it of a time.
+    persisted. `next_execution` is epoch milliseconds, None for never; `epoch_ms` converts a time.
 
-    An instance that was loaded or stored remembers which state of the workflow it is, and so do its copies, those of
-    `copy`, `pickle` and `dataclasses.replace` alike: persisting it raises `WorkflowConflictError` when somebody else
-    changed the workflow since. The memory is no field, and takes no part in `==`, `repr` and `asdict`.
+    An instance that was loaded or stored remembers its state of the workflow, and so do copies made with `copy`,
+    `pickle` or `dataclasses.replace`: persisting it raises `WorkflowConflictError` if somebody else changed the
+    workflow since. The memory is not a field, and `==`, `repr` and `asdict` ignore it.
     """
 
     id: str = field(default_factory=new_id)
@@ -222,10 +222,10 @@ class WorkflowInstance(_Remembers):
     data: Any
     create_time: datetime = field(default_factory=utc_now)
     complete_time: datetime | None = None
-    _stored: InitVar[Mapping[str, Stored] | None] = None  # how dataclasses.replace hands it on
+    _stored: InitVar[Mapping[str, Stored] | None] = None  # how dataclasses.replace passes it on
 
     def __post_init__(self, _stored: Mapping[str, Stored] | None) -> None:
-        """Begin without a memory, as this instance was built by hand, or with that of the one that it replaces."""
+        """Start without a memory, or with that of the instance that this one replaces."""
         self._stored = {} if _stored is None else _stored
 
 
@@ -234,7 +234,7 @@ delattr(WorkflowInstance, "_stored")  # the default, which hides the slot of thi
 
 @dataclass(slots=True, kw_only=True)
 class Event:
-    """Something that happened outside, for workflows that wait for its name and key."""
+    """An external event, for workflows that wait for its name and key."""
 
     id: str = field(default_factory=new_id)
     event_name: str
@@ -249,18 +249,18 @@ class EventSubscription:
     """A step's wait for an event.
 
     Attributes:
-        id: Any text, unique.
+        id: Any unique text.
         workflow_id: The workflow that waits.
         step_id: Its step.
         execution_pointer_id: The pointer that waits.
         event_name: The event that it waits for.
         event_key: Which of the events of that name.
-        subscribe_as_of: Events with an `event_time` before this are not meant for it, so a wait that is stored a
-            moment late can still ask for the events since it began.
-        subscription_data: What the step keeps with it, any JSON.
-        external_token: The token of the worker outside that holds it; see `set_subscription_token`.
-        external_worker_id: Who that is, for people.
-        external_token_expiry: Until when; after that anybody may take it.
+        subscribe_as_of: Events with an earlier `event_time` are not for it; a subscription that is stored late can
+            still get the events since its wait began.
+        subscription_data: Data of the step, any JSON.
+        external_token: The token of the external worker that holds it; see `set_subscription_token`.
+        external_worker_id: The name of that worker, for people.
+        external_token_expiry: When the token expires; after that, any worker may take it.
     """
 
     id: str = field(default_factory=new_id)
@@ -278,15 +278,15 @@ class EventSubscription:
 
 @dataclass(slots=True, kw_only=True)
 class ScheduledCommand:
-    """Something to do at a time. There is at most one for each (command_name, data).
+    """A command to run at a given time. There is at most one for each (command_name, data).
 
-    `WorkflowInstance.next_execution` says when the engine looks at a workflow by itself. A command is for what comes
-    beside that, from whoever does not hold the workflow: process it, or an event, once more at a time of its own.
+    `WorkflowInstance.next_execution` says when the engine looks at a workflow next. A command is for anyone who does
+    not hold the workflow: it makes the engine process the workflow, or an event, at another time as well.
 
     Attributes:
         command_name: What to do.
         data: The id of the workflow or event.
-        execute_time: When, in epoch milliseconds; `epoch_ms` makes it of a time.
+        execute_time: When, in epoch milliseconds; `epoch_ms` converts a time.
     """
 
     command_name: CommandName
@@ -313,10 +313,10 @@ class ClaimKind(StrEnum):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Claim:
-    """A worker's hold of one workflow or event, until it expires and somebody else takes it.
+    """A worker's hold on one workflow or event, until it expires and somebody else takes it.
 
-    The token is fresh for each claim (a fencing token): writes that are made with a claim check that its token still
-    holds the row, so that a worker that was too slow cannot overwrite what another has done since.
+    The token is fresh for each claim (a fencing token): a write with a claim checks that its token still holds the
+    row, so that a slow worker cannot overwrite what another one has done since.
     """
 
     kind: ClaimKind
@@ -326,9 +326,22 @@ class Claim:
     expires_at: datetime
 
 
+@dataclass(slots=True)
+class Held:
+    """A claim that is renewed while a block runs; `HostingRepository.hold` makes it.
+
+    Attributes:
+        claim: The claim, as the last renewal has it.
+        is_released: Whether the block has released it, so that there is nothing to renew or to give back.
+    """
+
+    claim: Claim
+    is_released: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class ExecutionError:
-    """What went wrong in a step, kept for people to read."""
+    """An error of a step, kept for people to read."""
 
     error_time: datetime = field(default_factory=utc_now)
     workflow_id: str
@@ -338,18 +351,18 @@ class ExecutionError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitStats:
-    """How a unit of work went, for whoever listens with `on_unit`: names, counts and times, nothing that is stored.
+    """How a unit of work went, passed to `on_unit`: names, counts and times, no stored data.
 
     Attributes:
         database: "sqlite" or "postgresql".
         queries: The names of its queries, in their order.
-        writes: Whether it was asked to change something.
-        rows: How many rows its queries returned or changed, as far as the database said; 0 where it failed.
+        writes: Whether it was meant to change something.
+        rows: How many rows its queries returned or changed, as far as the database reports it; 0 if it failed.
         units_together: How many units were sent to the database together, this one included.
-        waited: Seconds from the call until it was sent: for the units before it, and for a connection.
-        worked: Seconds from then until its answer was back, with what it waited for locks in the database.
-        outcome: "ok", or the name of the class of its error. "NothingChangedError" is a guarded write that found
-            something else than it should: what the call then reads tells whether it raises `ClaimLostError`,
+        waited: Seconds from the call until it was sent: waiting for earlier units, and for a connection.
+        worked: Seconds from then until its answer, including waits for locks in the database.
+        outcome: "ok", or the name of the class of its error. "NothingChangedError" is a guarded write that did not
+            find the expected state: the read that follows determines whether the call raises `ClaimLostError`,
             `WorkflowConflictError` or `WorkflowNotFoundError`.
     """
 
@@ -365,11 +378,11 @@ class UnitStats:
 
 @dataclass(slots=True)
 class Subscribed:
-    """A subscription of a unit of work, and the events that were there before it.
+    """A subscription of a unit of work, and the events stored before it.
 
     Attributes:
-        event_ids: The ids of the events that the subscription is for: those of its name and key with `event_time` at or
-            after its `subscribe_as_of`, processed or not, by (event_time, id), the oldest 100 at most. Empty until the
+        event_ids: The ids of the events for this subscription: those of its name and key with `event_time` at or
+            after its `subscribe_as_of`, processed or not, by (event_time, id), at most the oldest 100. Empty until the
             unit is stored.
     """
 

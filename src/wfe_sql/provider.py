@@ -1,6 +1,6 @@
 """Every operation of the repositories, written once, as units of named queries.
 
-The way of a call: a method encodes its arguments through `arguments` and `tables`, hands a unit to the engine, and
+How a call runs: a method encodes its arguments through `arguments` and `tables`, hands a unit to the engine, and
 decodes what comes back. It never names a dialect; a query's name is the words of the method that runs it.
 """
 
@@ -19,6 +19,7 @@ from wfe_sql.maintenance import Maintenance
 from wfe_sql.models import ExecutionError
 from wfe_sql.operations.commands import Commands
 from wfe_sql.operations.events import Events
+from wfe_sql.operations.hosting import Hosting
 from wfe_sql.operations.subscriptions import Subscriptions
 from wfe_sql.operations.units import Units, persist_errors
 from wfe_sql.operations.waiting import Waiting, Watch
@@ -30,11 +31,11 @@ OnConflict = Literal["overwrite", "raise"]
 
 
 class SqlPersistenceProvider(
-    Workflows, Subscriptions, Events, Commands, Units, Waiting, Maintenance, PersistenceProvider
+    Workflows, Subscriptions, Events, Commands, Units, Hosting, Waiting, Maintenance, PersistenceProvider
 ):
     """A `PersistenceProvider` and `MaintenanceRepository` on an engine; what each method does is documented there.
 
-    Use it as an async context manager, or `await open()` it and `await close()` it.
+    Use it as an async context manager, or call `await open()` and `await close()`.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class SqlPersistenceProvider(
             engine.abandon()
 
     async def open(self) -> Self:
-        """Connect, make the store where it does not exist, and return this provider.
+        """Connect, create the store if it does not exist, and return this provider.
 
         Raises:
-            StoreError: The store cannot be opened or made; the message says why.
-            ProviderClosedError: It was opened before.
+            StoreError: The store cannot be opened or created; the message says why.
+            ProviderClosedError: It was already opened.
         """
         await self._engine.open()
         return self
@@ -78,7 +79,7 @@ class SqlPersistenceProvider(
     async def close(self) -> None:
         """Finish what is pending and disconnect; calls from now on raise `ProviderClosedError`. Twice is fine.
 
-        Those who wait for work hear it at once, by the same error.
+        Calls that wait for work end at once with the same error.
         """
         if self._engine.is_open:
             self._engine.check_open()

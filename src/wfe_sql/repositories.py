@@ -1,13 +1,14 @@
 """The Protocols that a host types against; `PersistenceProvider` is all of them together.
 
 Every method may also raise `ProviderClosedError`, and `StoreError` or one of its kinds when the store as a whole cannot
-do what was asked. A write either happened whole when it returns, durably, or did not happen at all. Lists come in a
-stated order. Times must be aware; a naive one is a `SerializationError`. Lengths of time are `timedelta`s; a number, or
-an argument of any other wrong type, is a `SerializationError` too. Where something is unknown, in use or cannot be
-stored, the message names it: its id or name, or the field or argument.
+do what was asked. When a write returns, it is stored completely and durably; if it raises, nothing is stored. Lists
+have a documented order. Times must be aware; a naive one is a `SerializationError`. Durations are `timedelta`s; a
+number, or an argument of any other wrong type, is a `SerializationError` too. If something is unknown, in use or cannot
+be stored, the message and the attributes of the error name it: its id or name, or the field or argument.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -18,11 +19,15 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
+    Held,
     Ran,
     ScheduledCommand,
     Subscribed,
     WorkflowInstance,
 )
+
+Change = Callable[[WorkflowInstance], Sequence[EventSubscription] | None]
+"""What `change` calls: it changes a workflow in place, and may return new subscriptions to store with it."""
 
 CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 """What `process_commands` calls with each command that is due."""
@@ -45,7 +50,7 @@ class WorkflowRepository(Protocol):
         """Store a new workflow and return its id. A name of "" is stored as the id.
 
         Raises:
-            WorkflowAlreadyExistsError: Its id or its name is in use; the message says which.
+            WorkflowAlreadyExistsError: Its id or name is already in use; the message says which.
             SerializationError: A value cannot be stored; the message names the field.
             StoreError: One of its pointers has the id of another workflow's pointer.
         """
@@ -54,8 +59,8 @@ class WorkflowRepository(Protocol):
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
         """Store the workflow as it is now, with all its pointers, over what is stored.
 
-        A name of "" leaves the stored name; `create_time` never changes. What is stored is what the instance is at the
-        call. An instance that was built by hand, not loaded or stored before, is written over whatever is there.
+        A name of "" keeps the stored name; `create_time` never changes. The instance is stored as it is at the call.
+        One that was built by hand, not loaded or stored before, overwrites whatever is stored.
 
         Args:
             instance: The workflow.
@@ -63,11 +68,11 @@ class WorkflowRepository(Protocol):
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
-            ClaimLostError: The claim does not hold the workflow any more; nothing was written.
-            WorkflowConflictError: The workflow was changed, or deleted and made again, since this instance was loaded
-                or stored; nothing was written. A provider with `on_conflict="overwrite"` writes over it instead.
+            ClaimLostError: The claim no longer holds the workflow; nothing was written.
+            WorkflowConflictError: The workflow was changed, or deleted and created again, since this instance was
+                loaded or stored; nothing was written. A provider with `on_conflict="overwrite"` overwrites it instead.
             WorkflowAlreadyExistsError: Another workflow has its name.
-            SerializationError: A value cannot be stored, and the message names the field; or the claim is on another
+            SerializationError: A value cannot be stored, and the message names the field; or the claim is for another
                 workflow.
             StoreError: One of its pointers has the id of another workflow's pointer.
         """
@@ -80,11 +85,11 @@ class WorkflowRepository(Protocol):
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
-            ClaimLostError: The claim does not hold the workflow any more; nothing was written.
-            WorkflowConflictError: As `persist_workflow` has it; nothing was written.
+            ClaimLostError: The claim no longer holds the workflow; nothing was written.
+            WorkflowConflictError: As for `persist_workflow`; nothing was written.
             WorkflowAlreadyExistsError: Another workflow has its name.
             SerializationError: A value cannot be stored; the message names the field.
-            StoreError: A pointer or a subscription has an id that is in use elsewhere.
+            StoreError: The id of a pointer or a subscription is already in use.
         """
         ...
 
@@ -99,16 +104,16 @@ class WorkflowRepository(Protocol):
     async def claim_runnable_instances(
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[Claim]:
-        """Take Runnable workflows that are due at `as_at` and that no other claim holds, and return the claims.
+        """Claim Runnable workflows that are due at `as_at` and not claimed, and return the claims.
 
-        In the order of `get_runnable_instances`. A claim holds until it is released or its lease has passed by the
-        provider's clock and somebody else takes the workflow. A cancelled call gives back what it took.
+        In the order of `get_runnable_instances`. A claim holds until it is released, or until its lease has ended by
+        the provider's clock and somebody else takes the workflow. A cancelled call releases what it claimed.
 
         Args:
             as_at: Workflows with `next_execution` at or before this, cut to the millisecond, are due.
-            worker_id: Who takes them, for people to read.
-            lease: How long they are held.
-            limit: Take at most this many.
+            worker_id: The worker's name, for people.
+            lease: How long they are claimed.
+            limit: The most claims.
 
         Raises:
             SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
@@ -117,7 +122,7 @@ class WorkflowRepository(Protocol):
         ...
 
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
-        """Return the workflow with this id, its pointers in the order in which they were stored.
+        """Return the workflow with this id, with its pointers in the order in which they were stored.
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
@@ -135,7 +140,7 @@ class WorkflowRepository(Protocol):
         ...
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
-        """Return the workflows with these ids, in the order asked for; ids that are not stored are left out.
+        """Return the workflows with these ids, in the order of `ids`; unknown ids are left out.
 
         Raises:
             CorruptRowError: A stored row cannot be read.
@@ -152,17 +157,17 @@ class WorkflowRepository(Protocol):
 
 
 class SubscriptionRepository(Protocol):
-    """Waits for events, and the tokens by which one worker holds one.
+    """Waits for events, and the tokens with which a worker holds one.
 
-    A step that waits stores a subscription with its workflow, from `subscribe_as_of` on: events with an earlier
-    `event_time` are none of its. An event is then handed to each subscription of its name and key:
+    A waiting step stores a subscription with its workflow, from `subscribe_as_of` on: events with an earlier
+    `event_time` are not for it. An event is then handed to each subscription of its name and key:
 
         for waiting in await provider.get_subscriptions(event.event_name, event.event_key, event.event_time):
             ...  # store what the event means for waiting.workflow_id
             await provider.terminate_subscription(waiting.id)
 
-    A token is for work that is done outside, by a worker that nobody else knows: whoever sets it holds the subscription
-    until it expires, and publishes its result as an event.
+    A token is for work that an external worker does: the worker that sets it holds the subscription until the token
+    expires, and publishes its result as an event.
 
         first = await provider.get_first_open_subscription("assess", "claim-7", now)
         if first and await provider.set_subscription_token(first.id, token, "worker-1", now + timedelta(minutes=5)):
@@ -175,7 +180,7 @@ class SubscriptionRepository(Protocol):
 
         Raises:
             SerializationError: A value cannot be stored; the message names the field.
-            StoreError: Its id is in use.
+            StoreError: Its id is already in use.
         """
         ...
 
@@ -223,10 +228,10 @@ class SubscriptionRepository(Protocol):
         ...
 
     async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
-        """Take the subscription, or renew one's hold of it, until `expiry`; compare and swap.
+        """Acquire the subscription, or extend your hold on it, until `expiry` (compare-and-swap).
 
-        Returns True when it was free, its token had expired, or it has this token already; False when another
-        token holds it or it is terminated.
+        Returns True if it was free, its token had expired, or it already has this token; False if another token holds
+        it or it is terminated.
 
         Raises:
             SubscriptionNotFoundError: No subscription has this id.
@@ -235,7 +240,7 @@ class SubscriptionRepository(Protocol):
         ...
 
     async def clear_subscription_token(self, id: str, token: str) -> None:
-        """Give the subscription back.
+        """Release the subscription.
 
         Raises:
             SubscriptionNotFoundError: No subscription has this id.
@@ -245,7 +250,7 @@ class SubscriptionRepository(Protocol):
 
 
 class EventRepository(Protocol):
-    """Events from outside.
+    """External events.
 
     Example:
         event = Event(event_name="paid", event_key="order-3", event_data={"amount": 12})
@@ -259,7 +264,7 @@ class EventRepository(Protocol):
         """Store a new event and return its id.
 
         Raises:
-            EventAlreadyExistsError: Its id is in use.
+            EventAlreadyExistsError: Its id is already in use.
             SerializationError: A value cannot be stored; the message names the field.
         """
         ...
@@ -284,10 +289,10 @@ class EventRepository(Protocol):
     async def claim_runnable_events(
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[Claim]:
-        """Take unprocessed events with `event_time <= as_at` that no other claim holds, and return the claims.
+        """Claim unprocessed events with `event_time <= as_at` that are not claimed, and return the claims.
 
-        In the order of `get_runnable_events`; otherwise as `claim_runnable_instances`. `renew_claim` and
-        `release_claim` take these claims too.
+        In the order of `get_runnable_events`; otherwise like `claim_runnable_instances`. `renew_claim` and
+        `release_claim` accept these claims too.
 
         Raises:
             SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
@@ -306,17 +311,17 @@ class EventRepository(Protocol):
         ...
 
     async def mark_event_processed(self, id: str, *, claim: Claim | None = None) -> None:
-        """Take the event out of what `get_runnable_events` returns; with a claim, only if it still holds the event.
+        """Remove the event from what `get_runnable_events` returns; with a claim, only if it still holds the event.
 
         Raises:
             EventNotFoundError: No event has this id.
-            ClaimLostError: The claim does not hold the event any more; nothing was changed.
-            SerializationError: The claim is on another event.
+            ClaimLostError: The claim no longer holds the event; nothing was changed.
+            SerializationError: The claim is for another event.
         """
         ...
 
     async def mark_event_unprocessed(self, id: str) -> None:
-        """Put the event back into what `get_runnable_events` returns.
+        """Return the event to what `get_runnable_events` returns.
 
         Raises:
             EventNotFoundError: No event has this id.
@@ -325,10 +330,10 @@ class EventRepository(Protocol):
 
 
 class ScheduledCommandRepository(Protocol):
-    """Things to do at a time, at least once.
+    """Commands to run at a given time, at least once.
 
-    `next_execution` of a workflow already says when the engine looks at it next. A command is for what must happen
-    beside that: to wake a workflow, or hand on an event, from outside its own steps, at a time of its own, without
+    `next_execution` of a workflow already says when the engine looks at it next. A command is for anything else that
+    must happen at a certain time: waking a workflow, or handing on an event, from outside its own steps, without
     loading and storing it.
 
         await provider.schedule_command(ScheduledCommand.process_workflow(order.id, epoch_ms(tomorrow)))
@@ -341,9 +346,9 @@ class ScheduledCommandRepository(Protocol):
         ...
 
     async def schedule_command(self, command: ScheduledCommand) -> None:
-        """Store a command; of twins with one (command_name, data), the earliest `execute_time` wins.
+        """Store a command; if this (command_name, data) is already scheduled, the earlier `execute_time` wins.
 
-        A command that is being handled at this moment runs again afterwards, at the time given here.
+        A command that is being handled now runs again afterwards, at the time given here.
 
         Raises:
             SerializationError: A value cannot be stored; the message names the field.
@@ -360,32 +365,32 @@ class ScheduledCommandRepository(Protocol):
     ) -> None:
         """Hand each command that is due at `as_of` to `handler`, one after the other, by (execute_time, id).
 
-        At-least-once: a command is taken under a lease, so that no other host handles it meanwhile, and is deleted
-        when its handler returns. One whose handler raised, or whose host died (after the lease), is due again. The
-        others still run. While a handler runs, the lease is renewed at every third of it. No handler begins on a
-        command whose lease may be over, as after this host stood still: what another host took is left to it, with a
-        warning to the logger `wfe_sql`. A cancelled call gives back what it has not handled.
+        At-least-once: a command is claimed with a lease, so that no other host handles it meanwhile, and is deleted
+        when its handler returns. If its handler raises, or its host dies (after the lease), it is due again. The others
+        still run. While a handler runs, the lease is renewed at every third of it. No handler begins on a command whose
+        lease may have ended, for example because this host was suspended: commands that another host took are left to
+        it, with a warning to the logger `wfe_sql`. A cancelled call releases the commands that it has not handled.
 
         Args:
             as_of: Commands with `execute_time` at or before this are due.
             handler: An async callable that takes one `ScheduledCommand`.
             limit: Handle at most this many.
-            lease: How long a command is held for this call, by the provider's clock.
+            lease: How long this call claims a command, by the provider's clock.
 
         Raises:
-            ExceptionGroup: What handlers raised, after all have run.
+            ExceptionGroup: The errors of the handlers, after all have run.
             SerializationError: `as_of` is naive, `limit` is below 1, `lease` is not above zero or ends after the year
                 9999, or `handler` cannot be called.
             CorruptRowError: A stored row cannot be read.
-            StoreError: Also when a lease is over and cannot be renewed; what was not handled is due again after it.
+            StoreError: Also if a lease has ended and cannot be renewed; commands that were not handled are due again.
         """
         ...
 
 
 class ClaimRepository(Protocol):
-    """Claims on workflows and events, once they are taken.
+    """Renewing and releasing claims on workflows and events.
 
-    `claim_runnable_instances` and `claim_runnable_events` take them, each write that is made under one checks it:
+    `claim_runnable_instances` and `claim_runnable_events` return claims, and each write with a claim checks it:
 
         for claim in await provider.claim_runnable_instances(now, "host-1", lease=lease, limit=10):
             order = await provider.get_workflow_instance(claim.id)
@@ -395,27 +400,27 @@ class ClaimRepository(Protocol):
     """
 
     async def renew_claim(self, claim: Claim, lease: timedelta) -> Claim:
-        """Hold on to a workflow or event until `lease` from now, by the provider's clock; return the renewed claim.
+        """Keep a workflow or event claimed until `lease` from now, by the provider's clock; return the renewed claim.
 
-        A claim that has expired is renewed too, as long as nobody else took what it is on.
+        An expired claim is renewed too, unless somebody else took the workflow or event.
 
         Raises:
-            ClaimLostError: The claim does not hold it any more.
+            ClaimLostError: The claim no longer holds it.
             SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
         """
         ...
 
     async def release_claim(self, claim: Claim) -> None:
-        """Give a workflow or event back, so that anybody may take it at once.
+        """Release a workflow or event, so that anybody can claim it at once.
 
         Raises:
-            ClaimLostError: The claim does not hold it any more; nothing was changed.
+            ClaimLostError: The claim no longer holds it; nothing was changed.
         """
         ...
 
 
 class ExecutionErrorRepository(Protocol):
-    """What went wrong in steps, for people to read.
+    """Errors of steps, for people to read.
 
     Example:
         error = ExecutionError(workflow_id=order.id, execution_pointer_id=step.id, message="card declined")
@@ -445,34 +450,34 @@ class ExecutionErrorRepository(Protocol):
 
 
 class UnitOfWork(Protocol):
-    """Operations that are stored in one commit, all of them or none; `UnitRepository.unit` makes one.
+    """Operations that are stored in one commit, all or nothing; create one with `UnitRepository.unit`.
 
-    The methods are those of the repositories, with the same arguments, but for `claim`: the whole unit has it. They are
-    not awaited. Nothing is sent before the `async with` block ends, and where it raises nothing is sent at all. A unit
-    is for one block, or one `run_in`: it cannot be used again.
+    The methods are those of the repositories, with the same arguments except `claim`, which belongs to the whole unit.
+    They are not awaited. Nothing is sent before the `async with` block ends, and nothing at all if the block raises. A
+    unit is for one block, or one `run_in`: it cannot be used again.
 
-    What is stored of an object is what it is when its operation is added. Instances remember that they were stored once
-    the unit is, also when the caller is cancelled meanwhile. Operations run in an order of the unit's own, by kind and
-    id, and after them the application's queries, in the order in which they were added.
+    An object is stored as it is when its operation is added. Instances remember that they were stored once the unit is
+    stored, even if the caller is cancelled meanwhile. The unit runs its operations in its own order, by kind and id,
+    and then the application's queries, in the order in which they were added.
 
-    Every method raises `SerializationError` when a value cannot be stored, and `StoreError` when the unit is over or
-    has an operation on the same workflow, event, subscription or command. The end of the block raises what the single
-    calls raise, with a note (`__notes__`) that names the operation, and `ClaimLostError` when the unit's claim is lost;
-    nothing of the unit was written then.
+    Every method raises `SerializationError` if a value cannot be stored, and `StoreError` if the unit is over or
+    already has an operation on the same workflow, event, subscription or command. The end of the block raises the
+    errors of the single calls, with a note (`__notes__`) that names the operation, and `ClaimLostError` if the unit's
+    claim is lost; nothing of the unit was written then.
     """
 
     async def __aenter__(self) -> Self:
         """Return the unit.
 
         Raises:
-            StoreError: It was used before.
+            StoreError: It was already used.
         """
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Store everything, or nothing where the block raised. An empty unit with a claim checks the claim."""
+        """Store everything, or nothing if the block raised. An empty unit with a claim checks the claim."""
         ...
 
     def create_new_workflow(self, instance: WorkflowInstance) -> None:
@@ -494,10 +499,10 @@ class UnitOfWork(Protocol):
         ...
 
     def subscribe(self, subscription: EventSubscription) -> Subscribed:
-        """Add what `create_event_subscription` does; what is returned tells the events that were there before it.
+        """Add what `create_event_subscription` does; the returned object lists the events stored before it.
 
-        They are read when the unit is stored, so that none is missed: whoever handles an event that is stored later
-        finds the subscription. Where that read fails the block raises, although the unit is stored.
+        They are read once the unit is stored, so that none is missed: whoever handles an event that is stored later
+        finds the subscription. If that read fails, the block raises although the unit is stored.
         """
         ...
 
@@ -508,7 +513,7 @@ class UnitOfWork(Protocol):
     def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> None:
         """Add what `SubscriptionRepository.set_subscription_token` does.
 
-        Where that returns False, the unit fails with `SubscriptionTokenError`.
+        If that would return False, the unit fails with `SubscriptionTokenError`.
         """
         ...
 
@@ -537,49 +542,49 @@ class UnitOfWork(Protocol):
         ...
 
     def run(self, name: str, /, **params: Any) -> Ran:
-        """Add a query of the application's own; what is returned tells what it returned.
+        """Add a query of the application's own; the returned object has its result.
 
         Args:
             name: The query's name.
-            params: Its parameters: None, a bool, int, float, str, bytes, or an aware `datetime`, which becomes text as
-                the store has times. JSON is encoded by the caller.
+            params: Its parameters: None, a bool, int, float, str, bytes, or an aware `datetime`, which becomes text
+                in the form of stored times. The caller encodes JSON.
 
         Raises:
             QueryFileError: There is no query of this name.
-            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+            SerializationError: A parameter is missing or unknown, or a value cannot be stored.
         """
         ...
 
     async def run_in(self, connection: object) -> None:
-        """Add the unit to the transaction that a connection of the caller's is in; the caller commits, or rolls back.
+        """Add the unit to the open transaction of the caller's connection; the caller commits or rolls back.
 
-        This takes the place of the `async with` block. The unit is in a savepoint: where it fails, nothing of it is
-        left, and the caller may go on; one that is cancelled meanwhile rolls back. The connection keeps its settings.
+        This replaces the `async with` block. The unit runs in a savepoint: if it fails, nothing of it is left, and the
+        caller may continue; a caller that is cancelled meanwhile should roll back. The connection keeps its settings.
 
-        Nobody tells the instances whether the caller commits, so they remember nothing of it. Load them again after the
-        commit: persisting one that was not loaded again is a `WorkflowConflictError`, or with "overwrite" writes it
-        whole; so two units in one transaction cannot persist one instance. What the unit changes stays locked until the
-        transaction ends: its rows, or on SQLite the file for all who write.
+        Instances cannot learn whether the caller commits, so they do not remember the unit. Load them again after the
+        commit: persisting one without that is a `WorkflowConflictError`, or with "overwrite" writes it completely; so
+        two units in one transaction cannot persist the same instance. What the unit changes stays locked until the
+        transaction ends: its rows, or on SQLite the file for all writers.
 
         Args:
-            connection: To the store's database, in a transaction, or not in autocommit, so that the driver begins one.
-                One with async: aiosqlite's `Connection`; psycopg's `AsyncConnection`; asyncpg's `Connection`;
-                SQLAlchemy's `AsyncConnection` or `AsyncSession` over these. On PostgreSQL its isolation level should be
-                read committed; with a stricter one, a row that somebody else has changed meanwhile is a
-                `StoreBusyError`.
+            connection: A connection to the store's database, in a transaction, or not in autocommit mode, so that the
+                driver begins one. It must be asynchronous: aiosqlite's `Connection`; psycopg's `AsyncConnection`;
+                asyncpg's `Connection`; SQLAlchemy's `AsyncConnection` or `AsyncSession` over these. On PostgreSQL its
+                isolation level should be read committed; with a stricter one, a row that somebody else has changed
+                meanwhile is a `StoreBusyError`.
 
         Raises:
-            StoreError: The connection is closed, of another kind or to another database, in no transaction, or in one
-                that has failed; or the store is in memory. Nothing was written.
+            StoreError: The connection is closed, of another kind, to another database, not in a transaction, or in a
+                failed one; or the store is in memory. Nothing was written.
             StoreBusyError: Somebody else holds the file, or a row, for longer than the connection waits.
-            StoreReadOnlyError: The provider, or the transaction, is for reading only.
+            StoreReadOnlyError: The provider, or the transaction, is read-only.
             ProviderClosedError: The provider is not open.
-            WfeError: What else the end of the block raises. Nothing was written.
+            WfeError: As for the end of the block. Nothing was written.
         """
         ...
 
     def run_in_sync(self, connection: object) -> None:
-        """Do as `run_in` on a connection without async, on any thread, which waits for the database.
+        """Like `run_in`, on a synchronous connection and any thread, which blocks.
 
         Args:
             connection: sqlite3's or psycopg's `Connection`; SQLAlchemy's `Connection` or `Session` over these.
@@ -602,11 +607,11 @@ class UnitRepository(Protocol):
         """Return a new unit of work, for `async with`.
 
         Args:
-            claim: Store it only if this claim still holds what it is on, whatever is in the unit.
+            claim: Store the unit only if this claim still holds, whatever is in the unit.
             release: Release the claim in the same commit.
 
         Raises:
-            SerializationError: `claim` is not a `Claim`, or there is none to release.
+            SerializationError: `claim` is not a `Claim`, or `release` is set without one.
         """
         ...
 
@@ -619,45 +624,137 @@ class UnitRepository(Protocol):
 
         Raises:
             QueryFileError: There is no query of this name, or it does not return rows.
-            SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+            SerializationError: A parameter is missing or unknown, or a value cannot be stored.
             StoreReadOnlyError: It writes.
         """
         ...
 
 
-class WaitingRepository(Protocol):
-    """Waiting until there is something to do.
+class HostingRepository(Protocol):
+    """What every host does, in one call each."""
 
-    A host waits between two looks for work:
+    def hold(self, claim: Claim, lease: timedelta) -> AbstractAsyncContextManager[Held]:
+        """Return a context manager that holds on to a claim while its block runs, and gives it back at the end.
+
+        The claim is renewed at every third of the lease, and before the block begins if less than a third is left, as
+        where this host stood still since it claimed. A renewal that fails with any other error than a lost claim is
+        tried again until the lease is over by the provider's clock. When the claim is lost the block is cancelled, and
+        the caller sees `ClaimLostError`; who cancels the caller sees that as ever. A claim that was released meanwhile,
+        by a unit with `release=True`, is neither renewed nor given back; release it in no other way within the block.
+
+        Example:
+            async with provider.hold(claim, lease) as held:
+                await work(order)
+                async with provider.unit(held.claim, release=True) as unit:
+                    unit.persist_workflow(order)
+
+        Args:
+            claim: What to hold.
+            lease: Until when, from each renewal.
+
+        Raises:
+            ClaimLostError: The claim is no longer held.
+            SerializationError: `lease` is not above zero or ends after the year 9999, or `claim` is not a `Claim`.
+        """
+        ...
+
+    async def change(self, id: str, function: Change, claim: Claim | None = None) -> WorkflowInstance:
+        """Load a workflow, change it and store it; again, loaded anew, when somebody else stored it in between.
+
+        So nothing is overwritten, whatever the provider's `on_conflict`, and `function` may be called several times.
+
+        Example:
+            def pay(order: WorkflowInstance) -> None:
+                order.data["paid"] = True
+
+            order = await provider.change(id, pay)
+
+        Args:
+            id: The workflow's id.
+            function: Changes the instance that it is given in place. It is not async. It may return subscriptions,
+                which are stored with the workflow. What it raises is raised here, and nothing is stored.
+            claim: Store it only if this claim still holds the workflow.
+
+        Returns:
+            The instance as it is stored.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            ClaimLostError: The claim no longer holds the workflow; nothing was stored.
+            SerializationError: A value cannot be stored, `function` is not a plain function or changes the id, or the
+                claim is not a `Claim`.
+            CorruptRowError: The stored row cannot be read.
+        """
+        ...
+
+    async def create_numbered_workflow(self, instance: WorkflowInstance) -> str:
+        """Store a new workflow under the next number of its definition, and return its name, such as "order-3".
+
+        The number is drawn from what `next_definition_sequence` draws from; one whose name a workflow has already is
+        passed over. The instance's `name` is set.
+
+        Example:
+            name = await provider.create_numbered_workflow(order)
+
+        Raises:
+            WorkflowAlreadyExistsError: Its id is in use.
+            SerializationError: A value cannot be stored; the message names the field.
+            StoreError: One of its pointers has the id of another workflow's pointer, or the numbers are used up.
+        """
+        ...
+
+    async def claim_and_load_instances(
+        self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
+    ) -> list[tuple[Claim, WorkflowInstance]]:
+        """Take workflows as `claim_runnable_instances` does, and return the claims with the workflows.
+
+        A workflow that cannot be read does not hold up the others: it stays claimed until the lease is over, is left
+        out, and the logger `wfe_sql` gets an error that names it.
+
+        Example:
+            for claim, order in await provider.claim_and_load_instances(now, worker, lease=lease, limit=10):
+                ...
+
+        Raises:
+            SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
+                ends after the year 9999.
+        """
+        ...
+
+
+class WaitingRepository(Protocol):
+    """Waiting for work.
+
+    A host waits between two polls:
 
         while True:
             await provider.wait_for_work()
             for claim in await provider.claim_runnable_events(utc_now(), "host-1", lease=lease, limit=10):
-                ...  # work on what the claim holds, and release it
+                ...  # do the work, and release the claim
     """
 
     @property
     def wakes_on(self) -> WakesOn:
         """Whose writes end a wait for work at once.
 
-        Those of all who use the store ("store"), those of this process ("process"), or nobody's ("none"): then waiting
-        is a pause, and whoever waits polls.
+        Those of every user of the store ("store"), those of this process ("process"), or nobody's ("none"): then a
+        wait is only a pause between polls.
         """
         ...
 
     async def wait_for_work(self, until: datetime | None = None) -> None:
-        """Return when something may be due that nobody holds: a Runnable workflow, an unprocessed event, a command.
+        """Return when a Runnable workflow, an unprocessed event or a command may be due and free.
 
-        At once where something is due now, or as soon as it is stored, by whom `wakes_on` says; otherwise at the time
-        at which the first thing becomes due, or the lease on what is due ends, by the provider's clock. It may return
-        too early, so whoever waits looks for work, takes what there is, and waits again. Any number of tasks may wait
-        at the same time, all of them are told; a wait can be cancelled.
+        It returns at once if something is due now, or as soon as it is stored by a writer that `wakes_on` covers;
+        otherwise when the next thing becomes due, or a lease on something due ends, by the provider's clock. It may
+        return too early, so poll for work after it, and wait again. Any number of tasks may wait at the same time, and
+        all of them are woken; a wait can be cancelled.
 
-        What is due and left there ends the next wait too, but does not have a host turn in circles: as long as
-        nothing changes, a wait then lasts a millisecond, and twice as long each time, up to the poll interval.
+        Due work that nobody takes ends the next wait too, but does not make a host spin: while nothing changes, a wait
+        then lasts a millisecond, and twice as long each time, up to the poll interval.
 
         Args:
-            until: When to return at the latest.
+            until: The latest time to return.
 
         Raises:
             SerializationError: `until` is naive or not a time.
@@ -673,11 +770,12 @@ class PersistenceProvider(
     ScheduledCommandRepository,
     ExecutionErrorRepository,
     UnitRepository,
+    HostingRepository,
     WaitingRepository,
     Protocol,
 ):
     """Everything that a workflow host needs from a store."""
 
     async def ensure_store_exists(self) -> None:
-        """Make the tables and indexes that are missing. Opening a provider has done so already."""
+        """Create missing tables and indexes. Opening a provider already does this."""
         ...

@@ -97,8 +97,8 @@ class Table:
             CorruptRowError: A column cannot be read; the message names table, column and id.
         """
         values, problems = self.read(row)
-        for problem in problems.values():
-            raise CorruptRowError(problem)
+        for column, problem in problems.items():
+            raise CorruptRowError(problem, table=self.name, column=column, row_id=self.id_of(row))
         return values
 
     def portable(self, row: Sequence[Any]) -> Row:
@@ -165,8 +165,8 @@ class ModelTable(Table, Generic[_T]):
             for (name, encode, optional), value in zip(self._encoders, values, strict=True):
                 row[name] = None if value is None and optional else encode(value)
         except (ValueError, TypeError) as error:
-            field = list(self.fields)[len(row)]
-            raise SerializationError(f"{self._model.__name__}.{field} {error}") from error
+            field = f"{self._model.__name__}.{list(self.fields)[len(row)]}"
+            raise SerializationError(f"{field} {error}", field=field) from error
         return row
 
     def decode(self, document: Document, row_id: Any = None) -> _T:
@@ -190,9 +190,11 @@ class ModelTable(Table, Generic[_T]):
         except (ValueError, TypeError, RecursionError) as error:
             for document, row_id in zip_longest(documents, row_ids):
                 if damage := find_damage(document, self._types, row_id):
-                    field, what = damage
-                    raise CorruptRowError(f"{self.name}.{self.fields[field].name} {what}") from error
-            raise CorruptRowError(f"a row of {self.name} cannot be read: {error}") from error
+                    field, id_, reason = damage
+                    column = self.fields[field].name
+                    what = f"{self.name}.{column} of id {id_!r} cannot be read: {reason}"
+                    raise CorruptRowError(what, table=self.name, column=column, row_id=id_) from error
+            raise CorruptRowError(f"a row of {self.name} cannot be read: {error}", table=self.name) from error
         return [self._model(**msgspec.structs.asdict(item)) for item in items] if self._is_struct else items
 
 

@@ -3,7 +3,7 @@
     provider = wfe_sql.connect(url, on_unit=telemetry.on_unit())
 
 The names are those of the semantic conventions for databases (https://opentelemetry.io/docs/specs/semconv/database/),
-where these have one. No value that is stored, and no id, is among the attributes.
+where these have one. The attributes contain no stored value and no id.
 """
 
 import time
@@ -22,17 +22,17 @@ except ImportError as error:
 _NAME = "wfe_sql"
 
 _SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0]
-"""Bounds of the buckets of what is measured."""
+"""Bounds of the histogram buckets."""
 
 
 def on_unit(
     tracer_provider: trace.TracerProvider | None = None, meter_provider: metrics.MeterProvider | None = None
 ) -> Callable[[UnitStats], None]:
-    """Return what `connect` takes as `on_unit`, to have a span and metrics for each unit of work.
+    """Return a function for the option `on_unit` of `connect`, which records a span and metrics for each unit of work.
 
-    A span is named by the first query of its unit, is a child of the span that the call was made in, and lasts from the
-    call until the answer was back. The metrics are the counter `wfe_sql.units` and the histograms
-    `db.client.operation.duration` (all of that time) and `wfe_sql.unit.wait_time` (until it was sent), in seconds.
+    A span is named after the first query of its unit, is a child of the span of the call, and lasts from the call until
+    its answer. The metrics are the counter `wfe_sql.units` and the histograms
+    `db.client.operation.duration` (that whole time) and `wfe_sql.unit.wait_time` (until it was sent), in seconds.
 
     Args:
         tracer_provider: Where spans go; the global one when None.
@@ -44,7 +44,7 @@ def on_unit(
     duration, waiting = (
         meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=_SECONDS)
         for name, description in (
-            ("db.client.operation.duration", "From the call until its answer was back."),
+            ("db.client.operation.duration", "From the call until its answer."),
             ("wfe_sql.unit.wait_time", "From the call until it was sent to the database."),
         )
     )

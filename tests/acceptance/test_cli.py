@@ -209,9 +209,7 @@ def test_stats(run: Run, store: Path) -> None:
 def test_what_queries_cost_is_not_counted(run: Run, store: Path, option: list[str]) -> None:
     result = run("stats", store, "--queries", *option)
     assert (result.code, result.out) == (1, "")
-    assert result.err == (
-        "wfe-sql: this database does not count what queries cost; PostgreSQL does, with pg_stat_statements\n"
-    )
+    assert result.err == ("wfe-sql: this database does not measure queries; PostgreSQL does, with pg_stat_statements\n")
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_a_backup_is_left_to_pg_dump(url: str, tmp_path: Path) -> None:
         ("postgresql://wfe:12/s3cr@127.0.0.1:1/wfe", "percent-encode"),
         (f"postgresql://wfe:{ENCODED}@127.0.0.1:1/wfe?mode=fast", "mode=fast is unknown"),
         (f"postgresql://wfe:{ENCODED}@127.0.0.1:1/wfe?schema=a.b", "schema must be a plain name"),
-        (f"postgresql://wfe:{ENCODED}@127.0.0.1:1/wfe?colour=red", "not one that PostgreSQL reads"),
+        (f"postgresql://wfe:{ENCODED}@127.0.0.1:1/wfe?colour=red", "not a PostgreSQL URL"),
     ],
 )
 @pytest.mark.parametrize("command", ["stats", "init"])

@@ -108,7 +108,7 @@ async def test_through_another_provider_of_the_store(
         loaded.data = "changed"
         await provider.persist_workflow(loaded)
         for late in (provider, same):
-            with pytest.raises(WorkflowConflictError, match="at revision 0 and is now at 1; load it again"):
+            with pytest.raises(WorkflowConflictError, match="you have revision 0, the store has 1; load it again"):
                 await late.persist_workflow(stored)
         await same.persist_workflow(loaded)
 

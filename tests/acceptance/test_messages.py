@@ -87,29 +87,29 @@ async def test_arguments(wfe_provider: SqlPersistenceProvider) -> None:
         ("expiry must be a datetime, not timedelta", call.set_subscription_token("s", "t", "w", timedelta(1))),
         ("ExecutionError.error_time is naive", provider.persist_errors([error])),
         ("as_at is naive", provider.get_runnable_instances(NAIVE)),
-        ("EventSubscription.id is empty", provider.create_event_subscription(full_subscription(id=""))),
-        ("token is empty", provider.set_subscription_token("s1", "", "w", TIME)),
-        ("Event.id has a NUL character", provider.create_event(full_event(id="e\0"))),
-        ("WorkflowInstance.data cannot be JSON", provider.create_new_workflow(sample_instance(data=TIME))),
+        ("EventSubscription.id must not be empty", provider.create_event_subscription(full_subscription(id=""))),
+        ("token must not be empty", provider.set_subscription_token("s1", "", "w", TIME)),
+        ("Event.id contains a NUL character", provider.create_event(full_event(id="e\0"))),
+        ("WorkflowInstance.data cannot be stored as JSON", provider.create_new_workflow(sample_instance(data=TIME))),
         (
-            "WorkflowInstance.version is beyond 64 bits",
+            "WorkflowInstance.version does not fit into 64 bits",
             provider.create_new_workflow(sample_instance(version=2**63)),
         ),
         ("limit must be at least 1, not 0", provider.get_execution_errors(limit=0)),
         ("lease must be above zero", provider.process_commands(TIME, _never, lease=timedelta(0))),
-        ("lease is too long, it would end after the year 9999", _claim(provider, lease=timedelta.max)),
+        ("lease is too long: it would end after the year 9999", _claim(provider, lease=timedelta.max)),
         (r"lease must be a timedelta, not int: write timedelta\(seconds=30\)", _claim(provider, lease=30)),
         (r"lease must be a timedelta, not float: write timedelta\(seconds=1.5\)", _claim(provider, lease=1.5)),
         ("lease must be a timedelta, not NoneType", _claim(provider, lease=None)),
         ("only Complete or Terminated", provider.purge_workflows(WorkflowStatus.Runnable, LEASE)),
         ("older_than is naive", provider.purge_events(NAIVE)),
         ("older_than must not be negative", provider.purge_orphaned_errors(-LEASE)),
-        ("older_than goes back further", provider.purge_events(timedelta(days=999_999))),
+        ("older_than is too far in the past", provider.purge_events(timedelta(days=999_999))),
         ("batch_size must be at least 1", provider.purge_events(LEASE, batch_size=0)),
         (r"older_than must be a timedelta, not int: write timedelta\(seconds=7", provider.purge_events(seven)),
         (r"overdue_after must be a timedelta, not int: write timedelta", provider.check(overdue_after=seven)),
         ("overdue_after must not be negative", provider.check(overdue_after=-LEASE)),
-        ("overdue_after goes back further than times do", provider.check(overdue_after=timedelta.max)),
+        ("overdue_after is too far in the past", provider.check(overdue_after=timedelta.max)),
     )
 
 
@@ -147,13 +147,13 @@ async def test_claims(provider: SqlPersistenceProvider) -> None:
         provider.renew_claim(claim, LEASE),
         provider.persist_workflow(await provider.get_workflow_instance("a"), claim=claim),
     ):
-        with pytest.raises(ClaimLostError, match="'one' does not hold workflow 'a' any more"):
+        with pytest.raises(ClaimLostError, match="'one' no longer holds workflow 'a'"):
             await lost
     other = await provider.get_workflow_instance("b")
     wrong: Any = {"id": "a"}
     kinds: tuple[Any, ...] = ("Order", None)
     await _refused(
-        ("the claim is on workflow 'a', which is not what is written", provider.persist_workflow(other, claim=claim)),
+        ("this claim is for workflow 'a', but the write is to workflow", provider.persist_workflow(other, claim=claim)),
         *(
             (
                 f"Claim.kind must be one of Workflow, Event, not {kind!r}",
@@ -174,7 +174,7 @@ async def test_workflows(provider: SqlPersistenceProvider) -> None:
         await provider.create_new_workflow(thief)
     await provider.delete_workflow("owner")
     await provider.create_new_workflow(sample_instance(id="owner", create_time=TIME + LEASE))
-    with pytest.raises(WorkflowConflictError, match="'owner' was deleted and made again"):
+    with pytest.raises(WorkflowConflictError, match="'owner' was deleted and created again"):
         await provider.persist_workflow(owner)
 
 
@@ -208,7 +208,7 @@ async def test_a_lost_command_is_logged_by_its_number(
 
     await provider.process_commands(wfe_clock(), take_it_after_a_minute)
     (lost,) = (record.getMessage() for record in caplog.records if record.name == "wfe_sql")
-    assert re.fullmatch(r"scheduled command \d+ is no longer held: its lease was over, and another host took it", lost)
+    assert re.fullmatch(r"scheduled command \d+ is no longer held: its lease ended, and another host took it", lost)
 
 
 async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock) -> None:
@@ -234,9 +234,9 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
         said(kind) for kind in (FindingKind.Overdue, FindingKind.ExpiredClaim, FindingKind.Orphan)
     )
     assert [message.split(" and ")[0] for message in overdue] == [
-        "1 workflows are due",
-        "1 events are not processed",
-        "1 scheduled commands are due",
+        "1 workflows are overdue",
+        "1 events are overdue",
+        "1 scheduled commands are overdue",
     ]
     assert overdue[0].endswith(f"since {TIME.replace(microsecond=0).isoformat()}")
     assert str(-(2**63)) in overdue[2]
@@ -251,4 +251,4 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
         "execution_errors.workflow_id",
         "scheduled_commands.data",
     ]
-    assert "'gone', which is not there" in orphans[2]
+    assert "'gone', which does not exist" in orphans[2]

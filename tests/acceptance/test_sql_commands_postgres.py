@@ -180,7 +180,8 @@ def _definitions(connection: psycopg.Connection[tuple[str, ...]]) -> list[tuple[
         "SELECT table_name, column_name, data_type, collation_name, is_nullable, column_default, is_identity"
         " FROM information_schema.columns WHERE table_schema = 'wfc' ORDER BY table_name, ordinal_position",
         "SELECT indexdef FROM pg_indexes WHERE schemaname = 'wfc' ORDER BY indexdef",
-        "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = 'wfc'",
+        "SELECT trigger_name, action_statement FROM information_schema.triggers WHERE trigger_schema = 'wfc'"
+        " ORDER BY trigger_name, event_manipulation",
         "SELECT cast(version AS TEXT) FROM wfc.wfe_sql_store",
     )
     rows = [row for statement in statements for row in connection.execute(statement).fetchall()]

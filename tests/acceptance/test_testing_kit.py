@@ -203,7 +203,7 @@ async def test_failures_of_which_nothing_is_stored(stored: SqlPersistenceProvide
     failing.fail_next("get_workflow_instance", WorkflowNotFoundError("w"))
     assert failing.pending == ["persist_workflow"] * 3 + ["get_workflow_instance"]
     for error in (ClaimLostError, StoreBusyError, StoreUnavailableError):
-        with pytest.raises(error, match="persist_workflow .* as the test asked for"):
+        with pytest.raises(error, match="persist_workflow .* as the test requested"):
             await failing.persist_workflow(instance)
     with pytest.raises(WorkflowNotFoundError):
         await failing.get_workflow_instance("w")
@@ -219,7 +219,7 @@ async def test_an_answer_is_lost_of_what_is_stored(stored: SqlPersistenceProvide
     instance.data = "changed"
     failing.lose_answer("persist_workflow", stored=True)
     failing.lose_answer("create_event", stored=True)
-    with pytest.raises(StoreUnavailableError, match="whether it was stored is not known"):
+    with pytest.raises(StoreUnavailableError, match="it is not known whether the write was committed"):
         await failing.persist_workflow(instance)
     with pytest.raises(StoreUnavailableError):
         await failing.create_event(full_event(id="e"))

@@ -98,6 +98,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
         full_subscription(id="subscription-new", workflow_id="workflow-1", execution_pointer_id="pointer-1-1")
     ),
     "create_new_workflow": _workflow(id="workflow-new", name=""),
+    "create_numbered_workflow": _workflow(id="workflow-new", name=""),
     "delete_gone_execution_pointers": {"ids": '["pointer-1-1", "pointer-2-1"]', "workflow_id": "workflow-1"},
     "delete_orphaned_errors": {"ids": "[1, 4]"},
     "delete_processed_events": {"ids": '["event-1", "event-2"]'},
@@ -120,7 +121,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "import_scheduled_commands": [
         {"command_name": "ProcessEvent", "data": "new", "execute_time": 9, "rescheduled_time": None, **_NO_CLAIM}
     ],
-    "import_workflows": [{**_workflow(id="workflow-new", name="new"), **_NO_CLAIM, "revision": 7}],
+    "import_workflows": [{**_workflow(id="workflow-new", name="new-1"), **_NO_CLAIM, "revision": 7}],
     "insert_execution_pointers": [_pointer("pointer-new-1"), _pointer("pointer-new-2")],
     "lift_statement_timeout": {"is_local": "true"},
     "list_numbers": {"workflows": 10},
@@ -128,6 +129,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
     "lock_event_subscriptions": {"ids": '["subscription-2", "subscription-1"]'},
     "lock_events": {"ids": '["event-2", "event-1"]'},
     "mend_number": {"table_name": "scheduled_commands", "column_name": "id", "highest": 1000},
+    "pass_over_taken_numbers": {"definition_id": "new"},
     "persist_errors": [_error("first"), _error("second")],
     "persist_workflow": _workflow(id="workflow-1", name=""),
     "upsert_execution_pointers": [_pointer("pointer-1-2"), _pointer("pointer-new-1")],
@@ -143,6 +145,8 @@ RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
     "list_statistics": ["update_statistics"],
     "check_workflow_claim": ["claim_runnable_instances"],
+    "get_claimed_execution_pointers": ["claim_runnable_instances"],
+    "pass_over_taken_numbers": ["import_workflows"],
     "check_event_claim": ["claim_runnable_events"],
     "renew_workflow_claim": ["claim_runnable_instances"],
     "release_workflow_claim": ["claim_runnable_instances"],
@@ -174,6 +178,15 @@ PARTS: Mapping[str, Mapping[str, Params]] = {
         "upsert_execution_pointers": PARAMS_OF_QUERY["upsert_execution_pointers"],
         "create_event_subscription": PARAMS_OF_QUERY["create_event_subscription"],
     },
+    "create_numbered_workflow": {
+        "next_definition_sequence": {"definition_id": "order"},
+        "insert_execution_pointers": [
+            {**_pointer(f"pointer-new-{number}"), "workflow_id": "workflow-new"} for number in (1, 2)
+        ],
+    },
+    "claim_and_load_instances": {
+        "get_claimed_execution_pointers": {"as_at": 2000, "token": "token", "row_limit": 2},
+    },
     "get_workflow_instance": {"get_execution_pointers": {"workflow_id": "workflow-1"}},
     "get_workflow_instance_by_name": {"get_execution_pointers_by_name": {"name": "order-full"}},
 }
@@ -190,6 +203,11 @@ OTHERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Params]]] = {
     ),
     "get_workflow_instance_by_name": ({"name": "nobody"}, {}),
     "next_definition_sequence": ({"definition_id": "new"}, {}),
+    "create_numbered_workflow": ({"id": "workflow-new-2", "definition_id": "new"}, {}),
+    "claim_and_load_instances": (
+        {"token": "other"},
+        {"get_claimed_execution_pointers": {"as_at": 2000, "token": "other", "row_limit": 2}},
+    ),
     "create_event": ({"id": "event-new-2"}, {}),
     "create_event_subscription": ({"id": "subscription-new-2"}, {}),
     "get_subscriptions": ({"event_key": "gone"}, {}),
@@ -200,6 +218,7 @@ OTHERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Params]]] = {
 
 
 TOGETHER: Mapping[str, Mapping[str, Any]] = {
+    "claim_and_load_instances": {"row_limit": 1},
     "claim_runnable_instances": {"row_limit": 1},
     "claim_runnable_events": {"row_limit": 1},
 }

@@ -189,7 +189,7 @@ async def test_fetch_does_not_write(provider: SqlPersistenceProvider) -> None:
         await provider.fetch("insert_and_list", id="new")
     for name in ("insert_invoice", "raise_invoice", "count_invoices", "create_invoices"):
         query = {"insert_invoice": {"id": "new", "amount": 1}, "raise_invoice": {"id": "old", "by": 1}}.get(name, {})
-        with pytest.raises(QueryFileError, match=r"fetch\(\) returns rows, so its name may not end in"):
+        with pytest.raises(QueryFileError, match=r"fetch\(\) returns rows, so its name must not end in"):
             await provider.fetch(name, **query)
     assert await provider.fetch("invoices", at_least=1) == [{"id": "old", "amount": 5}]
     async with provider.unit() as unit:
@@ -205,9 +205,9 @@ async def test_values(provider: SqlPersistenceProvider) -> None:
     for wrong in ({}, [], object(), datetime(2026, 5, 28), "\ud800", 2**63, float("nan")):
         with pytest.raises(SerializationError, match=r"^at \(of pay\)"):
             provider.unit().run("pay", id="old", at=wrong)
-    with pytest.raises(SerializationError, match="lacks its parameter at$"):
+    with pytest.raises(SerializationError, match="is missing the parameter at$"):
         provider.unit().run("pay", id="old")
-    with pytest.raises(SerializationError, match=r"has no parameter on, but \(id, at\)"):
+    with pytest.raises(SerializationError, match=r"has no parameter on; it has \(id, at\)"):
         await provider.fetch("pay", id="old", at=None, on=5)
     with pytest.raises(QueryFileError, match="no query 'payed'; its queries are count_invoices, create_invoices,"):
         provider.unit().run("payed", id="old")
@@ -255,7 +255,7 @@ async def test_maintenance_leaves_the_application_s_tables_alone(
             "PRAGMA would end .* or change its",
         ),
         ("-- name: one()!\n-- Two.\nSELECT 1; COMMIT;", "query one: two statements"),
-        ("-- name: one()\n-- One.\nSELECT 1;\n-- name: one()\n-- Again.\nSELECT 1;", "the name is taken"),
+        ("-- name: one()\n-- One.\nSELECT 1;\n-- name: one()\n-- Again.\nSELECT 1;", "the name is already used"),
         ("SELECT 1;", "would be lost"),
     ],
 )

@@ -108,7 +108,7 @@ async def test_an_index_that_finds_the_rows_of_others(tmp_path: Path) -> None:
     content[second : second + 10] = b"workflow-,"
     file.write_bytes(content)
     async with connect(file) as provider:
-        with pytest.raises(CorruptRowError, match="one of workflow 'workflow-,' is found by another id"):
+        with pytest.raises(CorruptRowError, match="index and table disagree on a pointer of workflow 'workflow-,'"):
             await provider.get_workflow_instances(["workflow-1"])
 
 

@@ -38,7 +38,7 @@ async def test_a_sequence_that_has_come_to_its_end(connect_store: Connect, by_ha
         by_hand(f"UPDATE definition_sequences SET next_num = {LAST - 1}")
         assert await provider.next_definition_sequence("order") == LAST
         for _ in range(2):
-            with pytest.raises(StoreError, match="the numbers of definition 'order' have come to an end"):
+            with pytest.raises(StoreError, match="the numbers of definition 'order' are used up"):
                 await provider.next_definition_sequence("order")
         assert await provider.next_definition_sequence("refund") == 1
     assert (LAST,) in by_hand("SELECT next_num FROM definition_sequences WHERE definition_id = 'order'")

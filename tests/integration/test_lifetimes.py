@@ -53,7 +53,7 @@ async def test_calls_before_open_and_after_close(connect_store: Connect) -> None
     ):
         with pytest.raises(ProviderClosedError, match="is closed"):
             await call
-    with pytest.raises(ProviderClosedError, match="opened before"):
+    with pytest.raises(ProviderClosedError, match="already opened"):
         await provider.open()
     never_opened = connect_store()
     await never_opened.close()

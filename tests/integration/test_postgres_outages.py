@@ -23,7 +23,7 @@ from wfe_sql.testing import full_event
 from wfe_sql.testing.samples import TIME
 
 WRITERS = 8
-UNKNOWN = "whether it was stored is not known"
+UNKNOWN = "it is not known whether the write was committed"
 
 
 class Load:

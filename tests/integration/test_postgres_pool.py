@@ -103,7 +103,9 @@ async def test_a_connection_that_is_ended_while_its_statement_runs(
     creating = asyncio.create_task(host.create_event(full_event(id="e1")))
     await _waits(admin, host_name)
     assert admin("end_connections", application=host_name)
-    with pytest.raises(StoreUnavailableError, match="whether it was stored is not known: terminating connection"):
+    with pytest.raises(
+        StoreUnavailableError, match="it is not known whether the write was committed: terminating connection"
+    ):
         await creating
     await by_hand.rollback()
     with pytest.raises(EventNotFoundError):
@@ -150,10 +152,10 @@ async def test_a_serialization_failure_is_run_again(
         ("40001", 10, StoreBusyError, "others changed the same rows each time"),
         ("40P01", 10, StoreBusyError, "others held the same rows each time"),
         ("55P03", 1, StoreBusyError, "a lock was held for too long"),
-        ("53100", 1, StoreFullError, "has no room left"),
-        ("25006", 1, StoreReadOnlyError, "may not be written"),
+        ("53100", 1, StoreFullError, "has no disk space left"),
+        ("25006", 1, StoreReadOnlyError, "cannot be written"),
         ("XX001", 1, StoreCorruptError, "is damaged"),
-        ("42P01", 1, StoreError, "cannot be worked with"),
+        ("42P01", 1, StoreError, "failed with an unexpected database error"),
     ],
 )
 async def test_what_the_server_refuses(

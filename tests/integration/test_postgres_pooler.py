@@ -151,6 +151,8 @@ async def test_a_pool_of_one(postgres_url: str, schema: str) -> None:
 async def test_statement_mode_is_refused(postgres_url: str, schema: str) -> None:
     with (
         pooler(postgres_url, "statement") as url,
-        pytest.raises(StoreError, match="behind a pooler that has no transactions; set its pool_mode to transaction"),
+        pytest.raises(
+            StoreError, match="behind a pooler that does not support transactions; set its pool_mode to transaction"
+        ),
     ):
         await PostgresPersistenceProvider(url, schema=schema).open()

@@ -128,7 +128,7 @@ async def test_a_role_that_may_only_read(schema: str, make_role: MakeRole, postg
     admin("grant_use", role=role)
     async with PostgresPersistenceProvider(url, schema=schema) as reader:
         assert await reader.get_workflow_instance(stored.id) == stored
-        with pytest.raises(StoreReadOnlyError, match="may not be written"):
+        with pytest.raises(StoreReadOnlyError, match="cannot be written"):
             await reader.persist_workflow(stored)
         assert {finding.kind for finding in await reader.check()} == {FindingKind.Overdue}
 

@@ -106,7 +106,7 @@ async def test_a_call_ends_a_little_after_the_statement_timeout(
 ) -> None:
     relay.answers = SILENT
     with pytest.raises(
-        StoreUnavailableError, match="the connection was lost, and nothing was written: no answer within 35 s"
+        StoreUnavailableError, match="the connection was lost; nothing was written: no answer within 35 s"
     ):
         await ends(host.get_event("e1"), pass_time, within=40)
     with pytest.raises(StoreUnavailableError):

@@ -408,7 +408,7 @@ async def test_a_text_that_is_too_long_for_an_index_is_refused_by_its_field(post
             "data": provider.schedule_command(wfe_sql.ScheduledCommand.process_workflow(LONG, 5)),
         }
         for field, call in refused.items():
-            message = f"^{field} .*has {len(LONG):,} bytes, and PostgreSQL takes at most about 2,700 into an index"
+            message = f"^{field} .*has {len(LONG):,} bytes, and an index entry can have at most about 2,700 bytes"
             with pytest.raises(SerializationError, match=message):
                 await call
         await provider.create_event(full_event(event_data=LONG))

@@ -352,7 +352,7 @@ async def _refused(provider: SqlPersistenceProvider, transaction: Transaction, m
 
 
 async def test_a_connection_in_autocommit_is_refused(provider: SqlPersistenceProvider, connect: Connect) -> None:
-    await _refused(provider, await connect(in_autocommit=True), "it is in no transaction, .*; begin one")
+    await _refused(provider, await connect(in_autocommit=True), "it is not in a transaction, .*; begin one")
     with pytest.raises(EventNotFoundError):
         await provider.get_event("refused")
 

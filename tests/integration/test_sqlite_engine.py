@@ -488,10 +488,10 @@ async def test_commands_whose_lease_cannot_be_renewed(
         async with SqlitePersistenceProvider(file, clock=clock, busy_timeout=timeout) as provider:
             if seconds < 60:
                 await provider.process_commands(TIME, handler, lease=timedelta(seconds=60))
-                assert "claims on scheduled commands [1] are not renewed" in caplog.text
+                assert "claims on scheduled commands [1] could not be renewed" in caplog.text
             else:
                 with pytest.raises(StoreBusyError):
                     await provider.process_commands(TIME, handler, lease=timedelta(seconds=60))
                 assert handled == []
-                assert "is not given back" in caplog.text
+                assert "could not be released" in caplog.text
     assert handled == (["w1"] if seconds < 60 else [])

@@ -80,7 +80,7 @@ async def test_a_tuned_index_is_made_in_a_store_that_exists(
             "SELECT document AS it",
             "must return the columns (document), not (it)",
         ),
-        ("create_event_documents_view", "'event_key', event_key,", "", "it lacks event_documents.'event_key'"),
+        ("create_event_documents_view", "'event_key', event_key,", "", "event_documents.'event_key' is missing"),
         ("get_subscriptions_group", "units.unit, found.document", "found.document, unit", "must return the columns"),
         ("get_event_group", "units.unit, ", "", "must return the columns (unit, document), not (document)"),
         ("persist_errors", "VALUES (", "VALUES (1, ", "PostgreSQL refuses it: INSERT has more expressions"),
@@ -98,7 +98,7 @@ async def test_a_tuned_index_is_made_in_a_store_that_exists(
             "create_events_table",
             "ALTER TABLE events ADD COLUMN IF NOT EXISTS claim_worker_id TEXT;\n",
             "",
-            "must make the columns that its original makes, it lacks events.claim_worker_id",
+            "must make the columns that its original makes; events.claim_worker_id is missing",
         ),
     ],
 )

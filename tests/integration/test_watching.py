@@ -307,7 +307,7 @@ async def test_work_that_a_deadlock_undid(
             await by_hand.execute("UPDATE events SET is_processed = true WHERE id = 'e1'")
             await by_hand.commit()
         await marking
-    assert "work runs again, which others undid: DeadlockDetected" in caplog.text
+    assert "work that others undid runs again: DeadlockDetected" in caplog.text
 
 
 async def _mark_both(provider: SqlPersistenceProvider) -> None:

@@ -84,9 +84,9 @@ def test_timeouts(url: str, name: str, value: Any, message: str) -> None:
         (lambda: connect(None), "url must be a str or a path, not NoneType"),  # type: ignore[arg-type]
         (lambda: connect(b"x.db"), "url must be a str or a path, not bytes"),  # type: ignore[arg-type]
         (lambda: PostgresPersistenceProvider(Path("x")), "url must be a str, not PosixPath"),  # type: ignore[arg-type]
-        (lambda: connect("postgres:///x", application_name="a\0b"), "application_name has a NUL character"),
-        (lambda: connect("postgres://h/x\0?user=u"), "the URL is not one that PostgreSQL reads"),
-        (lambda: connect("postgres://h/x\ud800"), "the URL is not one that PostgreSQL reads"),
+        (lambda: connect("postgres:///x", application_name="a\0b"), "application_name contains a NUL character"),
+        (lambda: connect("postgres://h/x\0?user=u"), "not a PostgreSQL URL"),
+        (lambda: connect("postgres://h/x\ud800"), "not a PostgreSQL URL"),
     ],
 )
 def test_what_a_provider_does_not_take(make: Any, message: str) -> None:

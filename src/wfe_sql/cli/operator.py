@@ -101,7 +101,8 @@ async def _change(
                 continue
             _print_change(instance, before, as_json=as_json)
             return
-    raise WorkflowConflictError(f"{workflow} was changed by somebody else {_TRIES} times in a row; try again")
+    what = f"somebody else changed {workflow} {_TRIES} times in a row; try again"
+    raise WorkflowConflictError(what, workflow_id=instance.id)
 
 
 def _print_change(instance: WorkflowInstance, before: WorkflowStatus, *, as_json: bool) -> None:

@@ -1,69 +1,44 @@
 """A small workflow host: what it takes to run workflows on any `PersistenceProvider`. `wfe-sql demo` runs two of it.
 
-All that a host knows is in the store, so others carry on where a killed one stopped. A step that was running at that
-moment runs again; one that was stored as done does not. Several hosts share a store by two rules:
-
-- Steps run under a claim. A host claims a workflow for one turn, runs the steps that are due, and gives it back; so no
-  two hosts run one step. A claim that its host does not renew, because it was killed or hangs, runs out and is taken by
-  another, and from then on the store takes nothing more from the first.
-- Every change is made to what is stored: load, change, store, and all over again when somebody else stored something in
-  between (`_change`). So an event or a command changes a workflow while a claim holds it, and neither change is lost.
-  A store opened with `on_conflict="overwrite"` would not tell.
-
-Events and times are compared by the hosts' clocks, which must agree.
-
-Where two writes belong together but are not one call of the store, they are in the order in which a kill between them
-does no harm, and a comment says so. Likewise a wait is stored before it is looked for, so that what ends it finds it.
+All that a host knows is in the store, so others carry on where a killed one stopped. Whatever belongs together is one
+unit of work: a step's result, and the error, command or subscription that comes of it; or an event's delivery to all
+who wait for it. So a step that runs when its host is killed runs again, and one that was stored as done does not.
+The `README.md` beside this file has the rules.
 """
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from wfe_sql import (
-    Claim,
-    ClaimKind,
-    ClaimLostError,
-    CommandName,
-    EventSubscription,
-    ExecutionError,
-    ExecutionPointer,
-    PersistenceProvider,
-    ScheduledCommand,
-    StoreError,
-    WorkflowConflictError,
-    WorkflowInstance,
-    WorkflowStatus,
-    epoch_ms,
-    utc_now,
-)
-from wfe_sql.demo.steps import (
-    Definition,
-    Result,
-    Sleep,
-    is_due,
-    publish,
-    rest,
-    settle,
-    waits_for_event,
-    wake,
-)
+from wfe_sql import Claim, CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, epoch_ms, utc_now
+from wfe_sql.demo import steps
+from wfe_sql.errors import ClaimLostError, WorkflowConflictError
+from wfe_sql.models import Subscribed, WorkflowInstance
+from wfe_sql.repositories import Change, PersistenceProvider, UnitOfWork
 
 _log = logging.getLogger(__name__)
 
 _PAUSE = 1.0
 """Seconds until something that failed, other than a step, is tried again."""
 
-_Change = Callable[[WorkflowInstance], Sequence[EventSubscription] | None]
-"""Changes a workflow in place and returns the subscriptions to store with it, if any; may be called several times."""
+_Work = Callable[[], Awaitable[None]]
+_Add = Callable[[UnitOfWork], Subscribed | None]
 
-_Work = Callable[[str, Claim], Awaitable[None]]
-"""Works on the workflow or event with this id, under this claim."""
+
+@dataclass(slots=True)
+class _Turn:
+    """What one claim on a workflow is for."""
+
+    claim: Claim
+    instance: WorkflowInstance
+    running: int = 0
+    is_over: bool = False
+    storing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class WorkflowHost:
@@ -82,7 +57,7 @@ class WorkflowHost:
     def __init__(
         self,
         store: PersistenceProvider,
-        definitions: Iterable[Definition],
+        definitions: Iterable[steps.Definition],
         *,
         worker_id: str,
         clock: Callable[[], datetime] = utc_now,
@@ -95,149 +70,121 @@ class WorkflowHost:
         self._clock: Callable[[], datetime] = lambda: clock().astimezone(UTC)
         self._max_tasks = max_tasks
         self._lease = lease
-        self._tasks: Counter[ClaimKind] = Counter()
-        self._progress = asyncio.Event()
 
     async def start(self, definition_id: str, data: dict[str, Any]) -> str:
-        """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up.
-
-        Raises:
-            KeyError: This host has no such definition.
-            SerializationError: `data` is no JSON.
-        """
-        definition = self._definitions[definition_id]
-        number = await self._store.next_definition_sequence(definition_id)
-        instance = WorkflowInstance(
-            name=f"{definition_id}-{number}",
-            workflow_definition_id=definition_id,
-            version=definition.version,
-            data=data,
-            execution_pointers=[definition.first_pointer()],
-            create_time=self._clock(),
-        )
-        return await self._store.create_new_workflow(instance)
+        """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up."""
+        instance = self._definitions[definition_id].new(data, self._clock())
+        await self._store.create_numbered_workflow(instance)
+        return instance.id
 
     async def run(self) -> None:
-        """Run what is due until cancelled, which cancels the steps that are running and gives back what was claimed.
-
-        Raises:
-            ExceptionGroup: With a `StoreError` in it: the store could not be polled.
-        """
+        """Run what is due until cancelled, or until the store cannot be polled; what was claimed is given back."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._work_on(self._claim_workflows))
+            tasks.create_task(self._work_on(self._claim_events))
             tasks.create_task(self._run_commands())
+
+    async def _work_on(self, claim_due: Callable[[int], Awaitable[Sequence[tuple[Claim, _Work]]]]) -> None:
+        """Claim what is due and work on it, each in a task of its own, as many at a time as there may be."""
+        busy: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as tasks:
             while True:
-                self._progress.clear()
-                now, worker, lease = self._clock(), self._worker_id, self._lease
-                if room := self._max_tasks - self._tasks[ClaimKind.Workflow]:
-                    claims = await self._store.claim_runnable_instances(now, worker, lease=lease, limit=room)
-                    self._begin(tasks, claims, self._run_due_steps)
-                if room := self._max_tasks - self._tasks[ClaimKind.Event]:
-                    claims = await self._store.claim_runnable_events(now, worker, lease=lease, limit=room)
-                    self._begin(tasks, claims, self._deliver_event)
-                await self._wait()
+                claimed = await claim_due(self._max_tasks - len(busy))
+                for claim, work in claimed:
+                    busy.add(task := tasks.create_task(self._hold(claim, work)))
+                    task.add_done_callback(busy.discard)
+                if len(busy) == self._max_tasks:
+                    await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
+                elif not claimed:
+                    await self._store.wait_for_work()
 
-    async def _wait(self) -> None:
-        """Wait until something may be due, or there is room for more."""
-        waits = [asyncio.create_task(self._store.wait_for_work()), asyncio.create_task(self._progress.wait())]
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in done:
-                await wait
-        finally:
-            for wait in waits:
-                wait.cancel()
+    async def _claim_workflows(self, limit: int) -> Sequence[tuple[Claim, _Work]]:
+        take = self._store.claim_and_load_instances
+        claimed = await take(self._clock(), self._worker_id, lease=self._lease, limit=limit)
+        return [(claim, partial(self._run_due_steps, _Turn(claim, instance))) for claim, instance in claimed]
 
-    def _begin(self, tasks: asyncio.TaskGroup, claims: Iterable[Claim], work: _Work) -> None:
-        for claim in claims:
-            self._tasks[claim.kind] += 1
-            tasks.create_task(self._hold(claim, work))
+    async def _claim_events(self, limit: int) -> Sequence[tuple[Claim, _Work]]:
+        take = self._store.claim_runnable_events
+        claims = await take(self._clock(), self._worker_id, lease=self._lease, limit=limit)
+        return [(claim, partial(self._deliver_event, claim.id, claim)) for claim in claims]
 
     async def _hold(self, claim: Claim, work: _Work) -> None:
-        """Work on what is claimed, renew the claim meanwhile, and give it back."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                renewal = tasks.create_task(self._renew(claim))
-                await work(claim.id, claim)
-                renewal.cancel()
-        except* ClaimLostError:  # this host was too slow, and another has it now
-            _log.warning("lost %s to another host", claim.id)
-        except* Exception:  # the others go on, and this one is tried again after a pause
-            _log.exception("cannot work on %s", claim.id)
-            await asyncio.sleep(_PAUSE)
-        finally:
-            with suppress(ClaimLostError, StoreError):  # what cannot be given back runs out
-                await self._store.release_claim(claim)
-            self._tasks[claim.kind] -= 1
-            self._progress.set()
-
-    async def _renew(self, claim: Claim) -> None:
-        while True:
-            await asyncio.sleep(self._lease.total_seconds() / 3)
-            try:
-                claim = await self._store.renew_claim(claim, self._lease)
-            except StoreError:
-                if self._clock() >= claim.expires_at:  # another host may have it
+            async with self._store.hold(claim, self._lease):
+                try:
+                    await work()
+                except* ClaimLostError:
                     raise
-                _log.exception("cannot renew the claim on %s", claim.id)
+                except* Exception:  # the others go on, and this one is tried again after a pause
+                    _log.exception("cannot work on %s", claim.id)
+                    await asyncio.sleep(_PAUSE)
+        except* ClaimLostError:  # this host was too slow
+            _log.warning("lost %s to another host", claim.id)
 
-    async def _change(self, workflow_id: str, change: _Change, claim: Claim | None = None) -> None:
-        """Change a workflow as it is stored, all over again when somebody else changed it in between."""
-        while True:
-            instance = await self._store.get_workflow_instance(workflow_id)
-            subscriptions = change(instance) or ()
-            settle(instance, self._clock())
-            with suppress(WorkflowConflictError):
-                await self._store.persist_workflow_with_subscriptions(instance, subscriptions, claim=claim)
-                return
+    async def _run_due_steps(self, turn: _Turn) -> None:
+        """Run the steps of a workflow that are due, side by side, and then those that have become due by it."""
+        while not turn.is_over:
+            due = steps.due_pointers(turn.instance, self._clock())
+            turn.running = len(due)
+            if not due:
+                await self._persist(turn, partial(steps.settle, now=self._clock()))
+            elif len(due) == 1:
+                await self._run_step(turn, due[0])
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    for pointer in due:
+                        tasks.create_task(self._run_step(turn, pointer))
 
-    # steps
-
-    async def _run_due_steps(self, workflow_id: str, claim: Claim) -> None:
-        """Run the steps of a workflow that are due, side by side, and store each when it is done.
-
-        What becomes due meanwhile has the next turn, which comes when all of these are done.
-        """
-        instance = await self._store.get_workflow_instance(workflow_id)
-        now = self._clock()
-        due = [pointer for pointer in instance.execution_pointers if is_due(pointer, now)]
-        if instance.status is not WorkflowStatus.Runnable or not due:
-            await self._change(workflow_id, lambda _: None, claim)
+    async def _run_step(self, turn: _Turn, pointer: ExecutionPointer) -> None:
+        if steps.waits_for_event(pointer):  # the host that stored the wait was killed, or nothing has come yet
+            for event_id in await self._store.get_events(
+                pointer.event_name or "", pointer.event_key or "", self._clock()
+            ):
+                await self._deliver_event(event_id)
+            await self._persist(turn, partial(steps.publish, pointer_ids={pointer.id}, event=None, now=self._clock()))
             return
-        async with asyncio.TaskGroup() as steps:
-            for pointer in due:
-                run = self._look_back if waits_for_event(pointer) else self._run_step
-                steps.create_task(run(instance, pointer, claim))
-
-    async def _run_step(self, instance: WorkflowInstance, pointer: ExecutionPointer, claim: Claim) -> None:
+        instance, began = turn.instance, self._clock()
         definition = self._definitions[instance.workflow_definition_id]
         body = definition.steps[pointer.step_id].body
-        if claim.expires_at - self._clock() < self._lease / 3:  # this host stood still since it claimed
-            await self._store.renew_claim(claim, self._lease)
-        began = self._clock()
-        result: Result | Exception | None = None
-        if body is not None:
-            try:
-                result = await body(instance, pointer)
-            except Exception as error:  # whatever it is, it is stored, and the step is retried
-                result = error
+        result: steps.Result | Exception | None = None
+        try:
+            result = None if body is None else await body(instance, pointer)
+        except Exception as error:  # whatever it is, it is stored, and the step is retried
+            result = error
         now = self._clock()
-        if isinstance(result, Exception):
-            # The error first: killed in between, the step is run again, and no error is lost.
-            message = f"{type(result).__name__}: {result}"
-            stored = ExecutionError(
-                error_time=now, workflow_id=instance.id, execution_pointer_id=pointer.id, message=message
-            )
-            await self._store.persist_errors([stored])
-        change = partial(definition.apply, pointer_id=pointer.id, result=result, began=began, now=now)
-        await self._change(instance.id, change, claim)
-        if isinstance(result, Sleep) and result.by_command:
-            # Stored as sleeping first: a command that comes at once finds the pointer, and killed in between, the
-            # workflow wakes by itself.
-            command = ScheduledCommand.process_workflow(instance.id, epoch_ms(now + result.duration))
-            await self._store.schedule_command(command)
-            await self._change(instance.id, partial(rest, pointer_id=pointer.id), claim)
 
-    # scheduled commands
+        def add(unit: UnitOfWork) -> Subscribed | None:
+            match result:
+                case Exception():
+                    text, of = f"{type(result).__name__}: {result}", pointer.id
+                    error = ExecutionError(
+                        error_time=now, workflow_id=instance.id, execution_pointer_id=of, message=text
+                    )
+                    unit.persist_errors([error])
+                case steps.Sleep(by_command=True):
+                    due = epoch_ms(now + result.duration)
+                    unit.schedule_command(ScheduledCommand.process_workflow(instance.id, due))
+                case steps.WaitFor():
+                    return unit.subscribe(steps.subscription(instance, pointer, result))
+            return None
+
+        change = partial(definition.apply, pointer_id=pointer.id, result=result, began=began, now=now)
+        waiting = await self._persist(turn, change, add)
+        if waiting is not None and waiting.event_ids:  # it came before the wait
+            await self._deliver_event(waiting.event_ids[0])
+
+    async def _persist(self, turn: _Turn, change: Change, add: _Add = lambda _: None) -> Subscribed | None:
+        """Change a workflow and store it with what `add` adds; give it back when it is to wait now."""
+        async with turn.storing:
+            turn.running -= 1
+            while True:
+                change(turn.instance)
+                turn.is_over = turn.running <= 0 and not steps.due_pointers(turn.instance, self._clock())
+                with suppress(WorkflowConflictError):  # an event or a command changed it meanwhile
+                    async with self._store.unit(turn.claim, release=turn.is_over) as unit:
+                        unit.persist_workflow(turn.instance)
+                        return add(unit)
+                turn.instance = await self._store.get_workflow_instance(turn.instance.id)
 
     async def _run_commands(self) -> None:
         while True:
@@ -252,27 +199,20 @@ class WorkflowHost:
         if command.command_name is CommandName.ProcessEvent:
             await self._deliver_event(command.data)
         else:
-            await self._change(command.data, wake)
-
-    # events
-
-    async def _look_back(self, instance: WorkflowInstance, pointer: ExecutionPointer, claim: Claim) -> None:
-        """Take an event that came before the subscription was stored; later ones are delivered to the subscription."""
-        for event_id in await self._store.get_events(pointer.event_name or "", pointer.event_key or "", self._clock()):
-            event = await self._store.get_event(event_id)
-            if event.event_time >= instance.create_time:
-                change = partial(publish, pointer_id=pointer.id, event_data=event.event_data)
-                await self._change(instance.id, change, claim)
-                # Last: no claim guards this, so a host that lost its claim must not come here.
-                await self._store.terminate_subscription(pointer.id)
-                return
-        await self._change(instance.id, partial(rest, pointer_id=pointer.id), claim)
+            await self._store.change(command.data, partial(steps.wake, now=self._clock()))
 
     async def _deliver_event(self, event_id: str, claim: Claim | None = None) -> None:
-        """Hand an event to all who wait for it; it is marked last, so that after a kill it is delivered again."""
+        """Hand an event to all who wait for it, again where something else changed one of them meanwhile."""
         event = await self._store.get_event(event_id)
-        for waiting in await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time):
-            change = partial(publish, pointer_id=waiting.execution_pointer_id, event_data=event.event_data)
-            await self._change(waiting.workflow_id, change)
-            await self._store.terminate_subscription(waiting.id)
-        await self._store.mark_event_processed(event_id, claim=claim)
+        while True:
+            waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
+            instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
+            with suppress(WorkflowConflictError):
+                async with self._store.unit(claim, release=claim is not None) as unit:
+                    for instance in instances:
+                        steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
+                        unit.persist_workflow(instance)
+                    for wait in waits:
+                        unit.terminate_subscription(wait.id)
+                    unit.mark_event_processed(event_id)
+                return

@@ -1,8 +1,6 @@
 """What a workflow of the demo host is made of, and how a step's result moves its pointers. Nothing here uses a store.
 
-A pointer is due when it is `active` and its `sleep_until` is past. What has to wait for something else (its children,
-an event, a scheduled command) is not active until that comes. A pointer that begins to wait stays active at first, and
-the host calls `rest` when it is sure that what is waited for will find it waiting.
+A pointer is due when it is `active` and its `sleep_until` is past. What waits for something else is not active.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,9 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from wfe_sql import EventSubscription, ExecutionPointer, PointerStatus, WorkflowInstance, WorkflowStatus, epoch_ms
+from wfe_sql import Event, EventSubscription, ExecutionPointer, WorkflowInstance, epoch_ms
+from wfe_sql.models import PointerStatus, WorkflowStatus
 
 _FINISHED = (PointerStatus.Complete, PointerStatus.Failed)
+
+_LOOK_BACK = timedelta(minutes=1)
+"""When a pointer that waits is due, in case its host is killed before it has looked for an event that came before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Run the step again later, with `remember` (any JSON) in its pointer's `persistence_data`.
-
-    With `by_command` a scheduled command wakes the step, otherwise the workflow's own `next_execution` does.
-    """
+    """Run the step again later, woken by a scheduled command or by `next_execution`; `remember` is JSON for then."""
 
     duration: timedelta
     remember: Any
@@ -36,11 +35,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    """Run the step again when an event of this name and key has come, with its data in the pointer's `event_data`.
-
-    An event that came since the workflow was created counts, even if the step did not wait for it yet. A step may wait
-    once.
-    """
+    """Run the step again, once, when such an event has come since the workflow was created; see `event_data`."""
 
     event_name: str
     event_key: str
@@ -48,11 +43,10 @@ class WaitFor:
 
 Result = Done | Sleep | WaitFor
 
-StepBody = Callable[[WorkflowInstance, ExecutionPointer], Awaitable[Result]]
-"""What a step does. Only what it returns is stored, not what it changes in its arguments.
+Outcome = Result | Exception | None
 
-An exception that it raises is stored too, and the step is run again.
-"""
+StepBody = Callable[[WorkflowInstance, ExecutionPointer], Awaitable[Result]]
+"""What a step does. It changes nothing in its arguments; what it returns or raises is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,42 +69,43 @@ class Definition:
     version: int
     steps: tuple[Step, ...]
 
-    def first_pointer(self) -> ExecutionPointer:
-        """Return the pointer that a new workflow starts with."""
-        return self._pointer(self.steps[0].name)
+    def new(self, data: dict[str, Any], now: datetime) -> WorkflowInstance:
+        """Return a workflow that is to begin now."""
+        instance = WorkflowInstance(workflow_definition_id=self.id, version=self.version, data=data, create_time=now)
+        instance.execution_pointers.append(self._pointer(self.steps[0].name))
+        return instance
 
     def apply(
-        self,
-        instance: WorkflowInstance,
-        pointer_id: str,
-        result: Result | Exception | None,
-        *,
-        began: datetime,
-        now: datetime,
-    ) -> list[EventSubscription]:
-        """Move a pointer on by what its step returned or raised; None is the result of a step without a body.
-
-        Returns:
-            The subscriptions to store with the workflow.
-        """
-        pointer = next(pointer for pointer in instance.execution_pointers if pointer.id == pointer_id)
+        self, instance: WorkflowInstance, pointer_id: str, result: Outcome, began: datetime, now: datetime
+    ) -> None:
+        """Move a pointer on by what its step returned or raised; None is the result of a step without a body."""
+        (pointer,) = (pointer for pointer in instance.execution_pointers if pointer.id == pointer_id)
         pointer.start_time = pointer.start_time or began
+        step = self.steps[pointer.step_id]
         match result:
-            case None:
-                self._branch(instance, pointer, now)
+            case None if step.children and not pointer.children:
+                scope = [*pointer.scope, pointer.id]
+                children = [self._pointer(name, pointer, scope) for name in step.children]
+                pointer.active, pointer.children = False, [child.id for child in children]
+                instance.execution_pointers.extend(children)
+            case None:  # its children are done, or it has none
+                self._finish(instance, pointer, now)
             case Done():
                 instance.data |= result.output
                 self._finish(instance, pointer, now)
             case Sleep():
                 pointer.status, pointer.persistence_data = PointerStatus.Sleeping, result.remember
-                pointer.sleep_until = now + result.duration
+                pointer.sleep_until, pointer.active = now + result.duration, not result.by_command
             case WaitFor():
-                pointer.status = PointerStatus.WaitingForEvent
+                pointer.status, pointer.sleep_until = PointerStatus.WaitingForEvent, now + _LOOK_BACK
                 pointer.event_name, pointer.event_key = result.event_name, result.event_key
-                return [_subscription(instance, pointer, result)]
+            case Exception() if pointer.retry_count < step.max_retries:
+                pointer.retry_count += 1
+                pointer.status, pointer.sleep_until = PointerStatus.Sleeping, now + step.retry_after
             case Exception():
-                self._retry_or_fail(instance, pointer, now)
-        return []
+                pointer.status, pointer.active, pointer.end_time = PointerStatus.Failed, False, now
+                instance.status = WorkflowStatus.Suspended
+        settle(instance, now)
 
     def _finish(self, instance: WorkflowInstance, pointer: ExecutionPointer, now: datetime) -> None:
         """Complete a step; go on to the next one or, after the last of a branch, back to the step that branched."""
@@ -119,29 +114,8 @@ class Definition:
         if following is not None:
             instance.execution_pointers.append(self._pointer(following, pointer, pointer.scope))
         elif pointer.scope and _all_finished(p for p in instance.execution_pointers if p.scope == pointer.scope):
-            parent = next(p for p in instance.execution_pointers if p.id == pointer.scope[-1])
-            parent.active = True
-
-    def _branch(self, instance: WorkflowInstance, pointer: ExecutionPointer, now: datetime) -> None:
-        """Start the children of a step or, when it has none or comes back because they are done, complete it."""
-        names = self.steps[pointer.step_id].children
-        if pointer.children or not names:
-            self._finish(instance, pointer, now)
-            return
-        scope = [*pointer.scope, pointer.id]
-        children = [self._pointer(name, pointer, scope) for name in names]
-        pointer.active, pointer.children = False, [child.id for child in children]
-        instance.execution_pointers.extend(children)
-
-    def _retry_or_fail(self, instance: WorkflowInstance, pointer: ExecutionPointer, now: datetime) -> None:
-        """Have a step that raised an error run again later or, after too many times, suspend its workflow."""
-        step = self.steps[pointer.step_id]
-        if pointer.retry_count < step.max_retries:
-            pointer.retry_count += 1
-            pointer.status, pointer.sleep_until = PointerStatus.Sleeping, now + step.retry_after
-        else:
-            pointer.status, pointer.active, pointer.end_time = PointerStatus.Failed, False, now
-            instance.status = WorkflowStatus.Suspended
+            for parent in instance.execution_pointers:
+                parent.active |= parent.id == pointer.scope[-1]
 
     def _pointer(
         self, name: str, predecessor: ExecutionPointer | None = None, scope: Iterable[str] = ()
@@ -151,47 +125,19 @@ class Definition:
         return ExecutionPointer(step_id=step_id, step_name=name, predecessor_id=predecessor_id, scope=list(scope))
 
 
+def due_pointers(instance: WorkflowInstance, now: datetime) -> list[ExecutionPointer]:
+    """Return the pointers whose steps are to be run."""
+    pointers = instance.execution_pointers if instance.status is WorkflowStatus.Runnable else []
+    return [p for p in pointers if p.active and (p.sleep_until is None or p.sleep_until <= now)]
+
+
 def waits_for_event(pointer: ExecutionPointer) -> bool:
     """Return whether the pointer's event has not come yet."""
     return pointer.status is PointerStatus.WaitingForEvent and not pointer.event_published
 
 
-def publish(instance: WorkflowInstance, pointer_id: str, event_data: Any) -> None:
-    """Hand an event to a pointer, if it still waits for one."""
-    for pointer in instance.execution_pointers:
-        if pointer.id == pointer_id and waits_for_event(pointer):
-            pointer.event_data, pointer.event_published, pointer.active = event_data, True, True
-
-
-def wake(instance: WorkflowInstance) -> None:
-    """Wake the pointers that sleep; none of them runs before its time."""
-    for pointer in instance.execution_pointers:
-        if pointer.status is PointerStatus.Sleeping:
-            pointer.status, pointer.active = PointerStatus.Pending, True
-
-
-def rest(instance: WorkflowInstance, pointer_id: str) -> None:
-    """Leave a pointer to whatever wakes it or hands it its event, unless that has happened already."""
-    for pointer in instance.execution_pointers:
-        if pointer.id == pointer_id and (pointer.status is PointerStatus.Sleeping or waits_for_event(pointer)):
-            pointer.active = False
-
-
-def is_due(pointer: ExecutionPointer, now: datetime) -> bool:
-    """Return whether the pointer's step is to be run."""
-    return pointer.active and (pointer.sleep_until is None or pointer.sleep_until <= now)
-
-
-def settle(instance: WorkflowInstance, now: datetime) -> None:
-    """Set what follows from the pointers: whether the workflow is complete, and when it is due next."""
-    if instance.status is WorkflowStatus.Runnable and _all_finished(instance.execution_pointers):
-        instance.status, instance.complete_time = WorkflowStatus.Complete, now
-    times = [p.sleep_until for p in instance.execution_pointers if p.active]
-    runnable = instance.status is WorkflowStatus.Runnable
-    instance.next_execution = min((_due_ms(time) for time in times), default=None) if runnable else None
-
-
-def _subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: WaitFor) -> EventSubscription:
+def subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: WaitFor) -> EventSubscription:
+    """Return what has the event delivered to a pointer; it has the pointer's id, as a step waits once."""
     return EventSubscription(
         id=pointer.id,
         workflow_id=instance.id,
@@ -203,8 +149,30 @@ def _subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: W
     )
 
 
-def _due_ms(sleep_until: datetime | None) -> int:
-    return 0 if sleep_until is None else epoch_ms(sleep_until)
+def publish(instance: WorkflowInstance, pointer_ids: set[str], event: Event | None, now: datetime) -> None:
+    """Hand an event to those of the pointers that still wait for one; with None, leave them until one is delivered."""
+    for pointer in instance.execution_pointers:
+        if pointer.id in pointer_ids and waits_for_event(pointer):
+            pointer.active, pointer.sleep_until = event is not None, None
+            pointer.event_data, pointer.event_published = event and event.event_data, event is not None
+    settle(instance, now)
+
+
+def wake(instance: WorkflowInstance, now: datetime) -> None:
+    """Wake the pointers that sleep; none of them runs before its time."""
+    for pointer in instance.execution_pointers:
+        if pointer.status is PointerStatus.Sleeping:
+            pointer.status, pointer.active = PointerStatus.Pending, True
+    settle(instance, now)
+
+
+def settle(instance: WorkflowInstance, now: datetime) -> None:
+    """Set what follows from the pointers: whether the workflow is complete, and when it is due next."""
+    if instance.status is WorkflowStatus.Runnable and _all_finished(instance.execution_pointers):
+        instance.status, instance.complete_time = WorkflowStatus.Complete, now
+    active = [p for p in instance.execution_pointers if p.active and instance.status is WorkflowStatus.Runnable]
+    times = [0 if p.sleep_until is None else epoch_ms(p.sleep_until) for p in active]
+    instance.next_execution = min(times, default=None)
 
 
 def _all_finished(pointers: Iterable[ExecutionPointer]) -> bool:

@@ -1,7 +1,7 @@
-"""Units of work in a transaction that the caller has open, on a connection of the caller's own.
+"""Units of work in the caller's open transaction, on the caller's own connection.
 
-The caller commits, or does not, and this library never hears of it. A unit is in a savepoint, so that it fails alone.
-Whatever differs by driver is in the engines; here is how a unit runs, and how the driver's connection is found.
+The caller commits or rolls back, and this library never learns which. A unit runs in a savepoint, so that it fails
+alone. The engines have what differs by driver; this module runs a unit and finds the driver's connection.
 """
 
 import sys
@@ -16,26 +16,26 @@ _T = TypeVar("_T")
 
 
 class Joined(Protocol):
-    """A connection of somebody else, for the time of one unit."""
+    """Somebody else's connection, for the duration of one unit."""
 
     async def begin_unit(self) -> None:
         """Check that a unit can run here, and begin its savepoint."""
         ...
 
     async def run(self, unit: Unit) -> Results:
-        """Run statements; raise an error of ours."""
+        """Run statements; raise one of our own errors."""
         ...
 
     async def rollback_unit(self) -> None:
-        """Go back to where the unit began, and stay in it."""
+        """Undo what the unit did so far, and stay in it."""
         ...
 
     async def commit_unit(self) -> None:
-        """Have the transaction keep what the unit did, and leave the connection as it was found."""
+        """Keep what the unit did in the transaction, and leave the connection as it was."""
         ...
 
     async def abandon_unit(self) -> None:
-        """Leave the connection, and its transaction, as they were found."""
+        """Leave the connection and its transaction as they were."""
         ...
 
 
@@ -43,8 +43,8 @@ async def play(joined: Joined, script: Script) -> None:
     """Run a script as one unit.
 
     Raises:
-        StoreError: The connection cannot be used, or what it is connected to.
-        WfeError: Whatever the script raises; nothing it did is left.
+        StoreError: The connection, or its database, cannot be used.
+        WfeError: Whatever the script raises; everything it did was undone.
     """
     await joined.begin_unit()
     try:
@@ -66,23 +66,23 @@ async def play(joined: Joined, script: Script) -> None:
 
 
 def run_at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine that never waits, because all that it awaits is done by a driver without async."""
+    """Run a coroutine that never suspends, because it only awaits a synchronous driver."""
     try:
         coroutine.send(None)
     except StopIteration as returned:
         result: _T = returned.value
         return result
-    raise RuntimeError(f"{coroutine} waits")
+    raise RuntimeError(f"{coroutine} did not finish at once")
 
 
 class Entrance:
-    """Finds the driver's connection in what a caller gives, which may be one of SQLAlchemy's, or a session.
+    """Finds the driver's connection in what a caller passes, which may be a SQLAlchemy connection or session.
 
     Args:
-        target: The store, for people.
-        sync_drivers: The classes of connections without async, as "module.Class". None needs to be installed.
-        async_drivers: Those of connections with async.
-        begin: A statement that changes nothing: it has SQLAlchemy begin the transaction that it has only promised.
+        target: The store, for messages.
+        sync_drivers: Classes of synchronous connections, as "module.Class". None needs to be installed.
+        async_drivers: Classes of asynchronous connections.
+        begin: A statement that changes nothing; it makes SQLAlchemy begin its transaction.
     """
 
     def __init__(self, target: object, sync_drivers: Sequence[str], async_drivers: Sequence[str], begin: str) -> None:
@@ -92,10 +92,10 @@ class Entrance:
         self._begin = begin
 
     def find(self, connection: object) -> Any:
-        """Return the driver's connection, which is one without async.
+        """Return the driver's synchronous connection.
 
         Raises:
-            StoreError: It is not, or there is none.
+            StoreError: It is of another kind, or there is none.
         """
         with self._usable():
             if is_a(connection, "sqlalchemy.orm.Session", "sqlalchemy.orm.scoped_session"):
@@ -106,10 +106,10 @@ class Entrance:
         return connection
 
     async def find_async(self, connection: object) -> Any:
-        """Return the driver's connection, which is one with async.
+        """Return the driver's asynchronous connection.
 
         Raises:
-            StoreError: It is not, or there is none.
+            StoreError: It is of another kind, or there is none.
         """
         sqlalchemy = "sqlalchemy.ext.asyncio"
         with self._usable():
@@ -121,7 +121,7 @@ class Entrance:
         return connection
 
     def _find_within(self, connection: Any, check: Callable[[object], None]) -> Any:
-        """Return the driver's connection within one of SQLAlchemy, in whose transaction it is from now on."""
+        """Return the driver's connection within a SQLAlchemy connection, and begin its transaction."""
         within = connection.connection.driver_connection
         check(within)
         connection.exec_driver_sql(self._begin).close()
@@ -150,23 +150,23 @@ class Entrance:
             yield
         except WfeError:
             raise
-        except Exception as error:  # SQLAlchemy's, the driver's, or of a hook that the application has set
+        except Exception as error:  # SQLAlchemy's, the driver's, or an application hook's
             raise unusable(self._target, str(error)) from error
 
 
 def is_a(connection: object, *names: str) -> bool:
-    """Tell whether an object is of one of these classes, "module.Class", without importing the module."""
+    """Tell whether an object is an instance of one of the classes "module.Class", without importing the module."""
     classes = (getattr(sys.modules.get(module), name, None) for module, _, name in (n.rpartition(".") for n in names))
     return any(isinstance(connection, found) for found in classes if isinstance(found, type))
 
 
 def unusable(target: object, why: str) -> StoreError:
-    """Return the error of a connection that no unit can run on."""
+    """Return the error for a connection on which no unit can run."""
     return StoreError(f"the connection cannot take a unit of {target}: {' '.join(why.split())}. Nothing was written")
 
 
-NO_TRANSACTION = "it is in no transaction, so nobody would commit the unit; begin one"
-"""Why a connection in autocommit takes no unit."""
+NO_TRANSACTION = "it is not in a transaction, so nobody would commit the unit; begin one"
+"""Why a unit cannot run on a connection in autocommit mode."""
 
 OTHER_DATABASE = "it is connected to another database"
 

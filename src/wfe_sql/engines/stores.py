@@ -138,7 +138,7 @@ def out_of_date(store: object) -> StoreVersionError:
     return StoreVersionError(f"{store} is out of date; upgrade it first: wfe-sql init")
 
 
-def check_version(store: object, version: int | None, *, allow_unfinished_copy: bool) -> None:
+def check_version(store: object, version: int, *, allow_unfinished_copy: bool) -> None:
     """Refuse a store of an unknown version, and an unfinished copy.
 
     Raises:
@@ -148,7 +148,7 @@ def check_version(store: object, version: int | None, *, allow_unfinished_copy: 
     if version == UNFINISHED_COPY:
         if not allow_unfinished_copy:
             raise StoreError(f"{store} cannot be used: {NOT_FINISHED}")
-    elif version is None or version > VERSION:
+    elif version > VERSION:
         raise StoreVersionError(
             f"{store} has version {version}, made by a later wfe-sql; this one supports version {VERSION}: "
             "upgrade wfe-sql"

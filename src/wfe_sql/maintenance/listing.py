@@ -67,7 +67,9 @@ class Listing(MaintenanceRepository):
         limit: int = 100,
     ) -> Page[WorkflowSummary]:
         if status is not None and status not in list(WorkflowStatus):
-            raise SerializationError(f"status must be one of {', '.join(WorkflowStatus)}, not {status!r}")
+            raise SerializationError(
+                f"status must be one of {', '.join(WorkflowStatus)}, not {status!r}", field="status"
+            )
         after_time, after_id = _parse_after(after, _read_time, _read_id)
         params = {
             "status": None if status is None else str(status),
@@ -162,7 +164,9 @@ def _parse_after(after: str | None, *read: Callable[[str], _T]) -> Sequence[_T |
         parts = str(encode_key("after", after)).split(",", len(read) - 1)
         return [read_part(part) for read_part, part in zip(read, parts, strict=True)]
     except ValueError as error:
-        raise SerializationError(f"after must be the `after` of a previous page, not {after!r}") from error
+        raise SerializationError(
+            f"after must be the `after` of a previous page, not {after!r}", field="after"
+        ) from error
 
 
 def _read_time(text: str) -> str:

@@ -28,7 +28,7 @@ class Retention(MaintenanceRepository):
 
     async def delete_workflow(self, id: str) -> None:
         params = {"id": encode_key("id", id)}
-        gone = WorkflowNotFoundError(f"no workflow has id {id!r}")
+        gone = WorkflowNotFoundError(f"no workflow has id {id!r}", workflow_id=id)
         await self._engine.write([Statement("delete_workflow", params, otherwise=gone), *_delete_dependents([id])])
 
     async def purge_workflows(
@@ -41,7 +41,9 @@ class Retention(MaintenanceRepository):
         on_batch: Callable[[int], None] | None = None,
     ) -> int:
         if status not in _FINISHED:
-            raise SerializationError(f"only Complete or Terminated workflows can be purged, not {status!r}")
+            raise SerializationError(
+                f"only Complete or Terminated workflows can be purged, not {status!r}", field="status"
+            )
         age = {"status": str(status), "older_than": self._bound(older_than)}
         batch = {**age, "row_limit": encode_count("batch_size", batch_size)}
         if dry_run:

@@ -119,7 +119,7 @@ async def _check_ids(read: Read) -> None:
     """Refuse rows that are in no page, because they would be left out silently."""
     (without_id,) = await read([Statement("find_rows_without_id", {})])
     for table, column in without_id:
-        raise CorruptRowError(f"a row of {table} cannot be read: its {column} is empty")
+        raise CorruptRowError(f"a row of {table} cannot be read: its {column} is empty", table=table, column=column)
 
 
 def _lines(table: Table, rows: Rows) -> list[str]:

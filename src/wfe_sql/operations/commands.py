@@ -28,14 +28,14 @@ _BEFORE_ALL = (-(2**63), 0)
 
 @dataclass(slots=True)
 class _HeldCommands:
-    """Commands that one claim holds: those that are not handled yet, and the one that is being handled.
+    """Commands held by one claim: the one being handled, and those not handled yet.
 
     Attributes:
-        ids: Which they are. What is found lost is taken out.
-        lease: How long they are held from each renewal.
+        ids: Their ids. A command whose claim is found lost is removed.
+        lease: How long each renewal holds them.
         token: The claim's token.
-        expires_at: Until when the store is known to hold them.
-        renewing: Held by a renewal, so that a later one ends later also in the store.
+        expires_at: When the claim expires, as far as is known.
+        renewing: Held during a renewal, so that renewals reach the store in order.
     """
 
     ids: list[int]
@@ -67,7 +67,8 @@ class Commands(Claims, ScheduledCommandRepository):
     ) -> None:
         if not callable(handler):
             kind = type(handler).__name__
-            raise SerializationError(f"handler must be an async function that takes a ScheduledCommand, not {kind}")
+            what = f"handler must be an async function that takes a ScheduledCommand, not {kind}"
+            raise SerializationError(what, field="handler")
         due, left, after = encode_ms_bound("as_of", as_of), encode_limit(limit), _BEFORE_ALL
         failures: list[Exception] = []
         while left is None or left > 0:
@@ -87,11 +88,11 @@ class Commands(Claims, ScheduledCommandRepository):
     async def _handle_commands(
         self, rows: Sequence[Any], held: _HeldCommands, handler: CommandHandler
     ) -> list[Exception]:
-        """Handle claimed commands in their order, those that are still held; return what handlers raised."""
+        """Handle those claimed commands that are still held, in order; return what handlers raised."""
         failures: list[Exception] = []
         async with self._renewing(held):
             for id_, _, document in rows:
-                await self._make_sure(held)
+                await self._ensure_held(held)
                 if id_ not in held.ids:
                     continue
                 claim = {"id": id_, "token": held.token}
@@ -102,7 +103,7 @@ class Commands(Claims, ScheduledCommandRepository):
                     unit = [Statement("release_command", claim)]
                 else:
                     unit = [Statement("reschedule_command", claim), Statement("complete_command", claim)]
-                if id_ in held.ids:  # or a renewal found it lost while it was handled
+                if id_ in held.ids:  # otherwise a renewal found it lost while it was handled
                     held.ids.remove(id_)
                     changed = await settled(self._engine.submit(unit))
                     if not any(changed):
@@ -111,14 +112,14 @@ class Commands(Claims, ScheduledCommandRepository):
 
     @asynccontextmanager
     async def _renewing(self, held: _HeldCommands) -> AsyncIterator[None]:
-        """Renew the claims on the commands that are still held, while the block runs; give back what it leaves."""
+        """Renew the claims on the held commands while the block runs; release those left at its end."""
 
         async def renew() -> None:
             while True:
                 await asyncio.sleep(held.lease.total_seconds() / 3)
                 try:
                     await self._renew_commands(held)
-                except WfeError as error:  # the next turn tries again, well before the lease has passed
+                except WfeError as error:  # the next round tries again, well before the lease ends
                     _log_not_renewed(held, error)
 
         renewal = asyncio.create_task(renew())
@@ -129,11 +130,11 @@ class Commands(Claims, ScheduledCommandRepository):
             if held.ids:
                 await self._give_back("release_command", held.ids, held.token)
 
-    async def _make_sure(self, held: _HeldCommands) -> None:
-        """See to it that what is held is held now, by the clock; take out what is not.
+    async def _ensure_held(self, held: _HeldCommands) -> None:
+        """Make sure, by the clock, that the commands are held now; remove those that are not.
 
-        It is renewed at every third of the lease, so where less than a third is left, this host stood still, or the
-        store did not answer, and another host may have taken it.
+        The claims are renewed at every third of the lease. If less than a third is left, this host was suspended, or
+        the store did not answer, and another host may have taken the commands.
         """
         if held.expires_at - self._clock() >= held.lease / 3:
             return
@@ -144,12 +145,14 @@ class Commands(Claims, ScheduledCommandRepository):
                 raise
             _log_not_renewed(held, error)
         if held.ids and self._clock() >= held.expires_at:
-            _log.warning("%d scheduled commands are given back: renewing takes longer than their lease", len(held.ids))
+            _log.warning(
+                "%d scheduled commands are released because renewing them takes longer than their lease", len(held.ids)
+            )
             given_back, held.ids = held.ids, []
             await self._give_back("release_command", given_back, held.token)
 
     async def _renew_commands(self, held: _HeldCommands) -> None:
-        """Move on the end of the claims on commands, and take out those that the token does not hold any more."""
+        """Extend the claims on commands, and remove commands that the token no longer holds."""
         async with held.renewing:
             ids, expires_at = list(held.ids), self._expiry(held.lease)
             params = {"ids": encode_ids(ids), "token": held.token, "expires_at": TIME.encode(expires_at)}
@@ -163,13 +166,13 @@ class Commands(Claims, ScheduledCommandRepository):
 
 
 def schedule_command(command: ScheduledCommand) -> Statement:
-    """Return what stores a command, or makes its twin due earlier."""
+    """Return the statement that stores a command; if it is already scheduled, the earlier time wins."""
     return Statement("schedule_command", SCHEDULED_COMMANDS.encode(command))
 
 
 def _log_lost(command_id: int) -> None:
-    _log.warning("scheduled command %d is no longer held: its lease was over, and another host took it", command_id)
+    _log.warning("scheduled command %d is no longer held: its lease ended, and another host took it", command_id)
 
 
 def _log_not_renewed(held: _HeldCommands, error: WfeError) -> None:
-    _log.warning("the claims on scheduled commands %s are not renewed: %s", held.ids, error)
+    _log.warning("the claims on scheduled commands %s could not be renewed: %s", held.ids, error)

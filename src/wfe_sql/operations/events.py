@@ -55,22 +55,22 @@ class Events(Claims, EventRepository):
 
 
 def create_event(event: Event) -> Statement:
-    """Return what inserts an event."""
+    """Return the statement that inserts an event."""
     row = EVENTS.encode(event)
-    exists = EventAlreadyExistsError(f"an event with id {event.id!r} exists already")
+    exists = EventAlreadyExistsError(f"an event with id {event.id!r} already exists", event_id=event.id)
     return Statement("create_event", row, conflicts={"events.id": exists})
 
 
 def mark_event_processed(id_: str, claim: Claim | None) -> Statement:
-    """Return what takes an event out of the poll; with a claim, only if it still holds the event."""
+    """Return the statement that removes an event from the poll; with a claim, only if it still holds the event."""
     params = {"id": encode_key("id", id_), "claim_token": token_of(claim, ClaimKind.Event, id_)}
     return Statement("mark_event_processed", params, otherwise=_no_event(id_) if claim is None else claim_lost(claim))
 
 
 def mark_event_unprocessed(id_: str) -> Statement:
-    """Return what puts an event back into the poll."""
+    """Return the statement that returns an event to the poll."""
     return Statement("mark_event_unprocessed", {"id": encode_key("id", id_)}, otherwise=_no_event(id_))
 
 
 def _no_event(id_: str) -> EventNotFoundError:
-    return EventNotFoundError(f"no event has id {id_!r}")
+    return EventNotFoundError(f"no event has id {id_!r}", event_id=id_)

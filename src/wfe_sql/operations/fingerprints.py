@@ -1,4 +1,4 @@
-"""Fingerprints of pointers: what tells in no time which of them are not as they are stored."""
+"""Fingerprints of pointers, a fast way to find out which of them differ from what is stored."""
 
 import marshal
 from collections.abc import Sequence
@@ -24,15 +24,16 @@ _other_values = attrgetter(*_OTHER_FIELDS)
 _encode_others = msgspec.msgpack.Encoder().encode
 _decode_others = msgspec.msgpack.Decoder().decode
 _MARSHAL_VERSION = 2
-"""The last one that writes the same value the same way whoever else refers to it."""
+"""The last version whose output does not depend on how often a value is referenced."""
 _NO_FINGERPRINT = (ValueError, TypeError, OverflowError, RecursionError)
 
 
 def fingerprints(pointers: Sequence[ExecutionPointer]) -> list[bytes | None]:
-    """Return bytes for each pointer that differ when its row would, ten times faster than its row; None for none.
+    """Return bytes for each pointer that differ if its row would; None if there can be none.
 
-    They keep apart what JSON does not, such as NaN and null, or 1 and 1.0, and types that look alike: marshal writes a
-    set and a list differently and refuses a subclass. Statuses and times, which it does not take, are MessagePack.
+    They are ten times faster to make than the row. They distinguish what JSON does not, such as NaN and null, or 1 and
+    1.0, and similar types: marshal writes a set and a list differently and rejects a subclass. Statuses and times,
+    which marshal rejects too, are MessagePack.
     """
     try:
         if _STATUS_TYPES.issuperset(map(type, map(_status, pointers))):
@@ -48,12 +49,12 @@ def fingerprints(pointers: Sequence[ExecutionPointer]) -> list[bytes | None]:
 
 
 def is_exact(fingerprint: bytes, pointer: ExecutionPointer) -> bool:
-    """Tell whether a fingerprint has the values of its pointer: marshal writes NumPy's numbers and texts as bytes."""
+    """Tell whether a fingerprint preserves the values of its pointer: marshal writes NumPy values as bytes."""
     return bool(marshal.loads(fingerprint)[0] == _exact_values(pointer))  # noqa: S302  # made above
 
 
 def encode_fingerprint(fingerprint: bytes) -> Row:
-    """Return the row of the pointer that has an exact fingerprint."""
+    """Return the row of a pointer from its exact fingerprint."""
     exact, others = marshal.loads(fingerprint)  # noqa: S302  # made above
     values = dict(zip(_EXACT_FIELDS + _OTHER_FIELDS, (*exact, *_decode_others(others)), strict=True))
     return EXECUTION_POINTERS.encode_values([values[field] for field in EXECUTION_POINTERS.fields])

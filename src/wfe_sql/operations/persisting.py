@@ -1,4 +1,4 @@
-"""What storing an instance needs: the instance as it was at the call, the statements that store it, and turns."""
+"""Storing an instance: a snapshot of it at the call, the statements that store it, and turns."""
 
 import asyncio
 from collections.abc import Collection, Hashable, Iterable, Mapping
@@ -15,11 +15,11 @@ from wfe_sql.operations.fingerprints import encode_fingerprint, fingerprints, is
 from wfe_sql.tables import EXECUTION_POINTERS, WORKFLOWS
 
 _NO_REVISION = -1
-"""No workflow is ever at it."""
+"""A revision that no workflow has."""
 
 
 class Snapshot:
-    """An instance as it is now, encoded: what changes the instance later does not change this.
+    """An instance as it is now, encoded; later changes to the instance do not affect it.
 
     Attributes:
         workflow: The row of the workflow.
@@ -29,17 +29,18 @@ class Snapshot:
     __slots__ = ("_changed", "_rows", "_stored", "fingerprints", "workflow")
 
     def __init__(self, instance: WorkflowInstance, stored: Stored | None) -> None:
-        """Encode the instance, and those of its pointers that are not as they are known to be stored.
+        """Encode the instance, and those of its pointers that differ from what is known to be stored.
 
         Raises:
-            SerializationError: A value cannot be stored, or two pointers have one id.
+            SerializationError: A value cannot be stored, or two pointers have the same id.
         """
         self.workflow = WORKFLOWS.encode(instance)
         pointers = instance.execution_pointers
         if not isinstance(pointers, list):
             kind = type(pointers).__name__
             raise SerializationError(
-                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}"
+                f"WorkflowInstance.execution_pointers must be a list of ExecutionPointer, not {kind}",
+                field="WorkflowInstance.execution_pointers",
             )
         try:
             self.fingerprints = dict(zip([pointer.id for pointer in pointers], fingerprints(pointers), strict=True))
@@ -50,9 +51,8 @@ class Snapshot:
         if len(self.fingerprints) < len(pointers):
             ids = [pointer.id for pointer in pointers]
             at = next(at for at, id_ in enumerate(ids) if id_ in ids[:at])
-            raise SerializationError(
-                f"WorkflowInstance.execution_pointers[{at}].id {ids[at]!r} is the id of another of its pointers"
-            )
+            field = f"WorkflowInstance.execution_pointers[{at}].id"
+            raise SerializationError(f"{field} {ids[at]!r} is used by another pointer of this workflow", field=field)
         self._stored: Stored | None = None
         self._changed: Collection[str] = self.fingerprints
         self._rows: dict[str, Row] = {}
@@ -64,7 +64,7 @@ class Snapshot:
                 self.fingerprints[pointer.id] = None
 
     def changed_since(self, stored: Stored | None) -> Collection[str]:
-        """Return the ids of the pointers that are not known to be stored as they are here."""
+        """Return the ids of the pointers that differ from what is known to be stored."""
         if stored is not self._stored:
             known = {} if stored is None else _fingerprints(stored, self.fingerprints)
             self._stored = stored
@@ -87,7 +87,7 @@ class Snapshot:
 
 
 def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | None]:
-    """Return the fingerprints of stored pointers, where documents were read of those that have one of the ids."""
+    """Return the fingerprints of stored pointers; made from their documents, they are limited to the given ids."""
     if not stored.has_documents:
         return stored.pointers
     documents = {id_: document for id_, document in stored.pointers.items() if id_ in ids}
@@ -95,22 +95,39 @@ def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | 
     return dict(zip(documents, fingerprints(pointers), strict=True))
 
 
+class NumberTakenError(Exception):
+    """A workflow has the name already that a number would make."""
+
+
 def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
-    """Return what stores a new workflow; `ended` is told how that ended."""
+    """Return the statements that store a new workflow; `ended` is called with the outcome."""
     workflow = snapshot.workflow
-    conflicts = {
-        "workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {workflow['id']!r} exists already"),
-        "workflows.name": _name_in_use(workflow),
-    }
+    conflicts = {**_id_in_use(workflow), "workflows.name": _name_in_use(workflow)}
     create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
     return [create, *_insert_pointers(snapshot, snapshot.fingerprints)]
 
 
-def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> list[Statement]:
-    """Return what makes a workflow that is still in the stored state that of the snapshot; any workflow, if it is None.
+def numbered_creation(snapshot: Snapshot, draw: Statement, ended: Ended) -> list[Statement]:
+    """Return what stores a new workflow under the number that `draw` draws; first of all its name.
 
-    It fails with `NothingChangedError` where the workflow is not in that state. `ended` is told how it ended, first of
-    all (revision, create_time).
+    It fails with `NumberTakenError` where the name is in use.
+    """
+    workflow = snapshot.workflow
+    conflicts: dict[str, Exception] = {**_id_in_use(workflow), "workflows.name": NumberTakenError()}
+    create = Statement("create_numbered_workflow", workflow, otherwise=draw.otherwise, conflicts=conflicts, ended=ended)
+    return [create, draw, *_insert_pointers(snapshot, snapshot.fingerprints)]
+
+
+def _id_in_use(workflow: Row) -> dict[str, Exception]:
+    id_ = workflow["id"]
+    return {"workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_)}
+
+
+def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> list[Statement]:
+    """Return the statements that turn a workflow in the stored state into the snapshot; in any state, if it is None.
+
+    They fail with `NothingChangedError` if the workflow is not in that state. `ended` is called with the outcome; the
+    first result is (revision, create_time).
     """
     workflow = snapshot.workflow
     if stored is None:
@@ -127,11 +144,12 @@ def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> l
 
 
 def _name_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
-    return WorkflowAlreadyExistsError(f"another workflow has the name {workflow['name'] or workflow['id']!r}")
+    name = workflow["name"] or workflow["id"]
+    return WorkflowAlreadyExistsError(f"another workflow has the name {name!r}", name=name)
 
 
 def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statement]:
-    """Return what turns the pointers that are known to be stored into those of the snapshot.
+    """Return the statements that turn the pointers known to be stored into those of the snapshot.
 
     Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
     new after it. Otherwise all of them are written anew.
@@ -154,27 +172,27 @@ def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statemen
 
 
 def _insert_pointers(snapshot: Snapshot, ids: Collection[str]) -> list[Statement]:
-    """Return what inserts some of the pointers, in their order."""
+    """Return the statement that inserts some of the pointers, in order."""
     return [Statement("insert_execution_pointers", snapshot.pointer_rows(ids))] if ids else []
 
 
 _Turns = dict[Hashable, list["asyncio.Future[None]"]]
-"""Who waits, for each instance that has a turn."""
+"""The waiting callers of each instance that has a turn."""
 
 
 class Turn:
-    """Has persists of one instance that are under way at the same time follow each other.
+    """Makes concurrent persists of one instance follow each other.
 
-    A write that has begun goes on when its caller is cancelled, and the next one must know what became of it, so the
-    turn of such a caller ends with its write.
+    A write that has begun continues when its caller is cancelled, and the next one must know its outcome, so the turn
+    of such a caller ends with its write.
     """
 
     _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "_Turns"]] = WeakKeyDictionary()
-    """The turns that are taken; providers of one store share them."""
+    """The turns taken now; providers of one store share them."""
 
     def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
-        """Get ready; the turn itself is what is within `async with`."""
-        self._instance = instance  # so that no other gets its id()
+        """Prepare a turn; it lasts for the `async with` block."""
+        self._instance = instance  # keeps it alive, so that no other object gets its id()
         self._key = (id(instance), store_id)
         self._is_writing = self._has_left = False
         loop = asyncio.get_running_loop()
@@ -191,7 +209,7 @@ class Turn:
         try:
             await comes
         except asyncio.CancelledError:
-            if not comes.cancelled():  # it came at the same moment
+            if not comes.cancelled():  # the turn came at the same moment
                 self._end()
             raise
         return self
@@ -204,17 +222,17 @@ class Turn:
             self._end()
 
     def begin_write(self) -> None:
-        """Say that a write begins, of which `end_write` will be called also when this caller is cancelled."""
+        """Note that a write begins; `end_write` follows even if this caller is cancelled."""
         self._is_writing = True
 
     def end_write(self) -> None:
-        """Say that the write has ended."""
+        """Note that the write has ended."""
         self._is_writing = False
         if self._has_left:
             self._end()
 
     def _end(self) -> None:
-        """Give the turn to the one who has waited longest."""
+        """Give the turn to the caller that has waited longest."""
         waiting = self._turns[self._key]
         while waiting:
             comes = waiting.pop(0)

@@ -51,20 +51,20 @@ class Subscriptions(Claims, SubscriptionRepository):
 
 
 def create_subscription(subscription: EventSubscription) -> Statement:
-    """Return what inserts a subscription."""
+    """Return the statement that inserts a subscription."""
     row = EVENT_SUBSCRIPTIONS.encode(subscription)
-    exists = StoreError(f"a subscription with id {subscription.id!r} exists already; nothing was written")
+    exists = StoreError(f"a subscription with id {subscription.id!r} already exists; nothing was written")
     conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
     return Statement("create_event_subscription", row, conflicts=conflicts)
 
 
 def terminate_subscription(id_: str) -> Statement:
-    """Return what ends a subscription."""
+    """Return the statement that ends a subscription."""
     return Statement("terminate_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_))
 
 
 def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetime, now: str) -> Statement:
-    """Return what takes a subscription, or renews one's hold of it, if it may."""
+    """Return the statement that acquires a subscription, or extends the hold on it, if it may."""
     params = {
         "id": encode_key("id", id_),
         "token": encode_argument("token", TOKEN, token),
@@ -76,8 +76,10 @@ def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetim
 
 
 def clear_subscription_token(id_: str, token: str) -> list[Statement]:
-    """Return what gives a subscription back, if it holds the token."""
-    wrong = SubscriptionTokenError(f"subscription {id_!r} does not hold token {token!r}; nothing was changed")
+    """Return the statements that release a subscription, if it holds the token."""
+    wrong = SubscriptionTokenError(
+        f"subscription {id_!r} does not hold token {token!r}; nothing was changed", subscription_id=id_
+    )
     return [
         Statement("get_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_)),
         Statement("clear_subscription_token", {"id": id_, "token": encode_key("token", token)}, otherwise=wrong),
@@ -85,4 +87,4 @@ def clear_subscription_token(id_: str, token: str) -> list[Statement]:
 
 
 def _no_subscription(id_: str) -> SubscriptionNotFoundError:
-    return SubscriptionNotFoundError(f"no subscription has id {id_!r}")
+    return SubscriptionNotFoundError(f"no subscription has id {id_!r}", subscription_id=id_)

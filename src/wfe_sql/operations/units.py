@@ -17,6 +17,7 @@ from wfe_sql.models import (
     Event,
     EventSubscription,
     ExecutionError,
+    Held,
     Ran,
     ScheduledCommand,
     Stored,
@@ -26,6 +27,7 @@ from wfe_sql.models import (
 from wfe_sql.operations.claims import Claims, NothingChangedError, check_claim, release_claim
 from wfe_sql.operations.commands import schedule_command
 from wfe_sql.operations.events import create_event, mark_event_processed, mark_event_unprocessed
+from wfe_sql.operations.hosting import HeldClaims
 from wfe_sql.operations.persisting import Snapshot, Turn, changes, creation
 from wfe_sql.operations.subscriptions import (
     clear_subscription_token,
@@ -43,24 +45,24 @@ from wfe_sql.repositories import UnitOfWork, UnitRepository
 from wfe_sql.tables import EXECUTION_ERRORS
 
 _EVENTS_BEFORE = 100
-"""Events that `subscribe` tells at most, the oldest ones."""
+"""The most events that `subscribe` returns, the oldest ones."""
 
 _ORDER = (
     *("check_claim", "persist_workflow", "create_event_subscription", "create_new_workflow", "create_event"),
     *("clear_", "set_", "terminate_", "mark_", "persist_errors", "schedule_", "release_claim", "run"),
 )
-"""What operations begin with, in the order in which they run; those of one kind by id, so that no two units wait for
-each other. The application's queries are last, in the order in which they were added."""
+"""Prefixes of operations in the order in which they run; those of one kind run by id, so that units cannot deadlock.
+The application's queries are last, in the order in which they were added."""
 
 
 class _Operation:
     """One operation of a unit.
 
     Attributes:
-        name: What it is called, for people.
-        order: When it runs.
-        statements: What it consists of.
-        at: The place of the first of them among those of the unit.
+        name: Its name, for people.
+        order: Where it comes in the unit.
+        statements: Its statements.
+        at: The index of the first of them in the unit.
     """
 
     def __init__(self, name: str, order: tuple[int, str], statements: Unit) -> None:
@@ -70,18 +72,18 @@ class _Operation:
         self.at = 0
 
     def build(self, store_id: str) -> Unit:
-        """Return the statements, made for what is known to be stored now."""
+        """Return the statements, given what is known to be stored now."""
         return self.statements
 
     def take(self, result: Any) -> None:
         """Take what the first statement returned."""
 
     def remember(self, store_id: str) -> None:
-        """Have an instance remember what was stored."""
+        """Make the instance remember what was stored."""
 
 
 class _Creation(_Operation):
-    """The creation of a workflow, whose instance then remembers it."""
+    """The creation of a workflow, which its instance remembers."""
 
     def __init__(self, name: str, order: tuple[int, str], instance: WorkflowInstance, snapshot: Snapshot) -> None:
         super().__init__(name, order, creation(snapshot, None))
@@ -95,7 +97,7 @@ class _Creation(_Operation):
 
 
 class _Persist(_Creation):
-    """A persist, which goes by what its instance remembers."""
+    """A persist, based on what its instance remembers."""
 
     def __init__(
         self, name: str, order: tuple[int, str], instance: WorkflowInstance, snapshot: Snapshot, more: Unit
@@ -141,6 +143,7 @@ class SqlUnitOfWork:
         check: Statement | None,
         release: Statement | None,
         raises_on_conflict: bool,
+        held: Held | None = None,
     ) -> None:
         """Begin empty; see `UnitRepository.unit`."""
         self._engine = engine
@@ -149,6 +152,7 @@ class SqlUnitOfWork:
         self._check = check
         self._release = release
         self._raises_on_conflict = raises_on_conflict
+        self._held = held
         self._operations: list[_Operation] = []
         self._rows: set[tuple[str, str]] = set()
         self._looks: list[tuple[Subscribed, Statement]] = []
@@ -193,7 +197,7 @@ class SqlUnitOfWork:
         claim = self._claim_on(ClaimKind.Workflow, id_)
         snapshot.workflow |= {"now": self._now(), "claim_token": None if claim is None else claim.token}
         if any(operation.instance is instance for operation in self._persists()):
-            raise StoreError(f"the unit persists the instance of workflow {id_!r} already; once is enough")
+            raise StoreError(f"the unit already persists the instance of workflow {id_!r}; once is enough")
         rows = [("subscription", subscription.id) for subscription in subscriptions]
         self._add(_Persist(*_named(name, id_), instance, snapshot, more), ("workflow", id_), *rows)
         if claim is not None:
@@ -234,7 +238,7 @@ class SqlUnitOfWork:
     def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> None:
         statement = set_subscription_token(id, token, worker_id, expiry, self._now())
         statement.refused = SubscriptionTokenError(
-            f"subscription {id!r} is held with another token, or terminated; nothing was written"
+            f"subscription {id!r} is held with another token, or terminated; nothing was written", subscription_id=id
         )
         self._add_plain("set_subscription_token", id, [statement], "subscription")
 
@@ -264,7 +268,7 @@ class SqlUnitOfWork:
         self._engine.run_in_sync(connection, self._script())
 
     def _script(self) -> Script:
-        """Yield what is to run, be told how that went, and take the results; instances remember nothing."""
+        """Yield the statements to run, receive their outcome, and take the results; instances remember nothing."""
         results: Results = []
         while unit := self._statements():
             try:
@@ -278,7 +282,7 @@ class SqlUnitOfWork:
         self._ran(results)
 
     def _claim_on(self, kind: ClaimKind, id_: str) -> Claim | None:
-        """Return the claim of the unit if it is on this."""
+        """Return the unit's claim if it is on this row."""
         claim = self._claim
         return claim if claim is not None and (claim.kind, claim.id) == (kind, id_) else None
 
@@ -289,7 +293,7 @@ class SqlUnitOfWork:
         self._check_open()
         for at, (kind, id_) in enumerate(rows):
             if (kind, id_) in self._rows or (kind, id_) in rows[:at]:
-                raise StoreError(f"the unit has an operation on {kind} {id_!r} already; it takes one for each")
+                raise StoreError(f"the unit already has an operation on {kind} {id_!r}; it takes one for each")
         self._rows.update(rows)
         self._operations.append(operation)
 
@@ -298,13 +302,13 @@ class SqlUnitOfWork:
 
     def _check_open(self) -> None:
         if self._is_over:
-            raise StoreError("the unit is over: it was stored, or it failed; make a new one with provider.unit()")
+            raise StoreError("the unit is over: it was stored, or it failed; create a new one with provider.unit()")
 
     def _begin(self) -> None:
-        """Take no more operations, and put those that there are into their order; a unit runs once.
+        """Accept no more operations, and sort those added; a unit runs once.
 
         Raises:
-            StoreError: It ran before.
+            StoreError: It already ran.
         """
         self._check_open()
         self._is_over = True
@@ -316,7 +320,7 @@ class SqlUnitOfWork:
         self._operations.sort(key=lambda operation: operation.order)
 
     def _statements(self) -> list[Statement]:
-        """Return what is to run, in its order; to run it again, it is made anew."""
+        """Return the statements to run, in order; running them again needs new ones."""
         unit: list[Statement] = []
         for operation in self._operations:
             operation.at = len(unit)
@@ -326,7 +330,7 @@ class SqlUnitOfWork:
         return unit
 
     def _questions(self, error: Exception) -> list[Statement]:
-        """Return what to read to know what an error of the statements means; nothing where it says so itself."""
+        """Return the reads that explain an error of the statements; none if the error explains itself."""
         store_id = self._engine.store_id
         if isinstance(error, NothingChangedError):
             persist = self._unchanged(error)
@@ -336,7 +340,7 @@ class SqlUnitOfWork:
         return []
 
     def _answer(self, error: Exception, answers: Results) -> None:
-        """Raise what an error means, with the answers to the questions; return where the unit is to run again."""
+        """Raise what an error means, given the answers to the questions; return if the unit must run again."""
         if isinstance(error, NothingChangedError):
             persist = self._unchanged(error)
             id_, stored = persist.snapshot.workflow["id"], persist.stored(self._engine.store_id)
@@ -367,16 +371,16 @@ class SqlUnitOfWork:
             operation.take(results[operation.at])
 
     def _remember(self) -> None:
-        """Have the instances remember that they were stored."""
+        """Make the instances remember that they were stored."""
         for operation in self._operations:
             operation.remember(self._engine.store_id)
 
     def _look_back(self) -> list[Statement]:
-        """Return what reads the events that were there before the unit's subscriptions, once these are stored."""
+        """Return the reads of the events stored before the unit's subscriptions; they run after the unit."""
         return [look for _, look in self._looks]
 
     def _found(self, results: Results) -> None:
-        """Take what `_look_back` returned."""
+        """Take the results of `_look_back`."""
         for (subscribed, _), rows in zip(self._looks, results, strict=True):
             subscribed.event_ids = [row[0] for row in rows]
 
@@ -393,19 +397,23 @@ class SqlUnitOfWork:
             self._found(await self._engine.read(look))
 
     async def _try_write(self, unit: list[Statement]) -> Exception | None:
-        """Write everything; return an error that does not say by itself what it means."""
+        """Write everything; return an error that needs `_questions` to explain it."""
         turns = [persist.turn for persist in self._persists() if persist.turn is not None]
 
         def ended(outcome: Results | Exception | None) -> None:
             if isinstance(outcome, list):
                 self._ran(outcome)
                 self._remember()
+            elif self._held is not None:
+                self._held.is_released = False
             for turn in turns:
                 turn.end_write()
 
         unit[0].ended = ended
         for turn in turns:
             turn.begin_write()
+        if self._held is not None:  # from now on a renewal may find the claim released
+            self._held.is_released = True
         try:
             await self._engine.write(unit)
         except (NothingChangedError, UniqueViolationError) as error:
@@ -417,34 +425,43 @@ class Units(Claims, UnitRepository):
     """Makes units of work, and reads with the application's own queries."""
 
     _raises_on_conflict: bool
+    _held_claims: HeldClaims
 
     def unit(self, claim: Claim | None = None, *, release: bool = False) -> UnitOfWork:
         if release and claim is None:
-            raise SerializationError("release=True needs a claim to release: unit(claim, release=True)")
+            raise SerializationError("release=True needs a claim to release: unit(claim, release=True)", field="claim")
+        return self._unit(claim, release=release, raises_on_conflict=self._raises_on_conflict)
+
+    def _unit_that_tells_conflicts(self, claim: Claim | None) -> UnitOfWork:
+        return self._unit(claim, release=False, raises_on_conflict=True)
+
+    def _unit(self, claim: Claim | None, *, release: bool, raises_on_conflict: bool) -> UnitOfWork:
+        ends = claim if release else None
         return SqlUnitOfWork(
             self._engine,
             self._now,
             claim,
             check=None if claim is None else check_claim(claim),
-            release=release_claim(claim) if claim is not None and release else None,
-            raises_on_conflict=self._raises_on_conflict,
+            release=None if ends is None else release_claim(ends),
+            raises_on_conflict=raises_on_conflict,
+            held=None if ends is None else self._held_claims.get((ends.kind, ends.id, ends.token)),
         )
 
     async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
         statement = run_query(self._engine, name, params)
         query = self._engine.queries.application[name]
         if query.operation:
-            raise QueryFileError(f"{query.place}: fetch() returns rows, so its name may not end in {query.operation}")
+            raise QueryFileError(f"{query.place}: fetch() returns rows, so its name must not end in {query.operation}")
         (rows,) = await self._engine.read([statement])
         return list(rows)
 
 
 def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement:
-    """Return what runs a query of the application's own.
+    """Return the statement that runs a query of the application's own.
 
     Raises:
         QueryFileError: There is no query of this name.
-        SerializationError: It lacks a parameter, or has none of this name, or a value cannot be stored.
+        SerializationError: A parameter is missing or unknown, or a value cannot be stored.
     """
     application = engine.queries.application
     query = application.get(encode_key("name", name))
@@ -452,9 +469,11 @@ def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement
         there = ", ".join(sorted(application)) or "none: give its folder as app_sql="
         raise QueryFileError(f"app_sql has no query {name!r}; its queries are {there}")
     if missing := [param for param in query.params if param not in params]:
-        raise SerializationError(f"{query.place}: lacks its parameter {missing[0]}")
+        raise SerializationError(f"{query.place}: is missing the parameter {missing[0]}", field=missing[0])
     if unknown := [param for param in params if param not in query.params]:
-        raise SerializationError(f"{query.place}: has no parameter {unknown[0]}, but ({', '.join(query.params)})")
+        raise SerializationError(
+            f"{query.place}: has no parameter {unknown[0]}; it has ({', '.join(query.params)})", field=unknown[0]
+        )
     return Statement(name, {param: _encode_value(query.name, param, value) for param, value in params.items()})
 
 
@@ -466,17 +485,18 @@ def _encode_value(query: str, param: str, value: Any) -> Any:
             return encode_argument(f"{param} (of {query})", codec, value)
     raise SerializationError(
         f"{param} (of {query}) must be None, a bool, int, finite float, str, bytes or datetime, not "
-        f"{value if isinstance(value, float) else type(value).__name__}"
+        f"{value if isinstance(value, float) else type(value).__name__}",
+        field=param,
     )
 
 
 def _named(name: str, id_: str) -> tuple[str, tuple[int, str]]:
-    """Return what an operation is called, and when it runs."""
+    """Return the name of an operation, and its place in the order."""
     place = next(place for place, start in enumerate(_ORDER) if name.startswith(start))
     return f"{name}({id_!r})" if id_ else name, (place, id_)
 
 
 def persist_errors(errors: Sequence[ExecutionError]) -> list[Statement]:
-    """Return what stores errors; nothing, where there are none."""
+    """Return the statements that store errors; none if there are no errors."""
     rows = [EXECUTION_ERRORS.encode(error) for error in listed("errors", ExecutionError, errors)]
     return [Statement("persist_errors", rows)] if rows else []

@@ -20,17 +20,17 @@ _LEASES = 10_000
 """How many held workflows, events or commands a look reads at most, to find the first lease that ends."""
 
 _LONGEST_SLEEP = 1.0
-"""Seconds until the clock is looked at again: it may have been set, and the machine may have slept."""
+"""Seconds until the clock is read again: it may have been set, or the machine may have been suspended."""
 
 _REST = 10
-"""How many times as long as it looked the watch rests, when one write after the other wakes it for nothing: looks take
-about a tenth of the time at most."""
+"""After a look, rest this many times as long as it took, so that a stream of writes with nothing due costs at most a
+tenth of the time."""
 
 _LONGEST_REST = 0.05
-"""Seconds of that rest."""
+"""The longest such rest, in seconds."""
 
 _FIRST_PAUSE = 0.001
-"""Seconds until those who come back are told again of what they were told of before."""
+"""Seconds until waiters that come back are woken again for the same work."""
 
 
 async def poll_for_work(
@@ -39,9 +39,9 @@ async def poll_for_work(
     interval: timedelta = timedelta(milliseconds=250),
     clock: Callable[[], datetime] = utc_now,
 ) -> None:
-    """Wait as a backend does that is told of nothing: return after the interval, or at `until` if that is sooner.
+    """Wait without notifications: return after the interval, or at `until` if that is sooner.
 
-    A backend of one's own has a `wait_for_work` that awaits this, and `wakes_on` "none".
+    A backend without notifications awaits this in its `wait_for_work`, and has the `wakes_on` "none".
 
     Raises:
         SerializationError: `until` is naive or not a time.
@@ -54,7 +54,7 @@ async def poll_for_work(
 
 
 class Waiting(WaitingRepository):
-    """`wait_for_work`, and what it goes by."""
+    """`wait_for_work`, and whose writes wake it."""
 
     _engine: Engine
     _watch: "Watch"
@@ -72,7 +72,7 @@ class _Due:
     """What a look found.
 
     Attributes:
-        ids: The first workflow, event and command that are due and free.
+        ids: The first workflow, event and command that are due and free; None for none.
         next: When the next thing becomes due after that.
     """
 
@@ -85,15 +85,16 @@ class _Due:
 
 
 class Watch:
-    """Looks at the store for all tasks that wait, when something was changed and when something becomes due.
+    """Checks the store on behalf of all waiting tasks, after changes and when something becomes due.
 
-    What is due and nobody takes would have a host turn in circles: of the same things, as long as nothing has changed,
-    those who come back are told after a pause that doubles, from a millisecond up to the poll interval.
+    Due work that nobody takes must not make a host spin: while nothing changes, tasks that wait again are woken for the
+    same work after a pause that doubles, from a millisecond up to the poll interval.
 
     Args:
-        engine: Runs the looks, and has the alarm that rings when others have changed the store.
+        engine: Runs the queries, and opens the alarm that rings when others have changed the store.
         clock: Returns the current time in UTC.
-        poll_interval: See `SqlitePersistenceProvider`, also for the other.
+        poll_interval: See `SqlitePersistenceProvider`.
+        fallback_interval: See `SqlitePersistenceProvider`.
 
     Raises:
         StoreError: An interval is not above zero.
@@ -149,7 +150,7 @@ class Watch:
             await asyncio.wait({self._task})
 
     def abandon(self) -> None:
-        """Listen to nothing more."""
+        """Stop listening for changes."""
         forget(self._engine.store_id, self.ring)
 
     def ring(self) -> None:
@@ -162,7 +163,7 @@ class Watch:
                     task.get_loop().call_soon_threadsafe(self._wake.set)
 
     async def look(self) -> _Due:
-        """Look what is due, and when the next thing becomes due."""
+        """Return what is due, and when the next thing becomes due."""
         now = self._clock()
         params = {
             "as_at": encode_ms_bound("now", now),
@@ -180,7 +181,7 @@ class Watch:
             await self._look_and_tell()
             while self._waiting:
                 await self._turn(alarm)
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # whatever it is, waiting tasks must not hang
             self._fail(error)
         finally:
             self._task = None
@@ -192,12 +193,12 @@ class Watch:
         return self._alarm
 
     async def _turn(self, alarm: Alarm) -> None:
-        """Wait until it is worth another look, and look."""
+        """Wait until another look is worthwhile, then look."""
         time = asyncio.get_running_loop().time
         try:
             at_most = await alarm.ask()
             began = time()
-            due = await self._look_and_tell()  # what was committed before the alarm was asked
+            due = await self._look_and_tell()  # for commits from before the alarm was set
             took = time() - began
             await self._sleep(due, self._fallback_interval if at_most is None else at_most)
             if self._waiting:
@@ -224,7 +225,7 @@ class Watch:
         return due
 
     def _may_tell(self, due: _Due, time: float) -> bool:
-        """Tell whether it is time to say that this is due; if so, it is taken for said."""
+        """Tell whether to wake waiters for this work now; if so, note that they were."""
         what = (self._changes, due.ids)
         if what != self._told:
             self._told, self._pause = what, _FIRST_PAUSE
@@ -236,7 +237,7 @@ class Watch:
         return True
 
     async def _sleep(self, due: _Due, at_most: float) -> None:
-        """Sleep until something was changed or becomes due, or somebody comes or goes."""
+        """Sleep until something changes or becomes due, or a waiter comes or goes."""
         time = asyncio.get_running_loop().time
         until = time() + at_most
         if due.is_now:
@@ -272,7 +273,7 @@ def _time_of_ms(ms: int | None) -> datetime | None:
 
 
 def _time_of(text: str | None) -> datetime | None:
-    """Return a time that the store has; None where it is none that Python has, which no host will ever see come."""
+    """Return a stored time; None if Python cannot represent it, because it will never come."""
     with suppress(ValueError):
         return None if text is None else utc_of(datetime.fromisoformat(text))
     return None

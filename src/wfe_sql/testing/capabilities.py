@@ -1,4 +1,4 @@
-"""What a backend may lack and still conform."""
+"""Capabilities that a conforming backend may lack."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ class Capabilities:
     """What the conformance suite may expect of a backend, from the fixture `capabilities`.
 
     Attributes:
-        stores_nul: Whether text and JSON can contain the NUL character; if not, it is refused with a
+        stores_nul: Whether text and JSON can contain the NUL character; if not, it is rejected with a
             `SerializationError` that names the column.
         longest_key: How many characters ids, names and keys may have; None for no limit.
-        wakes_on: What the provider's `wakes_on` is; with "none", those who wait for work poll.
+        wakes_on: The provider's `wakes_on`; with "none", hosts that wait for work poll.
     """
 
     stores_nul: bool = True

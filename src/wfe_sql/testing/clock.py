@@ -8,7 +8,7 @@ from wfe_sql import models
 
 
 class ManualClock:
-    """A clock that stands still until it is moved; call it to get the time."""
+    """A clock that stands still until it is advanced; call it to get the time."""
 
     def __init__(self, now: datetime = datetime(2026, 5, 28, 20, 26, 40, tzinfo=UTC)) -> None:
         """Start at a time."""
@@ -25,7 +25,7 @@ class ManualClock:
 
 @contextmanager
 def default_times(clock: Callable[[], datetime]) -> Iterator[None]:
-    """Have `utc_now`, and so the default times of new models, go by a clock while the block runs."""
+    """Make `utc_now`, and so the default times of new models, use a clock in the block."""
     before = models._now
     models._now = lambda zone: clock().astimezone(zone)
     try:

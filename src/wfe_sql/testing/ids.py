@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from wfe_sql import models
 
 _MS = 1_780_000_000_000
-"""The time in these ids, that at which `ManualClock` starts."""
+"""The time in these ids, at which `ManualClock` starts."""
 _LATEST_MS = 2**48 - 2
-"""The system's clock does not get past this, so `new_id` goes on counting."""
+"""Later than the system's clock, so that `new_id` only counts."""
 
 
 @contextmanager
 def seeded_ids(seed: int = 0) -> Iterator[None]:
-    """Have `new_id`, and so the default ids of new models and the tokens of claims, count up from a seed in the block.
+    """Make `new_id`, and so the default ids of new models and the tokens of claims, count up from a seed in the block.
 
     They are UUIDv7 (RFC 9562) that sort in the order in which they are made. Two seeds have no id in common.
 

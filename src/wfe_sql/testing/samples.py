@@ -1,4 +1,4 @@
-"""Objects for tests; in those of `full_...`, no field has its default."""
+"""Objects for tests; those of `full_...` have no field with its default."""
 
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -97,7 +97,7 @@ def full_event(**fields: Any) -> Event:
 
 
 def full_subscription(**fields: Any) -> EventSubscription:
-    """Return a subscription with every field set; a worker holds it."""
+    """Return a subscription with every field set, held by a worker."""
     values: dict[str, Any] = {
         "workflow_id": new_id(),
         "step_id": 3,

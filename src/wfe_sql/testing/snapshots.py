@@ -1,4 +1,4 @@
-"""What is stored, as plain data to compare with."""
+"""The contents of a store as plain data, for comparisons."""
 
 import json
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from typing import Any
 
 
 async def take_snapshot(source: Any) -> Any:
-    """Return what is in a store, or models or rows, as JSON.
+    """Return the contents of a store, or models or rows, as JSON.
 
-    A provider gives `{table: [row, ...]}` with the rows of its `dump`, tables without rows left out. Anything else is
-    turned into JSON as it stands: models and rows into dicts of their fields or columns, times into RFC 3339 in UTC.
+    A provider gives `{table: [row, ...]}` with the rows of its `dump`, without empty tables. Anything else is
+    converted to JSON as it is: models and rows into dicts of their fields or columns, times into RFC 3339 in UTC.
 
     Raises:
-        TypeError: There is something in it that is none of these.
+        TypeError: It contains a value of another type.
     """
     if not hasattr(source, "dump"):
         return _plain(source)
@@ -31,7 +31,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return str(value)  # not the member of an enum
+        return str(value)  # a plain str, not a member of an enum
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if is_dataclass(value) and not isinstance(value, type):

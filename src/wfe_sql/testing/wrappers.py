@@ -1,4 +1,4 @@
-"""Providers for tests that stand before another one: they fail when they are told to, or count what is asked."""
+"""Wrappers around a provider for tests: they fail on demand, or count calls."""
 
 from collections import Counter, defaultdict, deque
 from copy import copy
@@ -23,12 +23,12 @@ class _Failure:
 
 
 class FailingProvider(_Provider):
-    """A provider whose next call of a method fails, if the test says so; otherwise it does what the wrapped one does.
+    """A provider that fails on demand; otherwise it does what the wrapped one does.
 
-    Failures of one method come in the order in which they were asked for, one for each call.
+    Failures of one method happen in the order in which they were requested, one for each call.
 
     Args:
-        provider: The provider that does the work, open already.
+        provider: The provider that does the work, already open.
     """
 
     def __init__(self, provider: Any) -> None:
@@ -36,27 +36,27 @@ class FailingProvider(_Provider):
         self._failures: dict[str, deque[_Failure]] = defaultdict(deque)
 
     def lose_claim(self, method: str) -> None:
-        """Have the next call of a method raise `ClaimLostError`; nothing is written."""
-        self.fail_next(method, ClaimLostError(f"{method} lost its claim, as the test asked for; nothing was written"))
+        """Make the next call of a method raise `ClaimLostError`; nothing is written."""
+        self.fail_next(method, ClaimLostError(f"{method} lost its claim, as the test requested; nothing was written"))
 
     def be_busy(self, method: str) -> None:
-        """Have the next call of a method raise `StoreBusyError`; nothing is written."""
-        self.fail_next(method, StoreBusyError(f"{method} found the store busy, as the test asked for"))
+        """Make the next call of a method raise `StoreBusyError`; nothing is written."""
+        self.fail_next(method, StoreBusyError(f"{method} found the store busy, as the test requested"))
 
     def lose_answer(self, method: str, *, stored: bool) -> None:
-        """Have the next call of a method raise `StoreUnavailableError`, as if the connection was lost at the commit.
+        """Make the next call of a method raise `StoreUnavailableError`, as if the connection was lost at the commit.
 
         Args:
             method: The method.
-            stored: Whether it does its work before that; a host cannot tell, and must be right in both cases.
+            stored: Whether it does its work before that; a host cannot tell, and must be correct in both cases.
         """
         error = StoreUnavailableError(
-            f"{method} lost its connection, as the test asked for, and whether it was stored is not known"
+            f"{method} lost its connection, as the test requested; it is not known whether the write was committed"
         )
         self.fail_next(method, error, stored=stored)
 
     def fail_next(self, method: str, error: Exception, *, stored: bool = False) -> None:
-        """Have the next call of a method raise an error, after it did its work if `stored`.
+        """Make the next call of a method raise an error; with `stored`, after it did its work.
 
         Raises:
             TypeError: The provider has no async method of this name.
@@ -67,7 +67,7 @@ class FailingProvider(_Provider):
 
     @property
     def pending(self) -> list[str]:
-        """The methods that have not been called since they were told to fail; once for each failure."""
+        """The methods with failures that have not happened yet; once for each failure."""
         return [method for method, failures in self._failures.items() for _ in failures]
 
     def __getattr__(self, name: str) -> Any:
@@ -88,28 +88,28 @@ class FailingProvider(_Provider):
 
 
 def _without_memory(argument: Any) -> Any:
-    """Return what may be stored without the caller's instance remembering it, as the answer never came."""
+    """Copy an instance, so that the caller's does not remember the write: the answer never came."""
     return copy(argument) if isinstance(argument, WorkflowInstance) else argument
 
 
 class CountingProvider(_Provider):
-    """A provider that counts what is asked of another one, which does the work.
+    """A provider that counts the calls to the wrapped one.
 
     Attributes:
         calls: How often each method was called.
     """
 
     def __init__(self, provider: Any) -> None:
-        """Count from now on.
+        """Start counting.
 
         Args:
-            provider: The provider that does the work, open already; one of `wfe_sql.connect`, to count commits too.
+            provider: The provider that does the work, already open; one from `wfe_sql.connect` to count commits too.
         """
         self._wrapped = provider
         self.reset()
 
     def reset(self) -> None:
-        """Count from nothing again."""
+        """Start counting from zero."""
         self.calls: Counter[str] = Counter()
         self._commits_before = self._commits_so_far
 
@@ -118,7 +118,7 @@ class CountingProvider(_Provider):
         """How many transactions that may have written something were committed; calls that wait together share one.
 
         Raises:
-            TypeError: The provider that does the work does not count its commits.
+            TypeError: The wrapped provider does not count its commits.
         """
         if self._commits_so_far is None or self._commits_before is None:
             raise TypeError(f"{type(self._wrapped).__name__} does not count its commits")

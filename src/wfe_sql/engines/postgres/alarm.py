@@ -1,4 +1,4 @@
-"""How a provider hears that others have made something due in its store: on a connection that listens."""
+"""How a provider learns that others have made something due in its store: on a listening connection."""
 
 import asyncio
 import logging
@@ -17,23 +17,23 @@ from wfe_sql.queries import QuerySet
 _log = logging.getLogger("wfe_sql")
 
 _FIRST_PAUSE = 0.01
-"""Seconds until it is asked again whether those have ended who began to write before the alarm was set; they double."""
+"""Seconds until the next check whether writers from before the alarm was set have ended; they double."""
 
 _LONGEST_RETRY = 60.0
-"""Seconds between two attempts to connect again, at most."""
+"""The longest time between two attempts to reconnect, in seconds."""
 
 
 class PostgresAlarm:
-    """Asks the server's triggers to notify, by a lock, and rings when one does.
+    """Asks the server's triggers, with a lock, to notify, and rings when one does.
 
-    A transaction may have looked for that lock before it was there, and commit after the store was looked at. So until
-    all have ended that had begun to write by then, the store is to be looked at again and again.
+    A transaction may have tried that lock before it was taken, and commit after the store was read. So until every
+    transaction that had begun to write by then has ended, the store must be read again and again.
 
     Args:
         store: Opens connections.
         queries: The named queries.
         ring: Called when something was made due, and when the connection is lost.
-        poll_interval: Seconds between two looks at the store where nothing can be heard.
+        poll_interval: Seconds between two reads of the store while notifications cannot arrive.
     """
 
     def __init__(self, store: PostgresStore, queries: QuerySet, ring: Callable[[], None], poll_interval: float) -> None:
@@ -52,7 +52,7 @@ class PostgresAlarm:
         self._pause = _FIRST_PAUSE
 
     async def ask(self) -> float | None:
-        """Have the triggers notify from now on."""
+        """Ask the triggers to notify from now on."""
         connection = self._connection
         if connection is None:
             self._connect_later()
@@ -71,7 +71,7 @@ class PostgresAlarm:
         return None if have_ended else self._pause
 
     async def rest(self) -> None:
-        """Have the triggers notify no more."""
+        """Ask the triggers to stop notifying."""
         connection = self._connection
         if connection is None or not self._is_asked:
             return
@@ -85,7 +85,7 @@ class PostgresAlarm:
             self._hear(connection)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._is_deaf = True
         if self._connecting is not None:
             self._connecting.cancel()
@@ -93,7 +93,7 @@ class PostgresAlarm:
             self._drop(self._connection)
 
     def abandon(self) -> None:
-        """Listen no more; called on any thread, also when the event loop is closed."""
+        """Stop listening; called on any thread, even after the event loop is closed."""
         try:
             self._loop.call_soon_threadsafe(self.close)
         except RuntimeError:
@@ -118,7 +118,7 @@ class PostgresAlarm:
         except (StoreError, psycopg.Error) as error:
             self._retry_later()
             _log.warning(
-                "%s is looked at for work every %g s, because there is no connection to listen on: %s",
+                "%s is polled for work every %g s, because there is no connection to listen on: %s",
                 *(self._store, self._poll_interval, error if isinstance(error, StoreError) else text_of(error)),
             )
         else:
@@ -126,25 +126,25 @@ class PostgresAlarm:
                 self._connection, self._retry = connection, self._poll_interval
                 connection.add_notify_handler(self._notified)
                 self._hear(connection)
-                self._ring()  # what was stored meanwhile nobody has looked at
+                self._ring()  # for what was stored meanwhile
             else:
                 self._is_deaf = True
                 connection.pgconn.finish()
-                _log.warning("%s is looked at for work every %g s: %s", self._store, self._poll_interval, reason)
+                _log.warning("%s is polled for work every %g s: %s", self._store, self._poll_interval, reason)
         finally:
             self._connecting = None
 
     async def _listen(self, connection: Connection) -> str | None:
-        """Listen, or return why that cannot be."""
+        """Listen, or return why that is impossible."""
         if connection.run_shared is not None:
-            return "a pooler lends its connections for single transactions, in which nobody can listen"
+            return "a pooler lends its connections for single transactions, where LISTEN does not work"
         reason: str | None = await self._run(connection, "get_reason_not_to_listen")
         if reason is None:
             await self._run(connection, "listen")
         return reason
 
     def _hear(self, connection: Connection) -> None:
-        """Hear what comes while the connection does nothing else, and what came with its last answer."""
+        """Handle notifications that arrive while the connection is idle, and those that came with its last answer."""
         self._loop.add_reader(connection.fileno(), self._read, connection)
         self._tell_notified(connection)
 
@@ -162,7 +162,7 @@ class PostgresAlarm:
                 self._ring()
 
     def _notified(self, notification: psycopg.Notify) -> None:
-        """Hear what came while a statement ran."""
+        """Handle a notification that came while a statement ran."""
         if notification.payload == self._store.schema:
             self._ring()
 
@@ -170,7 +170,7 @@ class PostgresAlarm:
         self._drop(connection)
         self._retry_later()
         _log.warning(
-            "%s is looked at for work every %g s until there is a connection to listen on again: %s",
+            "%s is polled for work every %g s until there is a connection to listen on again: %s",
             *(self._store, self._poll_interval, connection.cut_because or reason),
         )
         self._ring()

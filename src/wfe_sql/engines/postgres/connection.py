@@ -16,19 +16,19 @@ Run = Callable[[str], Awaitable[Any]]
 
 
 _STOPS_WITHIN = 5.0
-"""Seconds that the server has to stop a statement that was given up, until the connection is cut."""
+"""Seconds that the server has to stop a cancelled statement before the connection is cut."""
 
 
 class Connection(psycopg.AsyncConnection[Any]):
-    """One that is cut when the server says nothing for too long, and that a pooler may lend for single transactions.
+    """A connection that is cut if the server is silent for too long; a pooler may lend it for single transactions.
 
     Attributes:
-        patience: Seconds that the server may take over an answer; None is no end.
+        patience: Seconds that the server may take for an answer; None for no limit.
         cut_because: Why it was cut, if it was.
-        is_given_up: Whether it is not to be lent again: what the server was asked to stop may be the next statement.
-        run_shared: Set where a pooler lends a server's connection for one transaction at a time, so that nothing may
-            depend on what was set before. Each transaction then begins with the settings (`set_up_connection`), and a
-            statement by itself is a transaction of its own, which takes one round trip.
+        is_given_up: Whether it must not be lent again: a request to cancel may hit the next statement.
+        run_shared: Set if a pooler lends a server's connection for one transaction at a time, so that settings may be
+            gone. Each transaction then begins with the settings (`set_up_connection`), and a single statement is its
+            own transaction, in one round trip.
     """
 
     patience: float | None = None
@@ -60,9 +60,9 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     @asynccontextmanager
     async def piped(self) -> AsyncIterator[None]:
-        """Send all that is executed within before any of it is answered; the first error that there is ends the block.
+        """Send everything executed in the block before reading any answer; the first error ends the block.
 
-        It is `pipeline()`, which logs a warning where an error that is expected comes before the end of the block.
+        Use this instead of `pipeline()`, which logs a warning if an expected error comes before the end of the block.
         """
         failed: psycopg.Error | None = None
         try:
@@ -77,7 +77,7 @@ class Connection(psycopg.AsyncConnection[Any]):
             raise failed
 
     async def wait(self, *args: Any, **options: Any) -> Any:
-        """Wait for the server, as all that talks to it does, and no longer than it may take."""
+        """Wait for the server, but no longer than `patience`; everything that talks to the server waits here."""
         if self.patience is None:
             return await super().wait(*args, **options)
         cutting = asyncio.get_running_loop().call_later(
@@ -89,19 +89,19 @@ class Connection(psycopg.AsyncConnection[Any]):
             cutting.cancel()
 
     def cut(self, reason: str) -> None:
-        """Have whoever waits for the server hear that the connection is lost."""
+        """Close the line, so that whoever waits for the server learns that the connection is lost."""
         self.cut_because = self.cut_because or reason
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
 
     def give_up(self) -> None:
-        """Have the server stop what it does; whoever waits for it hears how that ended."""
+        """Cancel the statement that the server runs; its outcome still arrives."""
         self.is_given_up = True
         self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:
         asyncio.get_running_loop().call_later(
-            _STOPS_WITHIN, self.cut, "it was given up, and the server did not stop it"
+            _STOPS_WITHIN, self.cut, "it was cancelled, and the server did not stop it"
         )
         with suppress(psycopg.Error):
             await self.cancel_safe(timeout=_STOPS_WITHIN)
@@ -109,12 +109,12 @@ class Connection(psycopg.AsyncConnection[Any]):
 
 @dataclass(slots=True)
 class Attempt:
-    """What is known of work that may be cut off, or given up by its callers.
+    """What is known of work that may be cut off, or cancelled by its callers.
 
     Attributes:
-        connection: What it is under way on, if it is.
+        connection: The connection that it runs on; None if it does not run now.
         may_have_committed: Whether it had begun to commit.
-        is_given_up: Whether nobody wants it any more; then it does not begin.
+        is_given_up: Whether all callers cancelled it; then it does not begin.
         began: When it first had a connection (`time.monotonic`); 0 before.
     """
 
@@ -124,7 +124,7 @@ class Attempt:
     began: float = 0.0
 
     def give_up(self) -> None:
-        """Have it not begin, or have the server stop it; it ends as always, so that it is known how."""
+        """Prevent it from beginning, or have the server stop it; it still ends with a known outcome."""
         self.is_given_up = True
         if self.connection is not None:
             self.connection.give_up()

@@ -14,18 +14,18 @@ _STATEMENT = re.compile(r"(?:\$\$.*?\$\$|'[^']*'|\"[^\"]*\"|--[^\n]*|[^;])+", re
 
 
 def split_script(sql: str) -> list[str]:
-    """Return the statements of a script, without the semicolons after them."""
+    """Return the statements of a script, without their final semicolons."""
     return [statement for statement in _STATEMENT.findall(sql) if statement.strip()]
 
 
 class PostgresAdapter:
-    """aiosql's adapter for psycopg, with parameters by number, as the server has them; each query returns an awaitable.
+    """aiosql's adapter for psycopg, with the server's numbered parameters; each query returns an awaitable.
 
-    Numbers spare the driver's reading of each query at each call, and let `%` be `%`. Integers are sent without a type,
-    as text is, so that a statement is prepared once and not once for each size of number.
+    With numbers, the driver need not parse each query at each call, and `%` needs no escape. Integers are sent untyped,
+    like text, so that a statement is prepared once and not once for each size of integer.
     https://www.psycopg.org/psycopg3/docs/advanced/cursors.html#raw-query-cursors
 
-    In a pipeline there is no answer yet: a query then returns what reads it, to be awaited when the pipeline has ended.
+    In a pipeline there is no answer yet: a query then returns a function that reads it after the pipeline has ended.
     """
 
     is_aio_driver = False  # aiosql would make a generator of a select, which runs nothing until it is exhausted
@@ -35,7 +35,7 @@ class PostgresAdapter:
         self._order: dict[str, list[str]] = {}
 
     def process_sql(self, query_name: str, op_type: SQLOperationType, sql: str) -> str:
-        """Turn `:name` into `$1`, and put the query's name before it, for the server's views and logs to show."""
+        """Turn `:name` into `$1`, and prefix the query's name, so that the server's views and logs show it."""
         numbered, self._order[query_name] = number_parameters(sql, "$")
         return f"/* {query_name} */ {numbered}"
 
@@ -68,7 +68,7 @@ class PostgresAdapter:
         return await _answer(conn, cursor, _changed)
 
     async def execute_script(self, conn: Any, sql: str) -> Any:
-        """Run several statements, one by one, as Citus takes no others, inside the open transaction."""
+        """Run several statements one by one, as Citus requires, inside the open transaction."""
         for statement in split_script(sql):
             await conn.execute(statement, prepare=False)
         return await _answer(conn, None, _done)

@@ -1,8 +1,8 @@
-"""Units of work on PostgreSQL: what waits together goes as one set-based statement.
+"""Units of work on PostgreSQL: units that wait together run as one set-based statement.
 
-A round trip and a commit cost far more than what a statement does, so units of one kind that wait at the same time are
-one statement over a JSON array (see `grouping`); other units run as they are. A unit of one statement is a transaction
-by itself. Units of work of several operations that wait at the same time are one transaction, of such statements.
+A round trip and a commit cost far more than the work of a statement, so waiting units of one kind become one statement
+over a JSON array (see `grouping`); other units run as they are. A unit of one statement is its own transaction. Waiting
+units of work with several operations become one transaction of such statements.
 """
 
 import asyncio
@@ -70,20 +70,20 @@ from wfe_sql.queries import QuerySet
 _log = logging.getLogger("wfe_sql")
 
 _STATEMENTS_AT_ONCE = 3
-"""Statements of groups that are under way at the same time. With more, fewer units wait and each statement has fewer;
-with fewer, the server has nothing to do while it flushes. On 2 cores 3 served most workflows."""
+"""The most concurrent statements of groups. With more, each statement has fewer units; with fewer, the server idles
+while it flushes. On 2 cores, 3 gave the highest throughput."""
 
 _OF_ONE_GROUP = 2
-"""Statements of one group that are under way at the same time."""
+"""The most concurrent statements of one group."""
 
 _TRIES = 10
-"""How often statements run that a deadlock or a serialization failure undoes."""
+"""How often work runs that a deadlock or a serialization failure undoes."""
 
 _PAUSE = 0.05
-"""Seconds between two attempts to reach a server that is not there."""
+"""Seconds between two attempts to reach a server that does not answer."""
 
 _LONGEST_CLOSE = 35.0
-"""Seconds that closing waits for calls that may take for ever; for others, it waits as long as a statement may take."""
+"""Seconds that closing waits for calls without a time limit; with one, it waits as long as a statement may take."""
 
 _T = TypeVar("_T")
 
@@ -92,7 +92,7 @@ Work = Callable[[Connection, Attempt], Awaitable[_T]]
 
 
 class PostgresEngine:
-    """Runs units of named queries in one schema; made for and used on one event loop."""
+    """Runs units of named queries in one schema; used on one event loop."""
 
     has_times_as_text = False
 
@@ -141,7 +141,7 @@ class PostgresEngine:
 
     @property
     def store_id(self) -> str:
-        """What tells the open store from all others: its server, database and schema."""
+        """Identifies the open store: its server, database and schema."""
         return self._store.id
 
     @property
@@ -150,9 +150,9 @@ class PostgresEngine:
         return self._queries
 
     async def open(self) -> None:
-        """Connect, and make the store where it does not exist."""
+        """Connect, and create the store if it does not exist."""
         if self._home is not None:
-            raise ProviderClosedError(f"the store {self._store} was opened before; make a new provider")
+            raise ProviderClosedError(f"the store {self._store} was already opened; create a new provider")
         self._home = Home.here(self._store)
         try:
             await self._make_store()
@@ -174,11 +174,11 @@ class PostgresEngine:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has connections that nobody has begun to close."""
+        """Whether it is open, and nobody has begun to close it."""
         return self._is_connected and self._closing is None
 
     def abandon(self) -> None:
-        """Close the connections of a provider that nobody has any more; in a fork, leave them alone."""
+        """Close the connections of a provider that was dropped; in a fork, leave them alone."""
         if self._home is not None and self._home.process == os.getpid():
             if self._alarm is not None:
                 self._alarm.abandon()
@@ -187,20 +187,20 @@ class PostgresEngine:
     wakes_on: WakesOn = "store"
 
     async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
-        """Return what rings when the server says that something was changed, on a connection of its own."""
+        """Return an alarm that rings when the server notifies of a change, on a connection of its own."""
         self.check_open()
         self._alarm = PostgresAlarm(self._store, self._queries, ring, poll_interval)
         return self._alarm
 
     log_size = None
-    """The server's log is not a store's own."""
+    """The log is the server's, not the store's."""
 
     async def is_log_held(self) -> bool | None:
-        """Say that it is not known."""
+        """Return None, because it is unknown."""
         return None
 
     async def ensure_store_exists(self) -> None:
-        """Make the schema, tables, columns and indexes that are missing, and have numbers go on after those stored."""
+        """Create missing schema, tables, columns and indexes, and let sequences continue after the stored numbers."""
         self.check_open()
         await self._make_store()
         connection = await self._store.open_connection()
@@ -215,14 +215,14 @@ class PostgresEngine:
         return await self._run(unit, writes=True)
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
-        """Have a unit run that changes something, whatever becomes of the caller."""
+        """Run a unit that changes something, even if the caller is cancelled."""
         self.check_open()
         self._watch.begin(unit, writes=True)
         queue = self._queue_of(unit)
         return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
 
     def _queue_of(self, unit: Unit) -> GroupQueue | None:
-        """Return where a unit waits for others to go with, or None if it runs alone."""
+        """Return the queue in which a unit waits to be grouped, or None if it runs alone."""
         if unit[0].operation and any(statement.operation != unit[0].operation for statement in unit):
             return self._units if go_together(unit) else None
         group = group_of(unit)
@@ -233,17 +233,17 @@ class PostgresEngine:
         return await self._run(unit, writes=False)
 
     async def may_find(self, look: Statement) -> bool:
-        """Say so without a look: a statement that finds nothing locks no row here, and gets no transaction id."""
+        """Return True without a query: a statement that finds nothing locks no row here, and gets no transaction id."""
         self.check_open()
         return True
 
     async def run_in(self, connection: object, script: Script) -> None:
-        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        """Run a script as one unit in somebody else's transaction, on an asynchronous connection."""
         entrance = self._entrance()
         await play(self._join(await entrance.find_async(connection)), script)
 
     def run_in_sync(self, connection: object, script: Script) -> None:
-        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
+        """Run a script as one unit in somebody else's transaction, on a synchronous connection."""
         entrance = self._entrance()
         run_at_once(play(self._join(entrance.find(connection)), script))
 
@@ -259,7 +259,7 @@ class PostgresEngine:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
-        """Have all units that are read within see one moment, on a connection of its own, which holds up nobody."""
+        """Run all reads of the block on one snapshot, on a connection of its own, which blocks nobody."""
         self.check_open()
         connection = await self._store.open_connection()
 
@@ -270,7 +270,7 @@ class PostgresEngine:
             try:
                 return await self._try(work, connection, Attempt())
             except psycopg.Error as error:
-                # After an error the transaction takes no more statements; whoever goes on sees a later moment.
+                # After an error the transaction accepts no more statements; later reads see a later snapshot.
                 await self._queries.run(connection, "rollback", {})
                 await self._store.begin(connection, "begin_read")
                 raise unit_error(self._store, error, unit) from error
@@ -285,16 +285,16 @@ class PostgresEngine:
             await connection.close()
 
     async def backup(self, path: Path) -> None:
-        """Refuse: PostgreSQL has tools of its own for this, which this library does not stand in for."""
+        """Refuse: PostgreSQL has its own backup tools, which this library does not replace."""
         self.check_open()
         command = f"pg_dump --format=custom --schema={self._store.schema} --file={shlex.quote(str(path))}"
         raise StoreError(
-            f"{path} was not made: back up {self._store} with PostgreSQL's own tools, while hosts work: {command} "
+            f"no backup was made; use PostgreSQL's own tools, which work while hosts run: {command} "
             "--dbname=URL, the URL without schema= and mode="
         )
 
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
-        """Run a unit. Where the caller is cancelled, the server stops it, unless others wait for it too."""
+        """Run a unit. If the caller is cancelled, the server stops it, unless others wait for it too."""
         self.check_open()
         self._watch.begin(unit, writes=writes)
         queue = self._queue_of(unit)
@@ -317,7 +317,7 @@ class PostgresEngine:
     def _end_alone(self, task: asyncio.Task[Results]) -> None:
         self._alone.discard(task)
         if not task.cancelled():
-            task.exception()  # asyncio would log one that nobody has seen, because the caller has gone
+            task.exception()  # asyncio would log an exception that nobody retrieved, because the caller was cancelled
 
     async def _run_watched(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
         asked = time.monotonic()
@@ -335,7 +335,7 @@ class PostgresEngine:
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:
         """Run units of work in one transaction and one round trip; None for those that must run by themselves.
 
-        `hold_rows` makes sure that all of them succeed, or is an error; then they run in halves, until one fails alone.
+        `hold_rows` ensures that all of them succeed, or fails; then they run in halves, until one fails alone.
         """
         needed = needed_of(units)
         if needed is None:
@@ -368,12 +368,12 @@ class PostgresEngine:
         return [*await self.run_units(units[:half], attempt), *await self.run_units(units[half:], attempt)]
 
     async def run_held_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome]:
-        """Run units of work by themselves, one after the other, each once the rows are free that it changes."""
+        """Run units of work one after the other, each once the rows that it changes are free."""
         async with self._held_at_once, self._alone_at_once:
             return [await self._run_by_itself(unit, attempt) for unit in units]
 
     async def _run_by_itself(self, unit: Unit, attempt: Attempt) -> Outcome:
-        """Run a unit of work statement by statement; it waits for the rows that it changes, in an order."""
+        """Run a unit of work statement by statement; it waits for the rows that it changes, in a fixed order."""
         results: Results = []
         part = unit
 
@@ -410,7 +410,7 @@ class PostgresEngine:
     async def _transaction(
         self, connection: Connection, attempt: Attempt, *, writes: bool = True
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Undo what the block began and did not commit with what it is given."""
+        """Roll back what the block does not commit with the function that it gets."""
         run = partial(self._queries.run, connection, params={})
 
         async def commit() -> None:
@@ -437,22 +437,22 @@ class PostgresEngine:
         return outcomes
 
     async def run_held(self, group: Group, units: Sequence[Unit], attempt: Attempt) -> list[Outcome]:
-        """Run units of one key, whose row somebody else holds, once that is over.
+        """Run units of one key once the row that somebody else holds is free.
 
-        Few wait at the same time, where there are enough connections: each has one, and others must go on.
+        Each wait occupies a connection, so only few wait at the same time if there are enough connections for others.
         """
         lock = Statement(group.lock, {"ids": encode_ids([param_of(units[0], group.key)])})
         async with self._held_at_once, self._alone_at_once:
             while True:
                 outcomes = await self.run_group(group, units, attempt, lock)
-                # A row that was not there to be locked may have been made, and be held, before the second statement.
+                # A row that did not exist to be locked may be created, and locked, before the second statement.
                 if None not in outcomes:
                     return outcomes  # type: ignore[return-value]
 
     async def _run_together(
         self, group: Group, units: Sequence[Unit], statements: Sequence[Statement], attempt: Attempt
     ) -> list[Outcome | None]:
-        """Run the statements of several units. Where they fail, each unit is tried once by itself, to fail alone."""
+        """Run the statements of several units. If they fail, try each unit once by itself, so that it fails alone."""
         try:
             rows = (await self._run_statements(statements, attempt, writes=group.writes))[-1]
         except psycopg.Error as error:
@@ -467,7 +467,7 @@ class PostgresEngine:
         return [None if result is None else _outcome(unit, result) for unit, result in zip(units, results, strict=True)]
 
     def _unit_error(self, error: psycopg.Error, unit: Unit) -> WfeError:
-        """Return what an error means for a unit of one operation."""
+        """Return the meaning of an error for a unit of one operation."""
         meaning = unit_error(self._store, error, unit)
         unit[0].name_in(meaning)
         return meaning
@@ -499,20 +499,23 @@ class PostgresEngine:
 
     @asynccontextmanager
     async def _place(self, row: object) -> AsyncIterator[None]:
-        """Wait until a unit may run alone, and let no other change the same row meanwhile.
+        """Wait until a unit may run alone, and let no other unit change the same row meanwhile.
 
-        Some connections are left to groups, where there are enough: one of their statements serves many, and would wait
-        behind every unit that runs alone. A row that somebody else holds takes one connection, however many want it.
+        If there are enough connections, some are reserved for groups: one of their statements serves many units, and
+        would wait behind every unit that runs alone. A row that somebody else holds occupies only one connection.
 
         Raises:
-            StoreBusyError: Others who want the row took longer than a statement may take.
+            StoreBusyError: Others who wanted the row took longer than a statement may take.
         """
         turn = asyncio.Lock() if row is None else self._rows.setdefault(row, asyncio.Lock())
         try:
             async with asyncio.timeout(self._store.patience):
                 await turn.acquire()
         except TimeoutError as error:
-            raise StoreBusyError(f"{self._store} is busy: a row was held for too long; nothing was written") from error
+            raise StoreBusyError(
+                f"{self._store} is busy: a row was held for too long; nothing was written",
+                timeout=timedelta(seconds=self._store.patience or 0),
+            ) from error
         try:
             async with self._alone_at_once:
                 yield
@@ -520,7 +523,7 @@ class PostgresEngine:
             turn.release()
 
     async def _run_statements(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
-        """Run statements together or not at all: in a transaction, where they are several."""
+        """Run statements together or not at all; several of them run in a transaction."""
 
         async def work(connection: Connection, attempt: Attempt) -> Results:
             if len(unit) == 1 and self._is_one_statement(unit[0]):
@@ -554,13 +557,13 @@ class PostgresEngine:
         return result
 
     async def _with_connection(self, work: Work[_T], attempt: Attempt) -> _T:
-        """Do work on a connection, again where others undid it, or where it may wait for the server.
+        """Do work on a connection; repeat it if others undid it, or while it may wait for the server.
 
         Work whose connection was lost while it may have been committing is not repeated.
 
         Raises:
-            psycopg.Error: The server refuses what was asked of it.
-            StoreError: There is no connection, it was lost, or the role may not do this.
+            psycopg.Error: The server rejected the work.
+            StoreError: There is no connection, it was lost, or the role lacks privileges.
         """
         now = asyncio.get_running_loop().time
         deadline = now() + self._wait_for_server
@@ -582,11 +585,11 @@ class PostgresEngine:
                 tries -= 1
                 if not is_retried(error) or not tries:
                     raise
-                _log.debug("%s: work runs again, which others undid: %s", self._store, type(error).__name__)
+                _log.debug("%s: work that others undid runs again: %s", self._store, type(error).__name__)
 
     async def _try(self, work: Work[_T], connection: Connection, attempt: Attempt) -> _T:
         if attempt.is_given_up:
-            raise StoreUnavailableError(f"{self._store} was not asked: the call was given up")
+            raise StoreUnavailableError(f"nothing was sent to {self._store}: the call was cancelled")
         attempt.connection = connection
         attempt.began = attempt.began or time.monotonic()
         try:
@@ -598,9 +601,13 @@ class PostgresEngine:
                 self._pool.replace_all()  # after a failover, new connections lead to the server that takes writes
             if not is_lost(error, connection):
                 raise
-            known = "whether it was stored is not known" if attempt.may_have_committed else "nothing was written"
+            known = (
+                "it is not known whether the write was committed"
+                if attempt.may_have_committed
+                else "nothing was written"
+            )
             raise StoreUnavailableError(
-                f"{self._store} cannot be reached: the connection was lost, and {known}: "
+                f"{self._store} cannot be reached: the connection was lost; {known}: "
                 f"{connection.cut_because or text_of(error)}"
             ) from error
         finally:
@@ -620,7 +627,7 @@ class PostgresEngine:
         check_usable(self._store, self._home, is_open=self.is_open)
 
     async def _close(self) -> None:
-        """Wait for what is pending, for as long as calls may take, and then give it up, for the server is silent."""
+        """Wait for pending work as long as calls may take, then give up, because the server is silent."""
         if self._alarm is not None:
             self._alarm.close()
         giving_up = asyncio.get_running_loop().call_later(
@@ -639,7 +646,7 @@ class PostgresEngine:
 
 
 def _outcome(unit: Unit, results: Results) -> Outcome:
-    """Return a unit's results, or its error where its first query found nothing."""
+    """Return a unit's results, or its error if its first query found nothing."""
     failure = unit[0].failure(results[0])
     if failure is None:
         return results

@@ -35,25 +35,25 @@ _READ_ONLY = "25006"
 _NOT_FOUND = {"3F000", "42P01"}
 
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
-    _READ_ONLY: (StoreReadOnlyError, "may not be written"),
+    _READ_ONLY: (StoreReadOnlyError, "cannot be written"),
     "40001": (StoreBusyError, "is busy: others changed the same rows each time"),
     "40P01": (StoreBusyError, "is busy: others held the same rows each time"),
-    "53100": (StoreFullError, "has no room left"),
-    "53300": (StoreBusyError, "is busy: it takes no more connections"),
+    "53100": (StoreFullError, "has no disk space left"),
+    "53300": (StoreBusyError, "is busy: it accepts no more connections"),
     "55P03": (StoreBusyError, "is busy: a lock was held for too long"),
     "57014": (StoreBusyError, "is busy: a statement took longer than the statement timeout"),
     "XX001": (StoreCorruptError, "is damaged"),
     "XX002": (StoreCorruptError, "is damaged"),
 }
 _UNAVAILABLE_CLASSES = {"08", "28", "3D", "57"}
-"""Connections, who may connect, which databases there are, and the server's being stopped."""
+"""Connection failures, authentication, unknown databases, and a server that is being stopped."""
 _SERVER_STOPS = {"57P01", "57P02", "57P03"}
 _DATA_CLASS = "22"
 _SIZE_CLASS = "54"
 _VALUE_CLASSES = {"21", _DATA_CLASS, "23", _SIZE_CLASS}
-"""A row that is written twice, data, constraints, and sizes."""
+"""Cardinality violations, data, constraints, and sizes."""
 _STATEMENT_CLASSES = {"0A", _DATA_CLASS, "42"}
-"""What the server cannot do, data that stand in a statement, and syntax, names and types."""
+"""Unsupported features, literals in a statement, and syntax, names and types."""
 
 _STATE_CLASSES = {"25", "40", "53", "55", "57", "58"}
 """Read-only and failed transactions, serialization failures, resources, locks and an operator's intervention."""
@@ -66,13 +66,13 @@ _LOST_WORKER = re.compile(
 )
 """What Citus says, as an internal error (XX000), when a worker is gone or a schema moves; nothing was written."""
 _SHARD = re.compile(r"_\d{6,}$")
-"""What Citus puts behind the name of a table or constraint on a worker."""
+"""The suffix that Citus adds to the name of a table or constraint on a worker."""
 _NAME = re.compile(r'"(\w+)"')
 _INT_LIMIT = 2**31
 _INT_COLUMNS = {"version", "step_id", "retry_count"}
 """Columns of 32 bits, as the reference has them; all other integers have 64."""
 _INDEXED_COLUMNS = {"id", "name", "workflow_id", "definition_id", "event_name", "event_key", "command_name"}
-"""Texts that are in an index; so are the data of a scheduled command."""
+"""Indexed text columns; the data of a scheduled command are indexed too."""
 _INDEXED_DATA = {"data (in schedule_command)", "data (in import_scheduled_commands)"}
 _TABLES = (
     "workflows",
@@ -88,7 +88,7 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
     """Return our error for one of the driver's, which becomes its cause."""
     code = error.sqlstate or ""
     if code == _INSUFFICIENT_PRIVILEGE:
-        kind, what = StoreError, "may not be used by this role as it is"
+        kind, what = StoreError, "grants this role too few privileges"
     elif code in _MEANINGS:
         kind, what = _MEANINGS[code]
     elif _is_lost_worker(error):
@@ -96,7 +96,7 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
     elif code[:2] in _UNAVAILABLE_CLASSES or (not code and isinstance(error, psycopg.OperationalError)):
         kind, what = StoreUnavailableError, "cannot be reached"
     else:
-        kind, what = StoreError, "cannot be worked with"
+        kind, what = StoreError, "failed with an unexpected database error"
     mapped = kind(f"{target} {what}: {text_of(error)}")
     mapped.__cause__ = error
     return mapped
@@ -108,7 +108,7 @@ def text_of(error: psycopg.Error) -> str:
 
 
 def is_lost(error: psycopg.Error, connection: psycopg.AsyncConnection[Any]) -> bool:
-    """Tell whether the connection is gone, with whatever was under way on it."""
+    """Tell whether the connection is lost, with whatever was under way on it."""
     code = error.sqlstate or ""
     return connection.closed or code[:2] == "08" or code in _SERVER_STOPS
 
@@ -119,15 +119,15 @@ def has_no_transactions(error: psycopg.Error) -> bool:
 
 
 def is_of_replica(error: psycopg.Error) -> bool:
-    """Tell whether the server, or the role, takes no writes."""
+    """Tell whether the server, or the role, is read-only."""
     return error.sqlstate == _READ_ONLY
 
 
 def is_retried(error: psycopg.Error) -> bool:
-    """Tell whether it may go better the next time.
+    """Tell whether the work may succeed if it runs again.
 
-    That are a serialization failure, a deadlock, and the foreign key of pointers, which only a workflow's deletion can
-    meet, while somebody else changes its pointers. The application's own keys are its own business.
+    It may after a serialization failure or a deadlock, and after a violation of the pointers' foreign key, which only
+    happens when a workflow is deleted while somebody else changes its pointers. The application's keys do not count.
     """
     return error.sqlstate in _RETRIED or (
         error.sqlstate == _FOREIGN_KEY_VIOLATION and "execution_pointers" in str(error.diag.message_primary)
@@ -135,39 +135,39 @@ def is_retried(error: psycopg.Error) -> bool:
 
 
 def is_about_values(error: psycopg.Error) -> bool:
-    """Tell whether an error comes from what is to be written, and not from the state of the server.
+    """Tell whether an error comes from the values to write, and not from the state of the server.
 
-    The driver's own, without a code, does not: where it cannot read what came back, that may be committed.
+    An error of the driver's own, without a code, does not: if it cannot read the answer, the write may be committed.
     """
     return _code(error)[:2] in _VALUE_CLASSES
 
 
 def is_about_all(error: psycopg.Error) -> bool:
-    """Tell whether an error comes from the server or its state, so that all units of a transaction have it."""
+    """Tell whether an error comes from the server or its state, so that it concerns all units of a transaction."""
     return (error.sqlstate or "")[:2] in _STATE_CLASSES
 
 
 def is_about_statement(error: psycopg.Error) -> bool:
-    """Tell whether an error of a statement whose parameters are sound comes from how it is written."""
+    """Tell whether an error of a statement with valid parameters comes from how it is written."""
     return (error.sqlstate or "")[:2] in _STATEMENT_CLASSES and not is_missing_right(error)
 
 
 def is_missing_right(error: psycopg.Error) -> bool:
-    """Tell whether the role lacks a right."""
+    """Tell whether the role lacks a privilege."""
     return error.sqlstate == _INSUFFICIENT_PRIVILEGE
 
 
-def hides(error: psycopg.Error) -> bool:
-    """Tell whether the role lacks a right, when it looks for tables that may be there: those that it may not use.
+def may_be_missing_right(error: psycopg.Error) -> bool:
+    """Tell whether the role may lack a privilege, where the error says that a table does not exist.
 
-    A schema that a role may not use is passed over, so that its tables seem not to exist.
+    PostgreSQL skips a schema that the role may not use, so that its tables seem not to exist.
     https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PRIV
     """
     return is_missing_right(error) or error.sqlstate in _NOT_FOUND
 
 
 def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
-    """Return what an error of the driver means for the unit that it is the error of."""
+    """Return what an error of the driver means for the unit that raised it."""
     code = _code(error)
     mapped: Exception
     if code == _UNIQUE_VIOLATION:
@@ -177,7 +177,7 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
         mapped = UniqueViolationError("execution_pointers.id")
     elif not code and isinstance(error, psycopg.DataError) and not _refused(unit):
         mapped = StoreError(
-            f"{target} returned what cannot be read; what was asked for may have been written: {text_of(error)}"
+            f"{target} returned an answer that cannot be read; the write may have been committed: {text_of(error)}"
         )
     elif code == _PROGRAM_LIMIT and "index row" in (error.diag.message_primary or ""):
         mapped = SerializationError(f"{_longest(unit)}; nothing was written")
@@ -186,11 +186,11 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
     else:
         return store_error(target, error)
     mapped.__cause__ = error
-    return mapped  # type: ignore[return-value]  # what a statement says a conflict means is an error of ours
+    return mapped  # type: ignore[return-value]  # the conflicts of a statement are errors of ours
 
 
 def _conflict(unit: Unit, column: str, detail: str) -> Exception | None:
-    """Return what the statement whose value exists already says that this means.
+    """Return the error that the statement with the existing value names for this conflict.
 
     The detail has the value as `Key (id)=(value)`.
     """
@@ -204,9 +204,9 @@ def _conflict(unit: Unit, column: str, detail: str) -> Exception | None:
 
 
 def _unique_column(error: psycopg.Error) -> str:
-    """Return "table.column" from the constraint's name, which PostgreSQL made of both.
+    """Return "table.column" from the constraint's name, which PostgreSQL formed from both.
 
-    Through Citus an error has the name in its message only, and there it may end in the number of a shard.
+    Through Citus only the error's message has the name, and there it may end in the number of a shard.
     """
     constraint = _SHARD.sub("", error.diag.constraint_name or _named(error))
     table = next((table for table in _TABLES if constraint.startswith(f"{table}_")), error.diag.table_name or "")
@@ -215,7 +215,7 @@ def _unique_column(error: psycopg.Error) -> str:
 
 
 def _code(error: psycopg.Error) -> str:
-    """Return an error's code; what Citus passes on as an internal error may be a unique violation, by its text."""
+    """Return an error's code; an internal error from Citus may be a unique violation, by its text."""
     if error.sqlstate == _INTERNAL and "violates unique constraint" in (error.diag.message_primary or ""):
         return _UNIQUE_VIOLATION
     return error.sqlstate or ""
@@ -237,7 +237,7 @@ def _is_lost_worker(error: psycopg.Error) -> bool:
 
 
 def _longest(unit: Unit) -> str:
-    """Say which text of a unit is too long for an index: the longest once it is compressed, as PostgreSQL does it."""
+    """Describe the text of a unit that is too long for an index: the longest after compression, as in PostgreSQL."""
     texts = (
         (place, value.encode())
         for place, column, value in _values(unit)
@@ -245,19 +245,19 @@ def _longest(unit: Unit) -> str:
     )
     place, text = max(texts, key=lambda found: len(zlib.compress(found[1])), default=("a text", b""))
     return (
-        f"{place} has {len(text):,} bytes, and PostgreSQL takes at most about 2,700 into an index; "
+        f"{place} has {len(text):,} bytes, and an index entry can have at most about 2,700 bytes; "
         f"it begins with {text[:40].decode(errors='ignore')!r}"
     )
 
 
 def _refused(unit: Unit) -> str | None:
-    """Say which column has a value that this library can encode and PostgreSQL cannot store."""
+    """Describe the value of a unit that this library can encode but PostgreSQL cannot store."""
     for place, _, value in _values(unit):
         if isinstance(value, str) and ("\0" in value or _NUL_IN_JSON.search(value)):
-            return f"{place} has a NUL character, which PostgreSQL stores nowhere"
+            return f"{place} contains a NUL character, which PostgreSQL cannot store"
     for place, column, value in _values(unit):
         if column in _INT_COLUMNS and isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
-            return f"{place} is {value}, which is beyond the column's 32 bits"
+            return f"{place} is {value}, which does not fit into the column's 32 bits"
     return None
 
 

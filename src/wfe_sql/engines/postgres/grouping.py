@@ -1,11 +1,11 @@
 """Which units of work PostgreSQL runs as one set-based statement, and what its rows mean.
 
 The query `persist_workflow_group(units)` runs any number of units that begin with `persist_workflow`. It takes them as
-one JSON array of objects with the unit's number, the parameters of its first query, and under their names lists of the
-parameters of its other queries; it returns rows that begin with the unit's number. A unit without a row found nothing;
-one whose row has null found that somebody else holds the row that it is to change.
+one JSON array of objects with the unit's number, the parameters of its first query, and the parameters of its other
+queries as lists under their names; it returns rows that begin with the unit's number. A unit without a row found
+nothing; null in a unit's row means that somebody else holds the row that it must change.
 
-A unit of work of several operations is cut into such units, its parts (`steps_of`).
+A unit of work with several operations is split into such units, its parts (`steps_of`).
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -20,9 +20,9 @@ from wfe_sql.engines import Results, Statement, Unit
 Rows = Sequence[Sequence[Any]]
 
 _BYTES_TOGETHER = 1024 * 1024
-"""Bytes of JSON that are one statement at most, unless one unit is larger: the server copies a statement's array again
-and again, so 24 units of 1 MB together took nearly three times as long as one by one. Of 64 KiB to 4 MiB, this served
-most units of 100 KB, and units of 1 MB as well as any."""
+"""The most bytes of JSON in one statement, unless one unit is larger: the server copies the array again and again, so
+24 units of 1 MB together took nearly three times as long as one by one. Among 64 KiB to 4 MiB, this gave the highest
+throughput for units of 100 KB, and was as good as any for units of 1 MB."""
 
 
 def _changed(rows: Rows) -> Results:
@@ -42,28 +42,34 @@ def _rows(rows: Rows) -> Results:
 
 
 def _instance(rows: Rows) -> Results:
-    """A row of the workflow's columns and the documents of the pointers, as the two queries of the unit return them."""
+    """Split a row of the workflow's columns and its pointers' documents into the results of the unit's two queries."""
     if not rows:
         return [None, []]
     *workflow, pointers = rows[0]
     return [workflow, [(pointer,) for pointer in pointers]]
 
 
+def _claimed_instances(rows: Rows) -> Results:
+    """Rows of the workflows' columns, and those of their pointers, as the two queries of the unit return them."""
+    workflows = [row[:-1] for row in rows]
+    return [workflows, [(row[0], pointer) for row in rows for pointer in row[-1]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Units that may go together.
+    """Units that may run together.
 
     Attributes:
-        lead: The query that each of them begins with.
-        results: Turns a unit's rows, without the unit's number, into what its queries return.
-        parts: What else a unit may consist of.
-        key: The parameter that names the row a unit changes: two units with one key never run at the same time.
-        lock: The query that waits for rows by their keys, and holds them.
-        shares: Whether one statement serves all units of a key; else it can change a row only once.
+        lead: The query that each unit begins with.
+        results: Turns a unit's rows, without the unit's number, into the results of its queries.
+        parts: The other queries that a unit may have.
+        key: The parameter that identifies the row a unit changes: units with the same key never run at the same time.
+        lock: The query that waits for rows by their keys, and locks them.
+        shares: Whether one statement can serve all units of a key; otherwise it can change a row only once.
         alike: A parameter that all units of one statement have in common.
         writes: Whether it changes anything.
         alone: The query that runs one unit, with the parameters of its lead: a set of one costs 0.1 ms more.
-            Not for what has a lock: a plain query that passes over a held row costs as much as a set.
+            Not for groups with a lock: a plain query that skips a locked row costs as much as a set.
     """
 
     lead: str
@@ -82,11 +88,11 @@ class Group:
         return f"{self.lead}_group"
 
     def results_of(self, rows: Rows) -> Results | None:
-        """Turn a unit's rows into what its queries return; None where somebody else holds the row it is to change."""
+        """Turn a unit's rows into the results of its queries; None if somebody else holds the row it must change."""
         return None if self.lock and rows and rows[0][0] is None else self.results(rows)
 
     def results_alone(self, result: Any) -> Results | None:
-        """Turn what `alone` returned into what the unit's queries return, as `results_of`."""
+        """Turn the result of `alone` into the results of the unit's queries, as `results_of` does."""
         return [result] if self.alone == self.lead else self.results_of([] if result is None else [result])
 
 
@@ -104,6 +110,14 @@ GROUPS = {
     group.lead: group
     for group in (
         Group("create_new_workflow", _changed, parts=frozenset({"insert_execution_pointers"})),
+        Group(
+            "create_numbered_workflow",
+            _value,
+            parts=frozenset({"next_definition_sequence", "insert_execution_pointers"}),
+            key="definition_id",
+            lock="lock_definition_sequences",
+            shares=True,
+        ),
         Group("persist_workflow", _row, parts=_POINTER_WRITES, key="id", lock="lock_workflows"),
         Group(
             "get_workflow_instance",
@@ -119,6 +133,12 @@ GROUPS = {
             writes=False,
         ),
         Group("claim_runnable_instances", _rows, alike="as_at"),
+        Group(
+            "claim_and_load_instances",
+            _claimed_instances,
+            parts=frozenset({"get_claimed_execution_pointers"}),
+            alike="as_at",
+        ),
         Group("renew_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("release_workflow_claim", _changed, key="id", lock="lock_workflows"),
         Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),
@@ -154,7 +174,7 @@ def param_of(unit: Unit, name: str) -> Any:
 
 
 def row_of(unit: Unit) -> tuple[Any, ...] | None:
-    """Return what names the row that a unit begins with, where it is about one."""
+    """Return a key for the row of a unit's first query; None if it is not about one row."""
     params = unit[0].params
     if isinstance(params, Sequence):
         return None
@@ -162,7 +182,7 @@ def row_of(unit: Unit) -> tuple[Any, ...] | None:
 
 
 def encode_units(units: Sequence[Unit]) -> Iterator[tuple[int, str]]:
-    """Yield units of one group as parameters of its query: how many units, and their text, one after the other."""
+    """Yield units of one group as parameters of its query: the number of units, and their JSON."""
     encoded: list[bytes] = []
     size = 0
     for unit in units:
@@ -197,11 +217,11 @@ def rows_by_unit(count: int, rows: Rows) -> list[list[Sequence[Any]]]:
 
 
 _CHECKS = {"check_workflow_claim": "lock_workflows", "check_event_claim": "lock_events"}
-"""What looks whether a claim holds, with the query that waits for the row."""
+"""Queries that check a claim, each with the query that waits for the row."""
 
 _TOGETHER = frozenset({*GROUPS, *_POINTER_WRITES, *_CHECKS, "persist_errors", "schedule_command"})
-"""What may be in units that go together: it waits for nobody for long. The application's own queries may not: what they
-lock is held until the transaction ends, in an order that is right for their own unit only."""
+"""Queries allowed in units that run together, because none waits long. The application's own queries are not: their
+locks last until the transaction ends, in an order that is right only for their own unit."""
 
 
 _Part = tuple[int, int, Unit]
@@ -209,12 +229,12 @@ _Part = tuple[int, int, Unit]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A statement of units of work that run together: what it runs of each of them.
+    """A statement of units of work that run together, with the parts that it runs.
 
     Attributes:
-        statement: What runs.
-        parts: For each part of a unit that it runs, the number of the unit, the place of the part in it, and the part.
-        group: What it is the group of, if it is.
+        statement: The statement.
+        parts: For each part: the number of its unit, its place in the unit, and the part itself.
+        group: The group of the statement, if any.
     """
 
     statement: Statement
@@ -222,7 +242,7 @@ class Step:
     group: Group | None = None
 
     def results(self, returned: Any) -> Iterator[tuple[int, int, Unit, Any]]:
-        """Yield for each part its unit's number, its place, itself, and its result: None where its row is held."""
+        """Yield for each part its unit's number, its place, itself, and its result: None if its row is held."""
         if self.group is None:
             yield *self.parts[0], [returned]
             return
@@ -231,10 +251,10 @@ class Step:
 
 
 def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
-    """Return what runs units of work in one transaction: all their parts of one group are one statement.
+    """Return the statements that run units of work in one transaction: all parts of one group are one statement.
 
-    What checks claims is left out, because `hold_rows` does so too. With `one_by_one`, no two parts are one statement,
-    nor what belongs to two operations, so that an error is that of one; nothing is left out.
+    Checks of claims are left out, because `hold_rows` checks them too. With `one_by_one`, each part and each operation
+    has its own statement, so that an error belongs to one operation; nothing is left out.
     """
     alike: dict[Any, list[_Part]] = {}
     for number, unit in enumerate(units):
@@ -262,13 +282,13 @@ def steps_of(units: Sequence[Unit], *, one_by_one: bool = False) -> list[Step]:
 
 
 def _command(statement: Statement) -> tuple[str, str]:
-    """Return by what commands are in order, after all else, so that no two transactions wait for each other."""
+    """Return a sort key that puts commands last and in order, so that transactions cannot deadlock."""
     params: Any = statement.params
     return (params["command_name"], params["data"]) if statement.query == "schedule_command" else ("", "")
 
 
 def _parts_of(unit: Unit, *, one_by_one: bool) -> Iterator[tuple[int, Unit]]:
-    """Cut a unit of work into what a group runs, and single statements; with the place of each."""
+    """Split a unit of work into the parts of groups, and single statements, with the place of each."""
     begin = 0
     for at, statement in enumerate(unit[1:], 1):
         lead = unit[begin]
@@ -286,7 +306,7 @@ def go_together(unit: Unit) -> bool:
 
 
 def rows_changed(unit: Unit) -> dict[str, list[str]]:
-    """Return the ids of the rows that a unit of work changes, by the query that waits for such rows."""
+    """Return the ids of the rows that a unit of work changes, by the query that locks such rows."""
     rows: dict[str, list[str]] = {}
     for statement in unit:
         if lock := _lock_of(statement):
@@ -296,7 +316,7 @@ def rows_changed(unit: Unit) -> dict[str, list[str]]:
 
 
 def needed_of(units: Sequence[Unit]) -> str | None:
-    """Return the parameter of `hold_rows` for units of work; None where it cannot make sure that they succeed."""
+    """Return the parameter of `hold_rows` for units of work; None if it cannot ensure that they succeed."""
     needed = []
     for statement in [statement for unit in units for statement in unit]:
         lock, params = _lock_of(statement), statement.params
@@ -322,14 +342,14 @@ def _lock_of(statement: Statement) -> str:
 
 
 async def run_by_parts(unit: Unit, run: Callable[[Statement, Unit], Awaitable[Any]]) -> Results | None:
-    """Run a unit of work statement by statement, in a transaction, once the rows are free that it changes.
+    """Run a unit of work statement by statement, in a transaction, once the rows that it changes are free.
 
     Args:
         unit: The unit.
         run: Runs a statement for a part of the unit.
 
     Returns:
-        What its statements returned; None where a row that was not there to be locked was made meanwhile, and is held.
+        The results of its statements; None if a row that did not exist to be locked was created meanwhile, and is held.
     """
     results: Results = [None] * len(unit)
     for lock, ids in sorted(rows_changed(unit).items()):

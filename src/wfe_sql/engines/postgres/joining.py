@@ -1,7 +1,7 @@
-"""Units of work on a connection to the store's database that is not ours, of psycopg or asyncpg.
+"""Units of work on somebody else's connection to the store's database, of psycopg or asyncpg.
 
-Each driver's connection becomes one that `PostgresAdapter` runs queries on: it takes numbered parameters as text, whose
-types the server knows, and returns tuples, however the caller has set it up. Nothing set up here stays on it.
+Each driver's connection is wrapped so that `PostgresAdapter` can run queries on it: it takes numbered parameters as
+text, whose types the server knows, and returns tuples, whatever the caller has set up. Nothing set here remains on it.
 """
 
 import re
@@ -32,15 +32,15 @@ _IN_PIPELINE = "it is in a pipeline; end that first"
 _FAILED_TRANSACTION = "25P02"
 
 Types = dict[str, Sequence[str]]
-"""Which types the server takes the parameters of a query for."""
+"""The parameter types of each query, as the server inferred them."""
 
 
 class Guest(Protocol):
-    """A connection of somebody else, as `PostgresAdapter` uses one; its errors are psycopg's."""
+    """Somebody else's connection, as `PostgresAdapter` uses it; its errors are psycopg's."""
 
     @property
-    def refusal(self) -> str | None:
-        """Why it takes no unit; None where it does."""
+    def why_unusable(self) -> str | None:
+        """Why no unit can run on it; None if one can."""
         ...
 
     async def execute(self, sql: str, params: Sequence[Any] | None = None, **options: Any) -> Any:
@@ -53,7 +53,7 @@ class Guest(Protocol):
 
 
 def guest(connection: Any, types: Types) -> Guest:
-    """Return a driver's connection as one that queries run on."""
+    """Wrap a driver's connection so that queries can run on it."""
     if isinstance(connection, psycopg.Connection):
         return _Psycopg(connection)
     if isinstance(connection, psycopg.AsyncConnection):
@@ -62,7 +62,7 @@ def guest(connection: Any, types: Types) -> Guest:
 
 
 class PostgresJoined:
-    """A connection of somebody else, for the time of one unit."""
+    """Somebody else's connection, for the duration of one unit."""
 
     def __init__(self, store: PostgresStore, queries: QuerySet, connection: Guest) -> None:
         self._store = store
@@ -72,13 +72,13 @@ class PostgresJoined:
         self._is_set_up = False
 
     async def begin_unit(self) -> None:
-        """Check that it is in a transaction, and begin a savepoint; that has psycopg begin one that it promised."""
-        if why := self._connection.refusal:
+        """Check for a transaction, and begin a savepoint, which makes psycopg begin its transaction if it has not."""
+        if why := self._connection.why_unusable:
             raise unusable(self._store, why)
         await self._run("begin_unit")
 
     async def run(self, unit: Unit) -> Results:
-        """Run statements, where names mean the store's tables, once the rows are free that they change."""
+        """Run statements on the store's tables, once the rows that they change are free."""
         if not self._is_set_up:
             await self._set_up()
         results = await run_by_parts(unit, self._run_part)
@@ -88,24 +88,24 @@ class PostgresJoined:
         return await self.run(unit)
 
     async def rollback_unit(self) -> None:
-        """Go back to where the unit began, and to the caller's settings."""
+        """Undo what the unit did, and restore the caller's settings."""
         await self._run("rollback_unit")
         self._is_set_up = False
 
     async def commit_unit(self) -> None:
-        """Have the transaction keep what the unit did, with the settings that it had."""
+        """Keep what the unit did in the transaction, and restore its settings."""
         if self._is_set_up:
             await self._run("restore_settings", {"settings": self._settings})
         await self._run("commit_unit")
 
     async def abandon_unit(self) -> None:
-        """Undo the unit; where the connection was lost, so is the transaction."""
+        """Undo the unit; if the connection was lost, so is the transaction."""
         with suppress(StoreError):
             await self._run("rollback_unit")
             await self._run("commit_unit")
 
     async def _set_up(self) -> None:
-        """Have names mean the store's tables, once it is known that this is its database."""
+        """Make names refer to the store's tables, after a check that this is its database."""
         if self._settings is None:
             if self._store.database and await self._run("get_database") != self._store.database:
                 raise unusable(self._store, OTHER_DATABASE)
@@ -117,7 +117,7 @@ class PostgresJoined:
         return await self._run(statement.query, statement.params, part)
 
     async def _run(self, query: str, params: Params | None = None, part: Unit = ()) -> Any:
-        """Run a query; an error is that of a part of a unit, if it is of one."""
+        """Run a query; an error names the part of the unit that raised it."""
         try:
             return await self._queries.run(self._connection, query, {} if params is None else params)
         except psycopg.Error as error:
@@ -130,7 +130,7 @@ class PostgresJoined:
 
 
 class _AnsweredAtOnce:
-    """What `PostgresAdapter` asks a connection for, to see whether it is in a pipeline; a guest is not."""
+    """What `PostgresAdapter` reads to see whether a connection is in a pipeline; a guest never is."""
 
     pipeline_status = PipelineStatus.OFF
 
@@ -142,8 +142,8 @@ class _AsyncPsycopg:
         self._connection = connection
 
     @property
-    def refusal(self) -> str | None:
-        return _refusal(self._connection)
+    def why_unusable(self) -> str | None:
+        return _why_unusable(self._connection)
 
     async def execute(self, sql: str, params: Sequence[Any] | None = None, **options: Any) -> Any:
         return await self.cursor().execute(sql.encode(), params, prepare=False)
@@ -161,8 +161,8 @@ class _Psycopg:
         self._connection = connection
 
     @property
-    def refusal(self) -> str | None:
-        return _refusal(self._connection)
+    def why_unusable(self) -> str | None:
+        return _why_unusable(self._connection)
 
     async def execute(self, sql: str, params: Sequence[Any] | None = None, **options: Any) -> "_Fetched":
         cursor = self._new_cursor()
@@ -180,7 +180,7 @@ class _Psycopg:
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """What a statement returned, as a cursor with async would give it."""
+    """The result of a statement, with the interface of an asynchronous cursor."""
 
     rowcount: int
     description: Sequence[Any] | None
@@ -206,10 +206,10 @@ class _ManySync:
 
 
 class _Asyncpg:
-    """A connection of asyncpg, its own cursor too.
+    """An asyncpg connection, which is also its own cursor.
 
-    asyncpg wants values of the types that the server has for the parameters, which a codec of the caller's may change.
-    So texts go as texts, and the server makes of them what it makes of psycopg's.
+    asyncpg requires values of the server's parameter types, which a codec of the caller's may change. So text is sent
+    as text and cast by the server, as it is with psycopg.
     """
 
     pgconn = _AnsweredAtOnce
@@ -220,7 +220,7 @@ class _Asyncpg:
         self.rowcount = 0
 
     @property
-    def refusal(self) -> str | None:
+    def why_unusable(self) -> str | None:
         if self._connection.is_closed():
             return _CLOSED
         return None if self._connection.is_in_transaction() else NO_TRANSACTION
@@ -237,7 +237,7 @@ class _Asyncpg:
         return _Fetched(int(changed[0]) if changed else 0, statement.get_attributes(), rows)
 
     async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement that changes one row for each set of parameters, for asyncpg does not count them."""
+        """Run a statement that changes one row for each set of parameters, because asyncpg does not count rows."""
         values = [[_as_text(value) for value in row] for row in rows]
         with _errors_as_psycopg(self._connection):
             statement = await self._prepare(sql, values[0])
@@ -263,13 +263,13 @@ class _Asyncpg:
 
 
 _COUNT = re.compile(r"\d+$")
-"""How many rows were changed, in what the server says of a statement, such as "INSERT 0 1"."""
+"""The number of changed rows in a command tag, such as "INSERT 0 1"."""
 
 _PARAMETER = re.compile(r"'[^']*'|\"[^\"]*\"|--.*|\$(\d+)")
 
 
 def _as_text(value: Any) -> Any:
-    """Return a number as text, whose type is the server's business."""
+    """Return a number as text, for the server to infer its type."""
     return repr(value) if type(value) in (int, float) else value
 
 
@@ -279,7 +279,7 @@ def _name(found: Any) -> str:
 
 @contextmanager
 def _errors_as_psycopg(connection: Any) -> Iterator[None]:
-    """Raise psycopg's errors for asyncpg's, which become their causes, so that both mean the same to `unit_error`."""
+    """Turn asyncpg's errors into psycopg's, with the original as cause, so that `unit_error` treats both alike."""
     try:
         yield
     except Exception as error:
@@ -300,7 +300,7 @@ _FIELDS = {
     DiagnosticField.COLUMN_NAME: "column_name",
     DiagnosticField.CONSTRAINT_NAME: "constraint_name",
 }
-"""What asyncpg calls the fields of an error."""
+"""The names of an error's fields in asyncpg."""
 
 
 def _kind_of(code: str) -> type[psycopg.Error]:
@@ -310,7 +310,7 @@ def _kind_of(code: str) -> type[psycopg.Error]:
         return psycopg.DatabaseError
 
 
-def _refusal(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str | None:
+def _why_unusable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str | None:
     if connection.closed:
         return _CLOSED
     if connection.pgconn.pipeline_status != PipelineStatus.OFF:

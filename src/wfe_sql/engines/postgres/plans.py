@@ -26,17 +26,17 @@ from wfe_sql.queries import Query, QuerySet
 _INDEX = re.compile(r"(?:Index (?:Only )?Scan(?: Backward)? using|Bitmap Index Scan on) (?!pg_)(\w+)")
 _READS_A_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample|Tid|Tid Range|Index|Index Only|Bitmap Heap) Scan\b")
 _READS_A_WHOLE_TABLE = re.compile(r"(?:Parallel )?(?:Seq|Sample) Scan\b|.* on pg_")
-"""Or the server's catalog, which is small; by which of its indexes is the server's business."""
+"""The server's catalog counts as whole tables: it is small, and its indexes are not ours."""
 _READS_AN_INDEX = re.compile(r"(?:Parallel )?(?:Index|Index Only|Bitmap Index) Scan\b")
 _SORTS = re.compile(r"(?:Incremental )?Sort\b")
 _LIMITS = re.compile(r"Limit\b")
 _ARROW = "->  "
 _ASIDE = re.compile(r"(?:CTE|InitPlan|SubPlan) ")
-"""How the line begins above a step that does not feed the step that it belongs to row by row."""
+"""The line above a step that does not feed its parent row by row."""
 
 
 class PostgresPlanner:
-    """Explains queries on an open connection, whose event loop the runner has."""
+    """Explains queries on an open connection, which belongs to the runner's event loop."""
 
     def __init__(self, store: PostgresStore, queries: QuerySet, connection: Connection, runner: asyncio.Runner) -> None:
         """Take a connection; whoever opened it closes it."""
@@ -47,10 +47,10 @@ class PostgresPlanner:
         self._numbers = count(1)
 
     def explain(self, query: Query) -> Plan:
-        """Return the plan of a query, which is not run: the plan that serves all values of its parameters.
+        """Return the generic plan of a query, which serves all values of its parameters, without running it.
 
         Raises:
-            StoreError: PostgreSQL cannot plan it, such as for a table that is missing.
+            StoreError: PostgreSQL cannot plan it, for example because a table is missing.
         """
         return self._runner.run(self._explain(query))
 
@@ -73,7 +73,7 @@ class PostgresPlanner:
         return await self._connection.execute(self._queries[name].filled_in("query", text).encode(), prepare=False)
 
     def survey(self) -> Contents:
-        """Look what the store has; every row is counted."""
+        """Return what the store contains; every row is counted."""
         return self._runner.run(self._survey())
 
     async def _survey(self) -> Contents:
@@ -88,11 +88,11 @@ class PostgresPlanner:
 
 @contextmanager
 def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: str) -> Iterator[PostgresPlanner]:
-    """Connect to a store, to explain queries on it; nothing is made or written.
+    """Connect to a store, to explain queries on it; nothing is created or written.
 
     Raises:
-        StoreError: There is none, or it cannot be reached.
-        StoreVersionError: It is not up to date, so that plans would say little.
+        StoreError: It does not exist, or cannot be reached.
+        StoreVersionError: It is out of date, so that its plans would be misleading.
     """
     store = PostgresStore(target, queries, schema=schema, statement_timeout=None)
     with asyncio.Runner() as runner:
@@ -106,7 +106,7 @@ def open_postgres_planner(target: PostgresTarget, queries: QuerySet, *, schema: 
 
 @dataclass(slots=True)
 class _Node:
-    """One step of a plan: its line, how it is indented, what it says of itself, and the steps that feed it."""
+    """One step of a plan: its line, its indentation, its details, and the steps that feed it."""
 
     line: str
     depth: int
@@ -119,7 +119,7 @@ class _Node:
 
     @property
     def begins_with_a_table(self) -> bool:
-        """Tell whether the rows that are looked up first come from a table, and are not limited in number."""
+        """Tell whether the first rows come from a table, without a limit."""
         if _LIMITS.match(self.what):
             return False
         if self.inputs and not _READS_A_TABLE.match(self.what):
@@ -128,10 +128,10 @@ class _Node:
 
     @property
     def scans(self) -> bool:
-        """Tell whether the step reads a whole table, or sorts what it finds in one.
+        """Tell whether the step reads a whole table, or sorts rows of one.
 
-        To read an index without a condition is to read all of it. What is looked up for the rows of a JSON array, or of
-        a step before, is a batch of the caller's: to sort it is no scan.
+        An index without a condition is read as a whole. Rows looked up for a JSON array, or for the rows of an earlier
+        step, are a batch of the caller's: sorting them is not a scan.
         """
         if _READS_A_WHOLE_TABLE.match(self.what):
             return True
@@ -150,7 +150,7 @@ def _read_plan(lines: Sequence[str]) -> Plan:
 
 
 def _read_nodes(lines: Iterable[str]) -> Iterator[_Node]:
-    """Read the steps of a plan; those that feed another come below it, farther to the right, after what it says."""
+    """Read the steps of a plan; those that feed another come below its details, indented further."""
     above: list[_Node] = []
     previous = ""
     for line in lines:

@@ -23,50 +23,50 @@ from wfe_sql.errors import StoreBusyError, StoreError, StoreUnavailableError
 _log = logging.getLogger("wfe_sql")
 
 _NO_URL = (
-    "the URL is not one that PostgreSQL reads: postgresql://user:password@host:port/database, with percent-encoding "
-    "for other characters than letters and digits"
+    "not a PostgreSQL URL: write postgresql://user:password@host:port/database, and percent-encode all characters "
+    "other than letters and digits"
 )
 _PORTS = re.compile(r"[0-9,]*")
 
 APPLICATION_NAME = "wfe-sql"
 
 _ENCODING = {"client_encoding": "UTF8"}
-"""What the environment, the role and the database say of it does not count: texts here are any that Python has."""
+"""Overrides the environment, the role and the database, because texts here may be any Unicode text."""
 
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""Seconds after which a network that lost the server is noticed, while a statement waits for its answer."""
+"""Seconds after which a lost network is noticed while a statement waits for its answer."""
 
 _MAX_IDLE = 10 * 60.0
-"""Seconds after which a connection that nobody used is closed."""
+"""Seconds after which an unused connection is closed."""
 
 _MAX_AGE = 60 * 60.0
-"""Seconds after which a connection is replaced when it comes back: what the server keeps for it grows, and a host name
-may mean another server by now."""
+"""Seconds after which a connection is replaced when it comes back: the server's memory for it grows, and the host name
+may now mean another server."""
 
 _LONG_AGO = float("-inf")
 
 _REFUSED_FOR = 1.0
-"""Seconds for which callers wait for the connections that exist after the server gave no more."""
+"""Seconds for which callers wait for the existing connections after the server refused more."""
 
 
 class PostgresTarget:
-    """Which database, and how it is connected to; shows no password.
+    """A database, and how to connect to it; never shows the password.
 
     Args:
         url: `postgresql://user:password@host:port/database?options`, as libpq reads it.
         connect_timeout: How long connecting to each host may take.
-        application_name: What the server calls the connections, unless the URL says so.
+        application_name: The name of the connections on the server, unless the URL has one.
     """
 
     def __init__(self, url: str, connect_timeout: timedelta, application_name: str = APPLICATION_NAME) -> None:
-        # The driver's message quotes the URL, and with it the password; so does ours, where a password that is not
-        # encoded was taken for something else.
+        # The driver's message quotes the URL, and with it the password; ours would too, if an unencoded password
+        # was parsed as something else.
         try:
             found: dict[str, Any] = dict(conninfo_to_dict(url))
         except (psycopg.Error, UnicodeEncodeError):
             raise StoreError(_NO_URL) from None
-        if "\0" in application_name:  # libpq would leave out what comes after it, which may be the host
-            raise StoreError(f"application_name has a NUL character: {application_name!r}")
+        if "\0" in application_name:  # libpq would ignore what comes after it, which may be the host
+            raise StoreError(f"application_name contains a NUL character: {application_name!r}")
         if "\0" in url or _is_torn(url) or not _PORTS.fullmatch(str(found.get("port") or "")):
             raise StoreError(_NO_URL)
         self.connect_timeout = connect_timeout
@@ -82,10 +82,10 @@ class PostgresTarget:
         return f"PostgresTarget({self._name!r})"
 
     async def connect(self) -> Connection:
-        """Return a new connection, each of whose statements is a transaction unless one is begun; none is prepared.
+        """Return a new connection in autocommit mode, without prepared statements.
 
         Raises:
-            StoreUnavailableError: There is none to be had; the message says why.
+            StoreUnavailableError: No connection can be made; the message says why.
         """
         failures: list[tuple[str, StoreError]] = []
         for attempt in self._attempts():
@@ -100,7 +100,7 @@ class PostgresTarget:
         raise type(last)(f"{self} cannot be reached: {reasons}") from last.__cause__
 
     def _attempts(self) -> list[dict[str, Any]]:
-        """Return what to connect to, one after the other, as libpq does it.
+        """Return the parameters of each attempt to connect, in the order of libpq.
 
         https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS
         """
@@ -141,7 +141,7 @@ class PostgresTarget:
         return connection
 
     def server(self, connection: Connection) -> str:
-        """Return what a server is told by, of one of its connections: the same whichever of several hosts answered."""
+        """Return a name for a connection's server, the same whichever of several hosts answered."""
         hosts = str(self._parameters.get("host") or self._parameters.get("hostaddr") or "")
         info = connection.info
         return f"{hosts}:{self._parameters.get('port')}" if "," in hosts else f"{info.host}:{info.port}"
@@ -152,17 +152,17 @@ class PostgresTarget:
 
 
 class ConnectionPool:
-    """Connections that are lent, the one used last first.
+    """Lends connections, the most recently used first.
 
-    Whoever finds none connects, and hears at once where that fails, and why; unless there are connections to wait for,
-    because the server may take no more than those.
+    A caller that finds none connects, and fails at once if that fails; but if connections exist, it waits for one,
+    because the server may accept no more.
 
     Args:
-        target: What it connects to, for people.
-        open_connection: Makes one that is ready for use.
-        size: How many there are at most.
-        timeout: How long a caller waits until one is free; how long making one may take is its maker's business.
-        slow: Seconds of such waiting that are worth a word.
+        target: The database, for messages.
+        open_connection: Returns a new connection, ready for use.
+        size: The most connections.
+        timeout: How long a caller waits for a free one; `open_connection` has its own limit.
+        slow: Seconds of such waiting from which on it is logged.
     """
 
     def __init__(
@@ -190,11 +190,11 @@ class ConnectionPool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection; one that comes back broken, inside a transaction, or given up, is not lent again.
+        """Lend a connection; one that comes back broken, in a transaction, or cancelled, is not lent again.
 
         Raises:
             StoreBusyError: None was free for too long.
-            StoreUnavailableError: A new one could not be made.
+            StoreUnavailableError: A new one could not be opened.
         """
         connection = await self._take()
         try:
@@ -206,20 +206,20 @@ class ConnectionPool:
             self._give_back(connection)
 
     def close(self) -> None:
-        """Close the connections; those that are lent, as they come back."""
+        """Close the connections; lent ones are closed when they come back."""
         self._is_closed = True
         if self._closing_unused is not None:
             self._closing_unused.cancel()
         self.replace_all()
 
     def cut(self) -> None:
-        """Close the connections, also those that are lent: what is under way on them fails, and what waits for one."""
+        """Close all connections, lent ones too: work on them fails, and so do callers that wait for one."""
         self.close()
         for connection in self._made:
             connection.cut("no answer before it was closed")
 
     def replace_all(self) -> None:
-        """Lend no connection again that there is: those that are lent now are closed as they come back."""
+        """Lend no existing connection again; lent ones are closed when they come back."""
         self._made = dict.fromkeys(self._made, _LONG_AGO)
         while self._idle:
             self._discard(self._idle.popitem()[0])
@@ -253,7 +253,8 @@ class ConnectionPool:
             if len(self._made) == self._size:
                 await self._check_server()
                 raise StoreBusyError(
-                    f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}"
+                    f"{self._target} is busy: all connections (at most {self._size}) were in use for {self._timeout}",
+                    timeout=self._timeout,
                 ) from error
             refusal = self._refusal or f"{self._target} cannot be reached: no connection within {self._timeout}"
             raise StoreUnavailableError(str(refusal)) from self._refusal or error
@@ -269,10 +270,10 @@ class ConnectionPool:
             _log.warning("a call waited %.2f s for one of the %d connections to %s", waited, self._size, self._target)
 
     async def _check_server(self) -> None:
-        """Look, once for all who want to know, whether the server takes connections, if only to refuse them.
+        """Check, once for all callers that wait, whether the server answers, even if only to refuse.
 
         Raises:
-            StoreUnavailableError: It does not, so those in use wait for a server that is not there.
+            StoreUnavailableError: It does not answer, so the connections in use wait for a lost server.
         """
         if self._checking is None:
             self._checking = asyncio.create_task(self._open_another())
@@ -305,7 +306,7 @@ class ConnectionPool:
         return connection
 
     def _lend_all_places(self) -> None:
-        """Lend again those places that the server had no connections for."""
+        """Lend again the places for which the server had no connections."""
         self._refusal = None
         for _ in range(self._withheld):
             self._places.release()
@@ -344,16 +345,16 @@ def _now() -> float:
 
 
 def _is_torn(url: str) -> bool:
-    """Tell whether a URL has an @ besides the one before its host; what is left of the first one may be a password."""
+    """Tell whether a URL has an @ besides the one before its host; a part of the password may be outside its place."""
     scheme, _, rest = url.partition("://")
     authority, _, path = rest.partition("?")[0].partition("/")
     return scheme in ("postgresql", "postgres") and (authority.count("@") > 1 or "@" in path)
 
 
 def _is_alive(connection: Connection) -> bool:
-    """Tell, without a round trip, whether the server ended an idle connection: it then said so, or closed it.
+    """Tell, without a round trip, whether an idle connection is still open.
 
-    Either can be read, and nothing else can, for a server that was asked nothing says nothing.
+    If the server ended it, its message or the end of the stream can be read; a server says nothing else unasked.
     """
     if connection.closed:
         return False

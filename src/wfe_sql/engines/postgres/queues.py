@@ -1,4 +1,4 @@
-"""The queues in front of PostgreSQL's pool, one for each group of units that go together."""
+"""The queues in front of PostgreSQL's pool, one for each group of units that run together."""
 
 import asyncio
 import time
@@ -14,22 +14,22 @@ from wfe_sql.engines.queues import Outcome, Waiting, report_end, resolve_futures
 from wfe_sql.engines.watching import Watch
 
 _UNITS_TOGETHER = 32
-"""Units that are one statement at most: the joins of its parts cost more for each unit the more there are, and while
-the server runs one full statement the next is made. Of 16, 32 and 64, 32 served most at 64 callers, on 2 cores."""
+"""The most units in one statement: its joins cost more per unit the more units there are, and while the server runs a
+full statement the next one is prepared. Of 16, 32 and 64, 32 gave the highest throughput with 64 callers on 2 cores."""
 
 _SHARING_TOGETHER = 256
-"""The same, where units share a row: while one statement has the row no other begins, so all that wait go together."""
+"""The same for units that share a row: no other statement begins while one has the row, so all waiting units join."""
 
 _LONGEST_TURN = 0.1
-"""Seconds."""
+"""Seconds after which a statement's turn ends, so that others need not wait for it."""
 
 _Outcome = TypeVar("_Outcome")
 
 
 class Turns:
-    """How many statements of groups are under way at once: few, so that what waits meanwhile goes together.
+    """Limits the concurrent statements of groups: only few, so that units that wait meanwhile run together.
 
-    A statement that takes long waits for something, a lock perhaps, and others need not wait with it: its turn ends.
+    A statement that takes long probably waits for a lock, and others need not wait with it: its turn ends.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -37,8 +37,8 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block, or the time that a turn lasts."""
-        await asyncio.sleep(0)  # callers that were answered just now may call again, and go with those that wait
+        """Wait for a turn, and keep it for the block, or until its time is over."""
+        await asyncio.sleep(0)  # callers that were just answered may call again, and join those that wait
         await self._free.acquire()
         is_over = False
 
@@ -57,20 +57,20 @@ class Turns:
 
 
 class GroupQueue:
-    """Units of one group; those that a free place takes run as one statement.
+    """Units of one group, which run as one statement.
 
-    What waits goes together when the statement that is under way has ended: callers then stay together from call to
-    call, and a commit serves many. A second statement begins beside it only when it would be full, or when the first
-    takes long, for it waits for something, and others need not wait with it.
+    Waiting units run together when the running statement has ended: callers then stay together from call to call, and a
+    commit serves many. A second statement begins beside it only if it would be full, or if the first one takes long,
+    because that one probably waits for a lock and others need not wait with it.
 
-    Two units with the same key are never under way at the same time: the later one waits. A unit whose row somebody
-    else holds waits for it by itself, with what shares its key; the others are answered without it.
+    Units with the same key never run at the same time: the later one waits. A unit whose row somebody else holds waits
+    for it together with the units of the same key; the others are answered without it.
 
     Args:
-        group: Which units these are; None for units of work, each of which changes rows of several kinds.
-        run: Runs units as one statement, and returns the outcome of each, in order; None where its row is held.
+        group: The group of the units; None for units of work, each of which changes rows of several kinds.
+        run: Runs units as one statement, and returns the outcome of each, in order; None if its row is held.
         run_held: Runs units of one key once their row is free, and returns the outcome of each, in order.
-        at_once: How many statements may be under way.
+        at_once: The most concurrent statements.
         turns: Shared by all groups.
         watch: Told of the units that have ended.
     """
@@ -101,7 +101,7 @@ class GroupQueue:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
-        """Have a unit run; the future has what its statements returned."""
+        """Run a unit; the future gets the results of its statements."""
         future: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         self._waiting.append(((unit, time.monotonic()), future))
         if self._under_way <= self._held_up or len(self._waiting) >= self._together:
@@ -116,7 +116,7 @@ class GroupQueue:
     def _start(self) -> None:
         if self._under_way < self._at_once and self._waiting:
             # The task starts after everything that is ready to run now, so callers that were woken together still
-            # go together, and a caller that is alone waits for nobody.
+            # run together, and a single caller waits for nobody.
             self._under_way += 1
             self._begin(self._drain())
 
@@ -135,15 +135,15 @@ class GroupQueue:
                     outcomes = await self._run(batch, attempt) if batch else []
                 if not batch:
                     break
-                self._settle(batch, outcomes, attempt.began)
+                self._finish_batch(batch, outcomes, attempt.began)
                 batch = []
         finally:
             for _, future in batch:
                 future.cancel()
             self._under_way -= 1
 
-    def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None], began: float) -> None:
-        """Answer those whose units ran; have those wait for their rows whose rows are held."""
+    def _finish_batch(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome | None], began: float) -> None:
+        """Resolve the units that ran; make those whose rows are held wait for them."""
         held: dict[tuple[Any, ...], list[Waiting]] = {}
         ran: list[Waiting] = []
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -172,13 +172,13 @@ class GroupQueue:
     async def _run(self, batch: Sequence[Waiting], attempt: Attempt) -> Sequence[Outcome | None]:
         is_held_up = False
 
-        def hold_up() -> None:
+        def let_another_begin() -> None:
             nonlocal is_held_up
             is_held_up = True
             self._held_up += 1
             self._start()
 
-        holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, hold_up)
+        holding_up = asyncio.get_running_loop().call_later(_LONGEST_TURN, let_another_begin)
         try:
             return await _run_all(self._run_units, batch, attempt)
         finally:
@@ -186,7 +186,7 @@ class GroupQueue:
             self._held_up -= is_held_up
 
     def _take(self) -> list[Waiting]:
-        """Take what waits, as many as go together, leaving out what must wait for others and callers that have gone."""
+        """Take the waiting units that run together, without those that must wait, or whose caller was cancelled."""
         batch: list[Waiting] = []
         shared: set[Any] = set()
         passed: deque[Waiting] = deque()
@@ -218,7 +218,7 @@ class GroupQueue:
 async def _run_all(
     run: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[_Outcome]]], batch: Sequence[Waiting], attempt: Attempt
 ) -> Sequence[_Outcome | Exception]:
-    """Run units; once all their callers have gone, they are given up."""
+    """Run units; if all their callers are cancelled, cancel the work."""
 
     def give_up_unwanted(_: object) -> None:
         if not attempt.is_given_up and all(future.done() for _, future in batch):
@@ -228,5 +228,5 @@ async def _run_all(
         future.add_done_callback(give_up_unwanted)
     try:
         return await run([unit for (unit, _), _ in batch], attempt)
-    except Exception as error:  # whatever it is, those who wait must hear of it
+    except Exception as error:  # whatever it is, the callers must not hang
         return [error for _ in batch]

@@ -1,4 +1,4 @@
-"""A schema of a PostgreSQL database as a store: how it is connected to, checked, made and brought up to date."""
+"""A schema of a PostgreSQL database as a store: connecting to it, checking, creating and upgrading it."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.driver import split_script
 from wfe_sql.engines.postgres.errors import (
     has_no_transactions,
-    hides,
     is_about_statement,
     is_missing_right,
+    may_be_missing_right,
     store_error,
     text_of,
 )
 from wfe_sql.engines.postgres.pool import PostgresTarget
-from wfe_sql.engines.postgres.tuning import check_tuned_postgres, refusal
+from wfe_sql.engines.postgres.tuning import check_tuned_postgres, tuned_query_error
 from wfe_sql.engines.stores import (
     UNFINISHED_COPY,
     VERSION,
@@ -40,21 +40,21 @@ from wfe_sql.queries import QuerySet
 from wfe_sql.urls import DEFAULT_SCHEMA
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-"""Names that mean the same with and without quotes but for their case, as the reference has it; 63 bytes are the most.
+"""Names that need no quotes except for their case, as in the reference; at most 63 bytes.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 
 _PROBES = 5
-"""How many connections are asked whether they share the server's with another: some may be another pooler's."""
+"""How many connections are tested for sharing the server's with another: some may belong to another pooler."""
 
 _LATE = 5.0
-"""Seconds after the statement timeout at which a connection whose server says nothing is cut."""
+"""Seconds after the statement timeout at which a connection with a silent server is cut."""
 
 OLDEST = 14
 """The oldest version of PostgreSQL that these queries are tested on."""
 
 EVERY = 2**63 - 1
 _LATEST = 10
-"""Workflows whose pointers are looked at when a store is opened: whoever wrote last wrote among the highest numbers."""
+"""How many of the latest workflows are checked when a store is opened: the last writer used the highest numbers."""
 
 _INDEX = re.compile(r"\bCREATE INDEX (?=IF NOT EXISTS (\w+))")
 
@@ -80,13 +80,13 @@ _SCRIPTS = (
     "create_execution_error_documents_view",
     "grant_documents",
 )
-"""What makes a store, and brings an old one up to date, in their order."""
+"""The scripts that create a store, and upgrade an old one, in order."""
 
 _log = logging.getLogger("wfe_sql")
 
 
 def check_server_version(target: object, number: int) -> None:
-    """Refuse a server that is too old; `number` is its `server_version_num`, such as 140012 for 14.12.
+    """Reject a server that is too old; `number` is its `server_version_num`, such as 140012 for 14.12.
 
     Raises:
         StoreVersionError: It is; the message names both versions.
@@ -98,12 +98,12 @@ def check_server_version(target: object, number: int) -> None:
 
 
 class PostgresStore:
-    """Opens connections to the store in one schema, and makes it where it does not exist.
+    """Opens connections to the store in one schema, and creates it if it does not exist.
 
     Attributes:
-        target: What it connects to.
-        id: What tells the store from all others, once there was a connection.
-        database: What tells its database from all others, once the store was opened by a role that may ask.
+        target: The database.
+        id: Identifies the store, once there was a connection.
+        database: Identifies its database, once the store was opened by a role that may ask.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class PostgresStore:
         self._allow_unfinished_copy = allow_unfinished_copy
         self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
         self.patience = None if statement_timeout is None else statement_timeout.total_seconds() + _LATE
-        """Seconds that a statement may take until its connection is cut; None where there is no statement timeout."""
+        """Seconds that a statement may take until its connection is cut; None without a statement timeout."""
         self._is_shared: bool | None = None
 
     def __str__(self) -> str:
@@ -141,15 +141,15 @@ class PostgresStore:
 
     @property
     def schema(self) -> str:
-        """Where the tables are."""
+        """The schema of the tables."""
         return self._schema
 
     async def open_connection(self) -> Connection:
-        """Open a connection on which names mean this store's tables.
+        """Open a connection on which names refer to this store's tables.
 
         Raises:
-            StoreUnavailableError: There is none to be had.
-            StoreError: A pooler in front of the server has no transactions.
+            StoreUnavailableError: No connection can be made.
+            StoreError: A pooler in front of the server does not support transactions.
         """
         connection = await self.target.connect()
         try:
@@ -170,7 +170,7 @@ class PostgresStore:
         return connection
 
     async def find_database(self, connection: Connection) -> None:
-        """Find out which database it is in, for `run_in` to compare; a role that may not ask goes without."""
+        """Identify the database, for `run_in` to compare; without the privilege, `run_in` does not compare."""
         try:
             self.database = await self._runner(connection)("get_database")
         except psycopg.Error as error:
@@ -178,17 +178,17 @@ class PostgresStore:
                 raise
 
     def settings_within(self, settings: str) -> dict[str, Any]:
-        """Return what to set up for a unit in somebody else's transaction, of which `get_settings` returned this."""
+        """Return the settings for a unit in somebody else's transaction, for which `get_settings` returned these."""
         timeout = json.loads(settings)["statement_timeout"]
         return {"schema": self._schema, "statement_timeout": timeout, "read_only": None, "is_local": "True"}
 
     @property
     def mode(self) -> str:
-        """Whether it is open for reading only, "ro"."""
+        """The mode of the URL: "ro" is read-only."""
         return self._mode
 
     async def begin(self, connection: Connection, query: str) -> None:
-        """Begin a transaction, with its settings where a pooler lends the server's connection only for that."""
+        """Begin a transaction, with its settings if a pooler lends the server's connection only for that."""
         run = connection.run_shared
         if run is None:
             await self._runner(connection)(query)
@@ -201,7 +201,7 @@ class PostgresStore:
 
     @asynccontextmanager
     async def settled(self, connection: Connection) -> AsyncIterator[None]:
-        """Have names mean the store's tables for the block, in a transaction where a pooler lends only for that."""
+        """Make names refer to the store's tables in the block; behind a pooler, this needs a transaction."""
         if connection.run_shared is None:
             yield
             return
@@ -215,9 +215,9 @@ class PostgresStore:
     async def _is_lent_for_transactions(self, connection: Connection) -> bool:
         """Tell whether a pooler lends the server's connection for one transaction at a time.
 
-        A pooler tells its client of another process than the server's. The process of a client that does nothing serves
-        others meanwhile, or changes. Nothing is left behind on the server's connections. Where that cannot be
-        found out, it is taken to be so, since what then runs is right with any pooler.
+        A pooler reports a process to its client that is not the server's. The process of an idle client serves others
+        meanwhile, or changes. Nothing is left behind on the server's connections. If this cannot be determined, the
+        answer is True, because that works with any pooler.
         """
         run = self._runner(connection)
         process = await run("get_server_process")
@@ -238,8 +238,8 @@ class PostgresStore:
             except psycopg.Error as error:
                 if has_no_transactions(error):
                     raise StoreError(
-                        f"{self} is behind a pooler that has no transactions; set its pool_mode to transaction, or to "
-                        "session, for this database"
+                        f"{self} is behind a pooler that does not support transactions; set its pool_mode to "
+                        "transaction or session for this database"
                     ) from error
                 return True
             finally:
@@ -247,12 +247,12 @@ class PostgresStore:
         return False
 
     async def check(self, connection: Connection) -> None:
-        """Check that there is a store, up to date, and that it takes tuned queries, for those who would not make one.
+        """Check that the store exists and is up to date, and that PostgreSQL accepts the tuned queries.
 
         Raises:
-            StoreError: There is none.
-            StoreVersionError: It is not up to date, or not of this version.
-            QueryFileError: A tuned query does not do for the one it replaces.
+            StoreError: It does not exist.
+            StoreVersionError: It is out of date, or of another version.
+            QueryFileError: A tuned query cannot replace the original.
         """
         try:
             run = self._runner(connection)
@@ -267,11 +267,11 @@ class PostgresStore:
             raise store_error(self, error) from error
 
     async def ensure_store_exists(self, connection: Connection) -> None:
-        """Make the schema, tables and columns that are missing, in one transaction.
+        """Create the missing schema, tables and columns, in one transaction.
 
-        A store that lacks nothing is left alone, so a role that may only use it can open it; so is one that lacks only
-        indexes, which are built by `build_indexes`, as that may take long. Where a script is tuned it is run, as it may
-        make more. Tables of another application with our names are refused before anything is changed.
+        A complete store is left alone, so that a role without privileges to create can open it; so is one that lacks
+        only indexes, which `build_indexes` builds because that may take long. A tuned script always runs, because it
+        may create more. Tables of another application with our names are rejected before anything is changed.
         """
         run = self._runner(connection)
         check_server_version(self, connection.info.server_version)
@@ -284,9 +284,11 @@ class PostgresStore:
             lacks = bool(not works or missing.difference(slow) or self._queries.tuned.intersection(self._scripts.names))
             if not works and self._mode != "rwc":
                 await self._check(parts, run)
-                raise self._refusal(parts)
+                raise self._incomplete(parts)
         except psycopg.Error as error:
-            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+            raise (
+                self.missing_right(error, connection) if may_be_missing_right(error) else store_error(self, error)
+            ) from error
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
@@ -296,17 +298,17 @@ class PostgresStore:
                 await self.mend_numbers(connection, _LATEST)
             await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
-            if hides(error):
+            if may_be_missing_right(error):
                 if works:
                     return
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
             raise store_error(self, error) from error
 
     async def build_indexes(self, connection: Connection) -> None:
-        """Build the indexes that are missing, and those whose building was broken off, while hosts go on.
+        """Build missing indexes, and those whose build was interrupted, while hosts continue to work.
 
-        Each is a statement outside a transaction, which takes as long as it takes; the connection is for this only. A
-        pooler that lends one for a transaction only allows neither: writers then wait, and a statement times out.
+        Each is a statement outside a transaction, without a time limit, on a connection of its own. A pooler that lends
+        connections for single transactions allows neither: writers then wait, and statements time out.
         https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
         """
         try:
@@ -322,10 +324,12 @@ class PostgresStore:
                     statement = statement if is_shared else statement.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
                     await connection.execute(statement.encode(), prepare=False)
         except psycopg.Error as error:
-            raise (self.missing_right(error, connection) if hides(error) else store_error(self, error)) from error
+            raise (
+                self.missing_right(error, connection) if may_be_missing_right(error) else store_error(self, error)
+            ) from error
 
     def _indexes(self) -> dict[str, str]:
-        """Return the statements of the scripts that build indexes, by the index."""
+        """Return the statements of the scripts that build indexes, by index."""
         return {
             found[1]: statement
             for script in _SCRIPTS
@@ -334,10 +338,10 @@ class PostgresStore:
         }
 
     async def mend_numbers(self, connection: Connection, workflows: int) -> None:
-        """Have numbers go on after the highest that are stored, among so many of the latest workflows.
+        """Let sequences continue after the highest stored numbers, among this many of the latest workflows.
 
-        They are behind where somebody wrote rows without their sequences, as logical replication does: pointers would
-        come back out of order, and inserts fail.
+        They fall behind if somebody writes rows without the sequences, as logical replication does: pointers would
+        come back out of order, and inserts would fail.
         """
         run = self._runner(connection)
         if not _behind(await run("list_numbers", workflows=workflows)):
@@ -350,7 +354,7 @@ class PostgresStore:
             except psycopg.Error as error:
                 if not is_missing_right(error):
                     raise
-                _log.warning("%s, so inserts fail or get out of order; as the owner, run wfe-sql init", where)
+                _log.warning("%s, so inserts fail or get out of order; as its owner, run wfe-sql init", where)
 
     async def _make(self, connection: Connection) -> None:
         run = self._runner(connection)
@@ -371,11 +375,11 @@ class PostgresStore:
             connection.patience = patience
 
     def missing_right(self, error: psycopg.Error, connection: Connection) -> StoreError:
-        """Return the error of a statement that the role may not run; it says what to grant."""
+        """Return the error for a statement that the role may not run; it says what to grant."""
         schema, role = _quoted(self._schema), _quoted(connection.info.user)
         return StoreError(
-            f"{self} may not be used by role {role} as it is; as the owner, run: GRANT USAGE ON SCHEMA {schema} TO "
-            f"{role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT USAGE ON "
+            f"role {role} lacks privileges on {self}; as its owner, run: GRANT USAGE ON SCHEMA {schema} TO {role}; "
+            f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT USAGE ON "
             f"ALL SEQUENCES IN SCHEMA {schema} TO {role} ({text_of(error)})"
         )
 
@@ -383,15 +387,15 @@ class PostgresStore:
         schema, role = _quoted(self._schema), _quoted(connection.info.user)
         database = _quoted(connection.info.dbname)
         return (
-            f"is not complete, and role {role} may not make what is missing; open it once as a role that may, or run "
+            f"is incomplete, and role {role} may not create what is missing; open it once as a role that may, or run "
             f"as an administrator: GRANT CREATE ON DATABASE {database} TO {role} (for the schema), "
             f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role} (for tables in one that exists)"
         )
 
     def _runner(self, connection: Connection, *, is_local: bool = False) -> Callable[..., Awaitable[Any]]:
-        """Return a function that runs a query; a tuned one that PostgreSQL does not take is named by its place.
+        """Return a function that runs a query; if PostgreSQL rejects a tuned one, the error names its place.
 
-        What it sets up holds for the connection, or with `is_local` for the transaction.
+        Settings last for the connection, or with `is_local` for the transaction.
         """
         settings = {
             "schema": self._schema,
@@ -406,21 +410,21 @@ class PostgresStore:
                 return await self._queries.run(connection, query, params)
             except psycopg.Error as error:
                 if query in self._queries.tuned and is_about_statement(error):
-                    raise refusal(self._queries[query], error) from error
+                    raise tuned_query_error(self._queries[query], error) from error
                 raise
 
         return run
 
     async def _is_complete(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> bool:
-        """Tell whether a store lacks at most indexes, which make queries faster."""
+        """Tell whether a store lacks nothing except perhaps indexes."""
         versions = (VERSION, UNFINISHED_COPY) if self._allow_unfinished_copy else (VERSION,)
         return not self._lacking(parts) and await run("get_store_version") in versions
 
     def _lacking(self, parts: Parts) -> list[str]:
         return sorted(part for lacks in self._scripts.missing(parts).values() for part in lacks if "." in part)
 
-    def _refusal(self, parts: Parts) -> StoreError:
-        """Return the error of a store that is not complete, where nothing may be made."""
+    def _incomplete(self, parts: Parts) -> StoreError:
+        """Return the error for an incomplete store whose mode does not allow creating what is missing."""
         if not any(of_table(part) == "workflows" for part in parts):
             return StoreUnavailableError(f"{self} cannot be opened with mode={self._mode}: it does not exist")
         lacking = ", ".join(self._lacking(parts)) or "its version"
@@ -430,23 +434,23 @@ class PostgresStore:
         )
 
     async def _bring_up_to_date(self, run: Callable[..., Awaitable[Any]]) -> Parts:
-        """Run the scripts that make what is missing; return what was there before."""
+        """Run the scripts that create what is missing; return the parts that existed before."""
         parts = await self._parts(run)
         await self._check(parts, run)
         missing = self._scripts.missing(parts)
         for script in _SCRIPTS:
-            # One that lacks nothing may be a later version's, and have what this one would take away.
+            # A complete one may be of a later version, and have more than this script would leave.
             if script in missing or not script.endswith(("_view", "_trigger")):
                 await run(script)
         for script, lacks in self._scripts.missing(await self._parts(run)).items():
             if lacking := sorted(part for part in lacks if "." in part):
                 place = self._queries[script].place
-                raise QueryFileError(f"{place}: must make the columns that its original makes, it lacks {lacking[0]}")
+                raise QueryFileError(f"{place}: must make the columns that its original makes; {lacking[0]} is missing")
         await run("record_store_version", version=VERSION)
         return parts
 
     async def _check(self, parts: Parts, run: Callable[..., Awaitable[Any]]) -> None:
-        """Refuse tables that are not those of a store, and a store of a later version."""
+        """Reject tables that do not belong to a store, and a store of a later version."""
         self._scripts.check_tables(self, parts, instead="schema")
         if "wfe_sql_store.version" in parts:
             version = await run("get_store_version")
@@ -462,7 +466,7 @@ def _behind(numbers: Sequence[Any]) -> list[Any]:
 
 
 def schema_script(queries: QuerySet) -> str:
-    """Return what makes a new store in the schema that hosts use unless they are told otherwise, as one transaction."""
+    """Return a script that creates a new store in the default schema, as one transaction."""
     settings, version = queries["set_up_connection"], queries["record_store_version"]
     filled = settings
     for param, value in {
@@ -483,5 +487,5 @@ def schema_script(queries: QuerySet) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as SQL has it."""
+    """Return a name, quoted if SQL needs it."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'

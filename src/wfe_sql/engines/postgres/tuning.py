@@ -1,7 +1,7 @@
-"""Holds tuned queries of PostgreSQL to what they replace.
+"""Checks tuned queries of PostgreSQL against their originals.
 
-The server says what it makes of a query without running it: what is wrong with it, and which columns it returns. So
-each tuned query and its original are prepared when a store is opened. Scripts cannot be prepared; they are run then.
+The server describes a query without running it: its errors, and the columns it returns. So each tuned query and its
+original are prepared when a store is opened. Scripts cannot be prepared; they run then.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from wfe_sql.queries import Query, QuerySet, check_columns
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the server says of a query that it has prepared."""
+    """How the server describes a prepared query."""
 
     parameters: int
     columns: tuple[str, ...]
 
 
 async def describe(query: Query, connection: Connection) -> Description:
-    """Prepare a query, without a name, and return what the server says of it.
+    """Prepare a query, without a name, and return the server's description of it.
 
     Raises:
-        psycopg.Error: The server does not take it.
+        psycopg.Error: The server rejects it.
     """
     sql, _ = number_parameters(query.sql, "$")
     server = connection.pgconn
@@ -50,13 +50,13 @@ async def describe(query: Query, connection: Connection) -> Description:
 async def check_tuned_postgres(
     queries: QuerySet, connection: Connection, settled: Callable[[Connection], AbstractAsyncContextManager[None]]
 ) -> None:
-    """Check that PostgreSQL takes each tuned query, and that each returns the columns of its original.
+    """Check that PostgreSQL accepts each tuned query, and that each returns the columns of its original.
 
-    In the block of `settled`, names mean the store's tables.
+    In the block of `settled`, names refer to the store's tables.
 
     Raises:
         QueryFileError: One does not; the message names file, line and query.
-        psycopg.Error: The server is lost.
+        psycopg.Error: The connection was lost.
     """
 
     async def described(query: Query) -> Description:
@@ -68,8 +68,8 @@ async def check_tuned_postgres(
             await _check_query(queries[name], original, described)
 
 
-def refusal(tuned: Query, error: psycopg.Error) -> QueryFileError:
-    """Return the error of a tuned query that PostgreSQL does not take."""
+def tuned_query_error(tuned: Query, error: psycopg.Error) -> QueryFileError:
+    """Return the error for a tuned query that PostgreSQL rejects."""
     reason = error.diag.message_primary or str(error)
     return QueryFileError(f"{tuned.place}: PostgreSQL refuses it: {reason}")
 
@@ -82,7 +82,7 @@ async def _check_query(tuned: Query, original: Query, described: Callable[[Query
             raise
         if await _is_refused_too(original, error, described):
             return
-        raise refusal(tuned, error) from error
+        raise tuned_query_error(tuned, error) from error
     expected = await described(original)
     check_columns(tuned, expected=expected.columns, found=found.columns)
 
@@ -90,7 +90,7 @@ async def _check_query(tuned: Query, original: Query, described: Callable[[Query
 async def _is_refused_too(
     original: Query, error: psycopg.Error, described: Callable[[Query], Awaitable[Description]]
 ) -> bool:
-    """Tell whether the server says the same of the original, which is then no query until it is filled in."""
+    """Tell whether the server rejects the original too, because it is not a query until it is filled in."""
     try:
         await described(original)
     except psycopg.Error as known:

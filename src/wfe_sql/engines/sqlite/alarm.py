@@ -1,4 +1,4 @@
-"""How a provider hears that another process, or another provider, has changed its SQLite file."""
+"""How a provider learns that another process, or another provider, has changed its SQLite file."""
 
 import asyncio
 import sqlite3
@@ -10,21 +10,21 @@ from wfe_sql.errors import StoreError
 from wfe_sql.queries import QuerySet
 
 _SHORTEST, _LONGEST = 0.005, 0.25
-"""Seconds between two looks: beside work, and when nothing has changed for long."""
+"""Seconds between two looks: while there are changes, and after a long time without any."""
 
 _SHARE = 200
-"""How many times as long as the pause to the next look nothing has changed: after a second it is 5 ms, after 50 it is
-the longest. A look takes 20 to 30 microseconds."""
+"""The time since the last change divided by the pause before the next look: the pause is 5 ms after a second, and the
+longest after 50 seconds. A look takes 20 to 30 microseconds."""
 
 
 class SqliteAlarm:
-    """Looks, on the event loop, whether the file has another version than it had; that writes and locks nothing.
+    """Checks, on the event loop, whether the version of the file has changed; that writes and locks nothing.
 
     Args:
-        connection: One that was opened for it, and may be used on the event loop.
+        connection: Opened for this alarm, and usable on the event loop.
         store: The file.
         queries: The named queries.
-        ring: Called when the file was changed, or cannot be looked at, once for each time that it was asked to.
+        ring: Called when the file was changed or cannot be checked, once for each `ask`.
     """
 
     def __init__(
@@ -39,26 +39,26 @@ class SqliteAlarm:
         self._next_look: asyncio.TimerHandle | None = None
 
     async def ask(self) -> float | None:
-        """Note which version the file has now, and look from time to time whether it has another one."""
+        """Note the version of the file, and check from time to time whether it has changed."""
         await self.rest()
         self._look()
         return None
 
     async def rest(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
 
     def _look(self) -> None:
-        """Ring if the version is another one; else look again later."""
+        """Ring if the version has changed; otherwise check again later."""
         loop = asyncio.get_running_loop()
         asked = self._next_look is not None
         try:
             self._store.check_in_place()
             version = self._queries.run(self.connection.raw, "get_data_version", {})
         except (StoreError, sqlite3.Error):
-            self._ring()  # whoever looks at the store then hears what it is
+            self._ring()  # reading the store then raises the error
             return
         if version != self._version:
             self._version, self._changed_at = version, loop.time()

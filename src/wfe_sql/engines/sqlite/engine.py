@@ -90,7 +90,7 @@ class SqliteEngine:
     async def open(self) -> None:
         """Connect, and make the store where it does not exist."""
         if self._home is not None:
-            raise ProviderClosedError(f"the store {self._target} was opened before; make a new provider")
+            raise ProviderClosedError(f"the store {self._target} was already opened; create a new provider")
         self._home = Home.here(self._target)
         check_path(self._target)
         read_only = self._target.mode == "ro"

@@ -1,6 +1,6 @@
-"""Units of work on a connection to the store's file that is not ours.
+"""Units of work on somebody else's connection to the store's file.
 
-No unit deletes a workflow, which is all that foreign keys are checked for, so it does not matter whether they are on.
+No unit deletes a workflow, the only case that foreign keys check, so it does not matter whether they are enforced.
 """
 
 import sqlite3
@@ -13,6 +13,7 @@ from wfe_sql.engines import Results, Script, Unit
 from wfe_sql.engines.joining import NO_TRANSACTION, OTHER_DATABASE, play, run_at_once, unusable
 from wfe_sql.engines.queues import Outcome
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore
+from wfe_sql.errors import StoreBusyError
 from wfe_sql.queries import QuerySet
 
 SYNC_DRIVERS = ("sqlite3.Connection",)
@@ -20,7 +21,7 @@ ASYNC_DRIVERS = ("aiosqlite.Connection",)
 
 
 class SqliteJoined:
-    """A connection of somebody else, for the time of one unit; used on the thread that the connection is used on."""
+    """Somebody else's connection, for the duration of one unit; used on the connection's own thread."""
 
     def __init__(
         self,
@@ -58,16 +59,16 @@ class SqliteJoined:
         return outcome
 
     async def rollback_unit(self) -> None:
-        """Go back to where the unit began; after some errors, such as a full disk, there is no transaction any more."""
+        """Undo what the unit did; after some errors, such as a full disk, the transaction is already gone."""
         if self._connection.in_transaction:
             self._run("rollback_unit")
 
     async def commit_unit(self) -> None:
-        """Have the transaction keep what the unit did."""
+        """Keep what the unit did in the transaction."""
         self._run("commit_unit")
 
     async def abandon_unit(self) -> None:
-        """Undo the unit, and its beginning a transaction, which would hold the lock of all writers."""
+        """Undo the unit, and the transaction if it began one, which would keep the write lock."""
         if not self._connection.in_transaction:
             return
         if self._has_begun:
@@ -89,13 +90,17 @@ class SqliteJoined:
 
 
 def play_on(joined: SqliteJoined, connection: sqlite3.Connection, script: Script) -> None:
-    """Run a script on the connection, with rows and texts as they come unless the caller says otherwise."""
+    """Run a script on the connection, with plain tuples and str, whatever factories the caller has set."""
     with _rows_as_they_come(connection):
-        run_at_once(play(joined, script))
+        try:
+            run_at_once(play(joined, script))
+        except StoreBusyError as error:
+            error.timeout = None  # the caller's connection waited, for as long as it does
+            raise
 
 
 def _commits_by_itself(connection: sqlite3.Connection) -> bool:
-    """Tell whether each statement is a transaction, for the driver begins none.
+    """Tell whether each statement is its own transaction, because the driver begins none.
 
     https://docs.python.org/3/library/sqlite3.html#transaction-control
     """

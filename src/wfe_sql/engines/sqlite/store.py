@@ -212,6 +212,8 @@ class SqliteStore:
             code & 0xFF, (StoreError, "failed with an unexpected database error")
         )
         mapped = kind(f"{self.target} {what}: {said}")
+        if isinstance(mapped, StoreBusyError) and code == sqlite3.SQLITE_BUSY:
+            mapped.timeout = timedelta(seconds=self.busy_timeout)
         mapped.__cause__ = error
         return mapped
 
@@ -299,7 +301,8 @@ class SqliteStore:
         """Refuse tables that do not belong to a store, and a store of a later version."""
         if "wfe_sql_store.version" in parts:
             version = self._queries.run(connection, "get_store_version", {})
-            check_version(self.target, version, allow_unfinished_copy=self._allow_unfinished_copy)
+            if version is not None:  # or the row was deleted; a writer records it again
+                check_version(self.target, version, allow_unfinished_copy=self._allow_unfinished_copy)
         self.scripts.check_tables(self.target, parts, instead="file")
 
     def _run_scripts(self, connection: sqlite3.Connection) -> Parts:

@@ -1,8 +1,8 @@
 """What every backend must do, as pytest classes: one for each Protocol and capability.
 
-They need a `provider` and a `clock` fixture: the provider is empty for each test and goes by the clock. Import the
-classes of what the backend has into a test module of its own, or all of them with `*`; no test calls what is not in its
-class's Protocol. The `README.md` of `wfe_sql.testing` says which class needs what. Of messages the suite asks what the
+They need a `provider` and a `clock` fixture: the provider is empty for each test and uses the clock. Import the classes
+for what the backend supports into a test module, or all of them with `*`; no test calls anything outside its class's
+Protocol. The `README.md` of `wfe_sql.testing` says which class needs what. The suite checks messages only for what the
 Protocols promise: that they name what is unknown, in use or cannot be stored.
 """
 
@@ -33,6 +33,7 @@ from wfe_sql.testing.conformance.conflicts import (
 )
 from wfe_sql.testing.conformance.errors import TestExecutionErrors
 from wfe_sql.testing.conformance.events import TestEventRepository
+from wfe_sql.testing.conformance.hosting import TestChange, TestHold, TestLoadedClaims, TestNumberedWorkflows
 from wfe_sql.testing.conformance.maintenance import (
     TestDeleting,
     TestDump,
@@ -71,6 +72,7 @@ __all__ = [
     "TestBadUnits",
     "TestBadWorkflows",
     "TestBadWorkflowsWithSubscriptions",
+    "TestChange",
     "TestClaimsOfWorkflowsWithSubscriptions",
     "TestDeleting",
     "TestDump",
@@ -78,8 +80,11 @@ __all__ = [
     "TestEventRepository",
     "TestExecutionErrors",
     "TestHealth",
+    "TestHold",
     "TestListing",
+    "TestLoadedClaims",
     "TestMaintenanceOfCommands",
+    "TestNumberedWorkflows",
     "TestScheduledCommandRepository",
     "TestStore",
     "TestSubscriptionRepository",

@@ -41,7 +41,7 @@ PLAIN = datetime(2026, 5, 28, 20, 26, 40, 123456, tzinfo=UTC)
 
 
 class OwnTime(datetime):
-    """A `datetime` of another library, whose arithmetic gives its own class again."""
+    """A `datetime` of another library, whose arithmetic returns its own class."""
 
     def _refuse(self, *_: Any) -> Any:
         raise AssertionError("the arithmetic of the subclass is not asked")
@@ -54,7 +54,7 @@ class OwnTime(datetime):
 
 
 class _Kind(Enum):
-    """What an encoder may take for its values."""
+    """What an encoder may mistake for its values."""
 
     A = "a"
     Failed = "Failed"
@@ -63,7 +63,7 @@ class _Kind(Enum):
 
 @dataclass
 class _Lookalike:
-    """What an encoder may take for a dict."""
+    """What an encoder may mistake for a dict."""
 
     step: int
 
@@ -120,14 +120,14 @@ NUL = "NUL \0 inside"
 
 
 async def refused(*calls: tuple[str, Awaitable[Any]]) -> None:
-    """Await each call and see that it is refused, with an error that names its field or argument."""
+    """Check that each call is rejected, with an error that names its field or argument."""
     for name, call in calls:
         with pytest.raises(SerializationError, match=rf"\b{name}\b"):
             await call
 
 
 async def refused_types(calls: Iterable[Awaitable[Any]]) -> None:
-    """Await each call and see that it is refused."""
+    """Check that each call is rejected."""
     for call in calls:
         with pytest.raises(SerializationError):
             await call
@@ -159,7 +159,7 @@ class TestBadWorkflows:
         assert await provider.get_workflow_instance(stored.id) == stored
 
     async def test_what_create_refuses_persist_refuses(self, provider: WorkflowRepository) -> None:
-        """Each of these is what some encoder writes for what is stored."""
+        """Each of these is the output of some encoder for a stored value."""
         fields: tuple[tuple[str, Any, Any], ...] = (
             ("outcome", None, float("nan")),
             ("outcome", "eA==", b"x"),
@@ -198,7 +198,7 @@ class TestBadWorkflows:
             assert await provider.get_workflow_instance(instance.id) == instance
 
     async def test_what_create_takes_persist_takes(self, provider: WorkflowRepository) -> None:
-        """Values of other types that are JSON all the same, beside pointers that did not change."""
+        """Values of other types that are still JSON, next to unchanged pointers."""
         instance = sample_instance(execution_pointers=[full_pointer(outcome=[1, ["a"]]), full_pointer()])
         await provider.create_new_workflow(instance)
         instance.execution_pointers[0].outcome = (1, (CommandName.ProcessEvent,))

@@ -1,4 +1,4 @@
-"""What claims promise: one holder at a time, and a holder that was too slow is fenced off."""
+"""What claims promise: one holder at a time, and a slow holder is fenced off."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ class _Claims:
     kind: ClaimKind
 
     async def store(self, provider: Any, ids: str) -> None:
-        """Store something due for each letter; the first is the longest due."""
+        """Store something due for each letter; the first is due longest."""
         raise NotImplementedError
 
     async def look(self, provider: Any) -> list[str]:
@@ -47,7 +47,7 @@ class _Claims:
         raise NotImplementedError
 
     async def write(self, provider: Any, id_: str, claim: Any) -> None:
-        """Write under a claim so that it stays due."""
+        """Write with a claim so that it stays due."""
         raise NotImplementedError
 
     async def claim(
@@ -223,7 +223,7 @@ class _Claims:
 
 @pytest.mark.asyncio
 class TestWorkflowClaims(_Claims):
-    """Claim, renew and release workflows, and write under a claim."""
+    """Claim, renew and release workflows, and write with a claim."""
 
     kind = ClaimKind.Workflow
 
@@ -237,7 +237,7 @@ class TestWorkflowClaims(_Claims):
         return await provider.get_runnable_instances(TIME)
 
     async def write(self, provider: ClaimedWorkflows, id_: str, claim: Any) -> None:
-        """Persist the workflow, or one that is not there."""
+        """Persist the workflow, or one that does not exist."""
         found = await provider.get_workflow_instances([id_])
         await provider.persist_workflow(found[0] if found else sample_instance(id=id_), claim=claim)
 
@@ -304,7 +304,7 @@ class TestWorkflowClaims(_Claims):
 
 @pytest.mark.asyncio
 class TestEventClaims(_Claims):
-    """Claim, renew and release events, and mark them under a claim."""
+    """Claim, renew and release events, and mark them with a claim."""
 
     kind = ClaimKind.Event
 
@@ -319,7 +319,7 @@ class TestEventClaims(_Claims):
         return await provider.get_runnable_events(TIME)
 
     async def write(self, provider: ClaimedEvents, id_: str, claim: Any) -> None:
-        """Mark the event as processed, and take that back."""
+        """Mark the event as processed, and then as unprocessed."""
         await provider.mark_event_processed(id_, claim=claim)
         await provider.mark_event_unprocessed(id_)
 

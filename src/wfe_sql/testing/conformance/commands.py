@@ -13,7 +13,7 @@ from wfe_sql.testing.clock import ManualClock
 
 
 class Handled(list[ScheduledCommand]):
-    """A handler that notes what it was given."""
+    """A handler that records its commands."""
 
     async def __call__(self, command: ScheduledCommand) -> None:
         self.append(command)

@@ -1,4 +1,4 @@
-"""What a provider promises that raises on conflicts: whoever persists what somebody else changed hears of it."""
+"""What a provider promises that raises on conflicts: nobody overwrites what somebody else changed."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -22,7 +22,7 @@ class DeletedWorkflows(WorkflowRepository, Protocol):
 
 @pytest.mark.asyncio
 class TestWorkflowConflicts:
-    """No update is lost without a word."""
+    """No update is lost silently."""
 
     async def test_the_second_of_two_writers_hears_of_it(self, provider: WorkflowRepository) -> None:
         stored = full_instance()
@@ -80,11 +80,11 @@ class TestWorkflowConflictsWithSubscriptions:
 
 @pytest.mark.asyncio
 class TestWorkflowConflictsWithDeleted:
-    """What was deleted is not written over what has its id now."""
+    """A deleted workflow does not overwrite a new one with its id."""
 
     @pytest.mark.parametrize("persists", [0, 3])
     async def test_a_late_persist_of_a_deleted_life(self, provider: DeletedWorkflows, persists: int) -> None:
-        """A workflow is deleted and made again with the same id, and is at the same revision."""
+        """A workflow is deleted and created again with the same id, and has the same revision."""
         lives = [full_instance(id="nightly", create_time=TIME + timedelta(microseconds=life)) for life in range(2)]
         for life in lives:
             await provider.create_new_workflow(life)

@@ -11,7 +11,7 @@ from wfe_sql.testing.samples import TIME
 
 @pytest.mark.asyncio
 class TestExecutionErrors:
-    """Store and list what went wrong."""
+    """Store and list errors of steps."""
 
     async def test_they_come_back_in_the_order_stored(self, provider: ExecutionErrorRepository) -> None:
         errors = [

@@ -31,7 +31,7 @@ NO_PAGE: tuple[Any, ...] = (
     *("", ",", "x", "x,y", "2026-05-28,w", "2026-05-28T20:26:40,w", "infinity,w", "2026-05-28T20:26:40+00:00,"),
     *("2026-05-28T20:26:40+00:00,\0", "2026-05-28T20:26:40+00:00,\ud800", "1,2", 7, b"x", ("x", "y")),
 )
-"""What no page gives as its `after`."""
+"""Values that no page has as its `after`."""
 
 
 class MaintainedProvider(
@@ -58,7 +58,7 @@ async def _store(provider: MaintainedProvider, id_: str, **fields: Any) -> None:
 
 
 async def _is_whole(provider: MaintainedProvider, id_: str) -> bool:
-    """Return whether a workflow is there with its subscription and its error; or nothing of it is."""
+    """Tell whether a workflow exists with its subscription and its error; otherwise nothing of it must exist."""
     workflows = await provider.get_workflow_instances([id_])
     errors = await provider.get_execution_errors(id_)
     subscriptions = [s for s in await provider.get_subscriptions("paid", "k1", TIME) if s.workflow_id == id_]
@@ -84,7 +84,7 @@ async def _dump(provider: MaintainedProvider) -> list[dict[str, Any]]:
 
 
 async def _left(provider: MaintainedProvider, *ids: str) -> list[str]:
-    """Return which of these workflows are there."""
+    """Return which of these workflows exist."""
     return [workflow.id for workflow in await provider.get_workflow_instances(ids)]
 
 
@@ -356,7 +356,7 @@ class TestListing:
 
 @pytest.mark.asyncio
 class TestHealth:
-    """What is in a store, and what is wrong with it."""
+    """The contents of a store, and its problems."""
 
     async def test_an_empty_store(self, provider: MaintainedProvider, clock: ManualClock) -> None:
         stats = await provider.stats()

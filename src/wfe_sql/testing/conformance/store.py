@@ -12,13 +12,13 @@ class Store(WorkflowRepository, Protocol):
     """Workflows, and the store that they are in."""
 
     async def ensure_store_exists(self) -> None:
-        """Make what is missing."""
+        """Create what is missing."""
         ...
 
 
 @pytest.mark.asyncio
 class TestStore:
-    """A store is made where it is missing."""
+    """A missing store is created."""
 
     async def test_making_the_store_twice_is_fine(self, provider: Store) -> None:
         stored = sample_instance()

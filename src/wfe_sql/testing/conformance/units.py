@@ -1,4 +1,4 @@
-"""What units of work promise: all of it or nothing, in one commit, under one claim."""
+"""What units of work promise: all or nothing, in one commit, with one claim."""
 
 import asyncio
 from collections.abc import Callable
@@ -448,7 +448,7 @@ class TestUnits:
 
 @pytest.mark.asyncio
 class TestBadUnits:
-    """What units refuse."""
+    """What units reject."""
 
     async def test_a_unit_is_for_one_block(self, provider: PersistenceProvider) -> None:
         async with provider.unit() as unit:

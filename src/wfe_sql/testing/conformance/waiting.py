@@ -17,7 +17,7 @@ from wfe_sql.testing.samples import full_event, sample_instance
 
 HOUR = timedelta(hours=1)
 SOON = 10.0
-"""Seconds within which what is awaited happens, on a slow machine too."""
+"""Seconds within which everything awaited happens, even on a slow machine."""
 
 Store = Callable[[PersistenceProvider, datetime], Awaitable[Any]]
 
@@ -38,7 +38,7 @@ every_kind = pytest.mark.parametrize("store", [_store_workflow, _store_event, _s
 
 
 async def _begin(provider: PersistenceProvider, *, until: datetime | None = None) -> "asyncio.Task[None]":
-    """Return a task that waits, and has looked whether there is anything to do."""
+    """Return a waiting task, which has already looked for work."""
     waiting = asyncio.create_task(provider.wait_for_work(until))
     await _calls(provider)
     return waiting
@@ -56,12 +56,13 @@ async def _ends(*waiting: "asyncio.Task[None]") -> None:
 
 
 async def _change_something(provider: PersistenceProvider) -> None:
-    """Have the store be looked at again, now that the clock was moved."""
+    """Make the provider look again, now that the clock was advanced."""
     await provider.create_event(full_event(event_time=datetime(9999, 1, 1, tzinfo=UTC), is_processed=False))
 
 
+@pytest.mark.asyncio
 class TestWaiting:
-    """`wait_for_work`, as every backend has it."""
+    """`wait_for_work` of every backend."""
 
     async def test_the_backend_says_what_wakes(self, provider: PersistenceProvider, capabilities: Capabilities) -> None:
         assert capabilities.wakes_on in ("none", "process", "store")
@@ -91,8 +92,9 @@ class TestWaiting:
             await waiting
 
 
+@pytest.mark.asyncio
 class TestWakingUp:
-    """`wait_for_work` of a backend that is told of what is stored. That it goes on waiting is seen after some calls."""
+    """`wait_for_work` of a backend with notifications. That a wait continues is checked after some calls."""
 
     @pytest.fixture(autouse=True)
     def _wakes(self, capabilities: Capabilities) -> None:
