@@ -67,6 +67,7 @@ def pooler(
         try:
             _wait_until_it_listens(url, running, log)
             yield url
+            assert running.poll() is None, f"PgBouncer ended with {running.returncode}: {log.read_text()[-2000:]}"
         finally:
             running.terminate()
             running.wait(timeout=30)

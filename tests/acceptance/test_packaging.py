@@ -198,7 +198,7 @@ def test_the_sql_is_published_whole(dist: Path) -> None:
 def test_the_sdist_has_what_it_takes_to_build_and_test(dist: Path) -> None:
     names = set(_sdist(dist))
     tree = {path.relative_to(ROOT).as_posix() for folder in ("src", "sql", "tests") for path in _files(ROOT / folder)}
-    others = {"pyproject.toml", "README.md", "LICENSE", ".gitignore", "PKG-INFO"}
+    others = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore", "PKG-INFO"}
     assert others <= names <= tree | others
     assert {name for name in tree if name.endswith((".py", ".typed", ".sql"))} <= names
     assert "tests/data/wfe-sqlite-1.11.4.db" in names

@@ -105,6 +105,6 @@ def test_an_idle_host_writes_nothing_and_needs_no_lock(tmp_path: Path) -> None:
     assert all(figures["calls"] > 0 for figures in results.values())
 
 
-def test_an_idle_host_takes_no_transaction_ids(tmp_path: Path) -> None:
+def test_an_idle_host_takes_a_transaction_id_only_to_begin_its_wait(tmp_path: Path) -> None:
     results = run(BENCHMARKS / "idle.py", tmp_path, "--postgres", "--seconds", "0.5")["results"]
-    assert results["PostgreSQL"]["transaction ids"] == 0
+    assert results["PostgreSQL"]["transaction ids"] <= 1
