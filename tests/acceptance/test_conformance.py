@@ -49,10 +49,13 @@ def plans_as_on_citus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(
             pytest.param(backend, marks=pytest.mark.slow)
             for backend in (
-                *("memory", "one connection", "postgres, one connection", "postgres through session"),
-                *("postgres through transaction", "postgres through transaction, tracked"),
-                "postgres with plans as on Citus",
+                *("memory", "postgres through session", "postgres through transaction"),
+                *("postgres through transaction, tracked", "postgres with plans as on Citus"),
             )
+        ),
+        *(
+            pytest.param(backend, marks=pytest.mark.exhaustive)
+            for backend in ("one connection", "postgres, one connection")
         ),
     ]
 )
