@@ -22,7 +22,7 @@ RETURNING next_num;
 
 -- name: pass_over_taken_numbers(definition_id)!
 -- Raises the number of a definition to the last of the next ones whose names workflows have already, up to the first that
--- is free; nothing where the next one is.
+-- is free; nothing where the next one is, as GROUP BY then gives no row (SQLite before 3.39 knows no HAVING without it).
 -- used by: create_numbered_workflow
 -- index: sqlite_autoindex_definition_sequences_1, sqlite_autoindex_workflows_2
 INSERT INTO definition_sequences (definition_id, next_num)
@@ -46,5 +46,5 @@ SELECT
     max(number) AS next_num
 FROM taken
 WHERE number > 0
-HAVING count(*) > 0
+GROUP BY numbered
 ON CONFLICT (definition_id) DO UPDATE SET next_num = excluded.next_num WHERE excluded.next_num > next_num;
