@@ -23,6 +23,8 @@ _SCAN = re.compile(r"SCAN (?:TABLE |SUBQUERY )?(?P<table>\S+)|SEARCH (?:TABLE )?
 _READS_NO_TABLE = re.compile(r"VIRTUAL TABLE|CONSTANT ROW")
 _SORT = re.compile(r"USE TEMP B-TREE FOR .*ORDER BY")
 _MADE_BY_THE_PLAN = re.compile(r"(?:MATERIALIZE|CO-ROUTINE) (\S+)")
+_RECURSIVE = re.compile(r"WITH RECURSIVE (\w+)")
+"""What the plan makes, too; SQLite before 3.37 gives it a number for a name there."""
 
 
 class SqlitePlanner:
@@ -42,7 +44,8 @@ class SqlitePlanner:
         """
         sql = self._queries["explain_query"].filled_in("query", query.sql.rstrip("; \n"))
         try:
-            return _read_plan(self._connection.execute(sql, dict.fromkeys(query.params)))
+            rows = self._connection.execute(sql, dict.fromkeys(query.params))
+            return _read_plan(rows, _RECURSIVE.findall(query.sql))
         except DRIVER_ERRORS as error:
             if str(error) == "no such table: sqlite_stat1":
                 line = "SCAN sqlite_stat1 (once there are statistics)"
@@ -85,7 +88,7 @@ def open_sqlite_planner(target: SqliteTarget, queries: QuerySet) -> Iterator[Sql
             store.remove_empty_log()
 
 
-def _read_plan(rows: Iterable[tuple[int, int, int, str]]) -> Plan:
+def _read_plan(rows: Iterable[tuple[int, int, int, str]], recursive: Iterable[str]) -> Plan:
     """Read rows of (id, parent, unused, detail) as a tree."""
     depth = {0: -1}
     lines, details = [], []
@@ -93,7 +96,7 @@ def _read_plan(rows: Iterable[tuple[int, int, int, str]]) -> Plan:
         depth[id_] = depth[parent] + 1
         lines.append("  " * depth[id_] + detail)
         details.append(detail)
-    made = {match[1] for detail in details if (match := _MADE_BY_THE_PLAN.match(detail))}
+    made = {match[1] for detail in details if (match := _MADE_BY_THE_PLAN.match(detail))} | set(recursive)
     return Plan(
         lines=tuple(lines),
         indexes=frozenset(_INDEX.findall("\n".join(details))),
