@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from wfe_sql.arguments import Row, encode_ids
+from wfe_sql.arguments import Row, encode_ids, wrong_type
 from wfe_sql.engines import Ended, Statement
 from wfe_sql.errors import SerializationError, WorkflowAlreadyExistsError
 from wfe_sql.models import Stored, WorkflowInstance
@@ -62,6 +62,24 @@ class Snapshot:
             mark = self.fingerprints[pointer.id]
             if mark is not None and not is_exact(mark, pointer):
                 self.fingerprints[pointer.id] = None
+
+    @classmethod
+    def of_changes(cls, instance: WorkflowInstance, store_id: str, now: str) -> "Snapshot":
+        """Encode an instance that is to be persisted, based on what it remembers.
+
+        Raises:
+            SerializationError: It is not a `WorkflowInstance`, or cannot be stored.
+        """
+        if not isinstance(instance, WorkflowInstance):
+            raise wrong_type(WorkflowInstance, instance)
+        snapshot = cls(instance, instance._stored.get(store_id))
+        del snapshot.workflow["create_time"]
+        snapshot.workflow["now"] = now  # last_heartbeat_at, which only the reference's PostgreSQL table has
+        return snapshot
+
+    def remember(self, instance: WorkflowInstance, store_id: str, create_time: str, revision: int = 0) -> None:
+        """Make the instance remember that this is stored."""
+        instance._remember(store_id, Stored(self.workflow["id"], create_time, revision, self.fingerprints))
 
     def changed_since(self, stored: Stored | None) -> Collection[str]:
         """Return the ids of the pointers that differ from what is known to be stored."""

@@ -7,7 +7,7 @@ from math import isfinite
 from types import TracebackType
 from typing import Any, Self
 
-from wfe_sql.arguments import encode_argument, encode_key, listed, wrong_type
+from wfe_sql.arguments import encode_argument, encode_key, listed
 from wfe_sql.codecs import INTEGER, TEXT, TIME
 from wfe_sql.engines import Engine, Results, Script, Statement, UniqueViolationError, Unit
 from wfe_sql.errors import QueryFileError, SerializationError, StoreError, SubscriptionTokenError, WfeError
@@ -92,8 +92,7 @@ class _Creation(_Operation):
         self.revision, self.create_time = 0, snapshot.workflow["create_time"]
 
     def remember(self, store_id: str) -> None:
-        stored = Stored(self.snapshot.workflow["id"], self.create_time, self.revision, self.snapshot.fingerprints)
-        self.instance._remember(store_id, stored)
+        self.snapshot.remember(self.instance, store_id, self.create_time, self.revision)
 
 
 class _Persist(_Creation):
@@ -188,14 +187,11 @@ class SqlUnitOfWork:
         )
 
     def _persist(self, name: str, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]) -> None:
-        if not isinstance(instance, WorkflowInstance):
-            raise wrong_type(WorkflowInstance, instance)
         more = [create_subscription(subscription) for subscription in subscriptions]
-        snapshot = Snapshot(instance, instance._stored.get(self._engine.store_id))
+        snapshot = Snapshot.of_changes(instance, self._engine.store_id, self._now())
         id_ = snapshot.workflow["id"]
-        del snapshot.workflow["create_time"]
         claim = self._claim_on(ClaimKind.Workflow, id_)
-        snapshot.workflow |= {"now": self._now(), "claim_token": None if claim is None else claim.token}
+        snapshot.workflow["claim_token"] = None if claim is None else claim.token
         if any(operation.instance is instance for operation in self._persists()):
             raise StoreError(f"the unit already persists the instance of workflow {id_!r}; once is enough")
         rows = [("subscription", subscription.id) for subscription in subscriptions]

@@ -12,7 +12,6 @@ from wfe_sql.arguments import (
     encode_limit,
     encode_ms_bound,
     listed,
-    wrong_type,
 )
 from wfe_sql.codecs import ID
 from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
@@ -41,12 +40,11 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
         snapshot = Snapshot(instance, None)
-        workflow = snapshot.workflow
-        store_id, create_time = self._engine.store_id, workflow["create_time"]
+        workflow, store_id = snapshot.workflow, self._engine.store_id
 
         def ended(outcome: Results | Exception | None) -> None:
             if isinstance(outcome, list):
-                instance._remember(store_id, Stored(workflow["id"], create_time, 0, snapshot.fingerprints))
+                snapshot.remember(instance, store_id, workflow["create_time"])
 
         await self._write_snapshot(snapshot, creation(snapshot, ended))
         return str(workflow["id"])
@@ -58,7 +56,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
         def ended(outcome: Results | Exception | None) -> None:
             if isinstance(outcome, list):
                 instance.name = outcome[0]
-                instance._remember(store_id, Stored(workflow["id"], workflow["create_time"], 0, snapshot.fingerprints))
+                snapshot.remember(instance, store_id, workflow["create_time"])
 
         definition_id = workflow["definition_id"]
         while True:
@@ -86,11 +84,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
 
         If somebody else wrote in between, overwrite the workflow with the whole instance, or raise a conflict.
         """
-        if not isinstance(instance, WorkflowInstance):
-            raise wrong_type(WorkflowInstance, instance)
-        snapshot = Snapshot(instance, instance._stored.get(self._engine.store_id))
-        del snapshot.workflow["create_time"]
-        snapshot.workflow["now"] = self._now()  # last_heartbeat_at, which only the reference's PostgreSQL table has
+        snapshot = Snapshot.of_changes(instance, self._engine.store_id, self._now())
         snapshot.workflow["claim_token"] = token_of(claim, ClaimKind.Workflow, snapshot.workflow["id"])
         async with Turn(instance, self._engine.store_id) as turn:
             stored = instance._stored.get(self._engine.store_id)
@@ -108,12 +102,12 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
 
         The instance then remembers what was written, even if the caller was cancelled meanwhile.
         """
-        workflow, store_id = snapshot.workflow, self._engine.store_id
+        store_id = self._engine.store_id
 
         def ended(outcome: Results | Exception | None) -> None:
             if isinstance(outcome, list):
                 revision, create_time = outcome[0]
-                instance._remember(store_id, Stored(workflow["id"], create_time, revision, snapshot.fingerprints))
+                snapshot.remember(instance, store_id, create_time, revision)
             turn.end_write()
 
         turn.begin_write()
