@@ -13,13 +13,13 @@ from typing import Any, Never, TypedDict, Unpack
 
 from wfe_sql.codecs import INTEGER, TEXT
 from wfe_sql.durations import check_duration
+from wfe_sql.engines.reporting import OnUnit, Reporter
 from wfe_sql.engines.sqlite.driver import InTransactionAdapter, NamedRowsAdapter, split_script
 from wfe_sql.engines.sqlite.engine import SqliteEngine
 from wfe_sql.engines.sqlite.plans import open_sqlite_planner
 from wfe_sql.engines.sqlite.store import Durability, SqliteStore, new_store_scripts
 from wfe_sql.engines.sqlite.tuning import check_tuned_sqlite
 from wfe_sql.engines.stores import VERSION
-from wfe_sql.engines.watching import OnUnit, Watch
 from wfe_sql.errors import StoreError
 from wfe_sql.models import utc_now
 from wfe_sql.plans import Planner
@@ -179,8 +179,8 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             queries = queries.with_application(own)
         target = parse_sqlite_url(url)
         store = SqliteStore(target, queries, durability, busy_timeout, allow_unfinished_copy=allow_unfinished_copy)
-        watch = Watch("sqlite", queries, on_unit, slow_unit)
-        engine = SqliteEngine(store, queries, watch, max_connections=max_connections)
+        reporter = Reporter("sqlite", queries, on_unit, slow_unit)
+        engine = SqliteEngine(store, queries, reporter, max_connections=max_connections)
         super().__init__(
             engine,
             clock=clock,
@@ -315,7 +315,7 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         engine = PostgresEngine(
             store,
             queries,
-            Watch("postgresql", queries, on_unit, slow_unit),
+            Reporter("postgresql", queries, on_unit, slow_unit),
             max_connections=max_connections,
             connect_timeout=connect_timeout,
             wait_for_server=wait_for_server,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from wfe_sql.engines import Results, Unit
-from wfe_sql.engines.watching import Watch
+from wfe_sql.engines.reporting import Reporter
 
 Outcome = Results | Exception
 
@@ -21,11 +21,11 @@ def report_end(unit: Unit, outcome: Outcome | None) -> None:
 
 
 def resolve_futures(
-    batch: Sequence[Waiting], outcomes: Sequence[Outcome], watch: Watch, began: float, together: int
+    batch: Sequence[Waiting], outcomes: Sequence[Outcome], reporter: Reporter, began: float, together: int
 ) -> None:
     """Resolve the futures of a batch with its outcomes, skipping cancelled callers, and report the units as ended.
 
-    For `began` and `together` see `Watch.ended`.
+    For `began` and `together` see `Reporter.ended`.
     """
     for ((unit, _), future), outcome in zip(batch, outcomes, strict=True):
         report_end(unit, outcome)
@@ -35,4 +35,4 @@ def resolve_futures(
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
-    watch.ended([job for job, _ in batch], outcomes, began, together=together)
+    reporter.ended([job for job, _ in batch], outcomes, began, together=together)

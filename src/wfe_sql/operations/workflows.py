@@ -15,7 +15,7 @@ from wfe_sql.arguments import (
 )
 from wfe_sql.codecs import ID
 from wfe_sql.engines import Results, Statement, UniqueViolationError, Unit
-from wfe_sql.engines.watching import log_refusal
+from wfe_sql.engines.reporting import log_refusal
 from wfe_sql.errors import CorruptRowError, StoreError, WorkflowConflictError, WorkflowNotFoundError
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Stored, WorkflowInstance
 from wfe_sql.operations.claims import Claims, NothingChangedError, claim_lost, claims_of, token_of

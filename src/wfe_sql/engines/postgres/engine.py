@@ -56,7 +56,7 @@ from wfe_sql.engines.postgres.pool import ConnectionPool
 from wfe_sql.engines.postgres.queues import GroupQueue, Turns
 from wfe_sql.engines.postgres.store import EVERY, PostgresStore
 from wfe_sql.engines.queues import Outcome, report_end
-from wfe_sql.engines.watching import Watch
+from wfe_sql.engines.reporting import Reporter
 from wfe_sql.errors import (
     ProviderClosedError,
     StoreBusyError,
@@ -100,7 +100,7 @@ class PostgresEngine:
         self,
         store: PostgresStore,
         queries: QuerySet,
-        watch: Watch,
+        reporter: Reporter,
         *,
         max_connections: int,
         connect_timeout: timedelta,
@@ -115,17 +115,17 @@ class PostgresEngine:
             raise StoreError(f"wait_for_server must not be negative: {wait_for_server}")
         self._store = store
         self._queries = queries
-        self._watch = watch
+        self._reporter = reporter
         self._wait_for_server = wait_for_server.total_seconds()
-        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout, watch.slow)
+        self._pool = ConnectionPool(store, store.open_connection, max_connections, connect_timeout, reporter.slow)
         turns = Turns(min(_STATEMENTS_AT_ONCE, max_connections))
         self._groups = {
             lead: GroupQueue(
-                group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns, watch
+                group, partial(self.run_group, group), partial(self.run_held, group), _OF_ONE_GROUP, turns, reporter
             )
             for lead, group in GROUPS.items()
         }
-        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns, watch)
+        self._units = GroupQueue(None, self.run_units, self.run_held_units, _OF_ONE_GROUP, turns, reporter)
         self._alone: set[asyncio.Task[Results]] = set()
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
@@ -217,7 +217,7 @@ class PostgresEngine:
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Run a unit that changes something, even if the caller is cancelled."""
         self.check_open()
-        self._watch.begin(unit, writes=True)
+        self._reporter.begin(unit, writes=True)
         queue = self._queue_of(unit)
         return self._begin_alone(unit, Attempt(), writes=True) if queue is None else queue.submit(unit)
 
@@ -296,7 +296,7 @@ class PostgresEngine:
     async def _run(self, unit: Unit, *, writes: bool) -> Results:
         """Run a unit. If the caller is cancelled, the server stops it, unless others wait for it too."""
         self.check_open()
-        self._watch.begin(unit, writes=writes)
+        self._reporter.begin(unit, writes=writes)
         queue = self._queue_of(unit)
         if queue is not None:
             return await queue.submit(unit)
@@ -329,7 +329,7 @@ class PostgresEngine:
             raise
         finally:
             if outcome is not None:
-                self._watch.ended([(unit, asked)], [outcome], attempt.began, together=1)
+                self._reporter.ended([(unit, asked)], [outcome], attempt.began, together=1)
         return outcome
 
     async def run_units(self, units: Sequence[Unit], attempt: Attempt) -> Sequence[Outcome | None]:

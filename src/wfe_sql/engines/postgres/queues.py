@@ -11,7 +11,7 @@ from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.postgres.connection import Attempt
 from wfe_sql.engines.postgres.grouping import Group, param_of, rows_changed
 from wfe_sql.engines.queues import Outcome, Waiting, report_end, resolve_futures
-from wfe_sql.engines.watching import Watch
+from wfe_sql.engines.reporting import Reporter
 
 _UNITS_TOGETHER = 32
 """The most units in one statement: its joins cost more per unit the more units there are, and while the server runs a
@@ -72,7 +72,7 @@ class GroupQueue:
         run_held: Runs units of one key once their row is free, and returns the outcome of each, in order.
         at_once: The most concurrent statements.
         turns: Shared by all groups.
-        watch: Told of the units that have ended.
+        reporter: Told of the units that have ended.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class GroupQueue:
         run_held: Callable[[Sequence[Unit], Attempt], Awaitable[Sequence[Outcome]]],
         at_once: int,
         turns: Turns,
-        watch: Watch,
+        reporter: Reporter,
     ) -> None:
         self._key = "" if group is None else group.key
         self._is_of_work = group is None
@@ -93,7 +93,7 @@ class GroupQueue:
         self._run_held = run_held
         self._at_once = at_once
         self._turns = turns
-        self._watch = watch
+        self._reporter = reporter
         self._waiting: deque[Waiting] = deque()
         self._keys_under_way: set[Any] = set()
         self._under_way = 0
@@ -154,7 +154,7 @@ class GroupQueue:
                 self._keys_under_way.difference_update(keys)
                 ran.append(waiting)
         known = [outcome for outcome in outcomes if outcome is not None]
-        resolve_futures(ran, known, self._watch, began, len(batch))
+        resolve_futures(ran, known, self._reporter, began, len(batch))
         for keys, some in held.items():
             self._begin(self._wait_for_row(keys, some))
 
@@ -162,7 +162,7 @@ class GroupQueue:
         attempt = Attempt()
         try:
             outcomes = await _run_all(self._run_held, held, attempt)
-            resolve_futures(held, outcomes, self._watch, attempt.began, len(held))
+            resolve_futures(held, outcomes, self._reporter, attempt.began, len(held))
         finally:
             for _, future in held:
                 future.cancel()

@@ -22,6 +22,7 @@ from wfe_sql.engines import Home, Read, Results, Script, Statement, UniqueViolat
 from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
 from wfe_sql.engines.joining import Entrance, unusable
 from wfe_sql.engines.queues import Job, Outcome
+from wfe_sql.engines.reporting import Reporter
 from wfe_sql.engines.sqlite.alarm import SqliteAlarm
 from wfe_sql.engines.sqlite.backup import Backup
 from wfe_sql.engines.sqlite.brief_reads import BriefReader
@@ -29,7 +30,6 @@ from wfe_sql.engines.sqlite.files import check_path
 from wfe_sql.engines.sqlite.joining import ASYNC_DRIVERS, SYNC_DRIVERS, SqliteJoined, play_on
 from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
-from wfe_sql.engines.watching import Watch
 from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError, WfeError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
@@ -57,14 +57,14 @@ class SqliteEngine:
 
     has_times_as_text = True
 
-    def __init__(self, store: SqliteStore, queries: QuerySet, watch: Watch, *, max_connections: int) -> None:
+    def __init__(self, store: SqliteStore, queries: QuerySet, reporter: Reporter, *, max_connections: int) -> None:
         """Set up without connecting; see `SqlitePersistenceProvider` for the options."""
         if max_connections < 1:
             raise StoreError(f"max_connections must be at least 1, not {max_connections}")
         self._store = store
         self._target = store.target
         self._queries = queries
-        self._watch = watch
+        self._reporter = reporter
         self._max_connections = 1 if store.target.path is None else max_connections
         self._writers: Lane | None = None
         self._readers: Lane | None = None
@@ -106,12 +106,12 @@ class SqliteEngine:
         if len(connections) >= _WITH_A_BRIEF_READER:
             self._brief_reader = BriefReader(connections.pop(), self.run_reads)
         if read_only:
-            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER, self._watch)
+            self._readers = Lane(connections, self.run_reads_when_free, _READS_TOGETHER, self._reporter)
         else:
-            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER, self._watch)
+            self._writers = Lane(connections[:1], self.run_writes, _WRITES_TOGETHER, self._reporter)
             self._readers = self._writers
             if connections[1:]:
-                self._readers = Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER, self._watch)
+                self._readers = Lane(connections[1:], self.run_reads_when_free, _READS_TOGETHER, self._reporter)
         _log.info("opened %s", self._target)
 
     def _openers(self, *, read_only: bool) -> list[Callable[[], sqlite3.Connection]]:
@@ -141,7 +141,7 @@ class SqliteEngine:
     async def write(self, unit: Unit) -> Results:
         """Run a unit that changes something; it is durable when this returns."""
         writers = self._open_lane(self._writers)
-        self._watch.begin(unit, writes=True)
+        self._reporter.begin(unit, writes=True)
         self._calls += 1
         try:
             return await writers.submit(unit)
@@ -151,7 +151,7 @@ class SqliteEngine:
     def submit(self, unit: Unit) -> "asyncio.Future[Results]":
         """Run a unit that changes something, even if the caller is cancelled."""
         writers = self._open_lane(self._writers)
-        self._watch.begin(unit, writes=True)
+        self._reporter.begin(unit, writes=True)
         return writers.submit(unit)
 
     async def read(self, unit: Unit) -> Results:
@@ -160,7 +160,7 @@ class SqliteEngine:
         if readers is self._writers and unit[0].query in self._queries.application:
             async with self.snapshot() as read:
                 return await read(unit)
-        self._watch.begin(unit, writes=False)
+        self._reporter.begin(unit, writes=False)
         self._calls += 1
         try:
             brief_reader = self._brief_reader if self._calls <= _FEW_CALLS else None
@@ -168,7 +168,7 @@ class SqliteEngine:
             if brief_reader is None or outcome is None:
                 return await readers.submit(unit)
             began = brief_reader.started_at
-            self._watch.ended([(unit, began)], [outcome], began, together=1)
+            self._reporter.ended([(unit, began)], [outcome], began, together=1)
             await asyncio.sleep(0)  # a caller that only reads must let others run too
         finally:
             self._calls -= 1

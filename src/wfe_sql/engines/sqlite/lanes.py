@@ -17,7 +17,7 @@ from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from wfe_sql.engines import Results, Unit
 from wfe_sql.engines.queues import Job, Outcome, Waiting, report_end, resolve_futures
-from wfe_sql.engines.watching import Watch
+from wfe_sql.engines.reporting import Reporter
 
 _PATIENCE = 0.002
 """Seconds that a batch takes before another connection helps out. Because of the GIL, a second busy thread costs more
@@ -110,7 +110,7 @@ class Lane:
         run: Runs units on a connection, in order. It may stop early, so that nobody waits long for other units of the
             same batch; units without an outcome go into the next batch.
         max_batch: The most units in a batch.
-        watch: Told of the units that have ended.
+        reporter: Told of the units that have ended.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class Lane:
         connections: Sequence[WorkerConnection],
         run: Callable[[Sequence[Job], sqlite3.Connection], list[Outcome]],
         max_batch: int,
-        watch: Watch,
+        reporter: Reporter,
     ) -> None:
         self.connections = connections
         self._run = run
         self._max_batch = max_batch
-        self._watch = watch
+        self._reporter = reporter
         self._free = list(reversed(connections))
         self._waiting: deque[Waiting] = deque()
         self._starts = False
@@ -201,5 +201,5 @@ class Lane:
         self._free.append(connection)
         outcomes = [result] * len(batch) if isinstance(result, Exception) else result
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
-        resolve_futures(batch[: len(outcomes)], outcomes, self._watch, began, len(outcomes))
+        resolve_futures(batch[: len(outcomes)], outcomes, self._reporter, began, len(outcomes))
         self._start_soon(loop)

@@ -27,7 +27,7 @@ _NAMES_SHOWN = 5
 """The most kinds of units in a line of the log."""
 
 
-class Watch:
+class Reporter:
     """Takes an engine's reports of units that have ended; used on the event loop.
 
     Args:
