@@ -94,7 +94,7 @@ FROM created
 INNER JOIN units ON created.id = units.id;
 
 -- name: get_subscriptions(event_name, event_key, as_of, row_limit)
--- The live subscriptions of one name and key as of :as_of, the oldest first; a null :row_limit is no limit.
+-- The live subscriptions of one name and key as of :as_of, the oldest first; no limit if :row_limit is null.
 -- used by: get_subscriptions
 -- index: idx_subscriptions_live
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve
@@ -108,7 +108,7 @@ ORDER BY subscribe_as_of, id COLLATE "C"
 LIMIT cast(:row_limit AS BIGINT);
 
 -- name: get_subscriptions_group(units)
--- The live subscriptions of a name and key as of :as_of, the oldest first; a null :row_limit is no limit.
+-- The live subscriptions of a name and key as of :as_of, the oldest first; no limit if :row_limit is null.
 -- used by: get_subscriptions
 -- index: idx_subscriptions_live
 -- keep: the column unit; it tells which unit a row is for

@@ -99,7 +99,7 @@ FROM jsonb_to_recordset(:units) AS units (unit INT, id TEXT)
 INNER JOIN event_documents AS event ON units.id = event.id;
 
 -- name: get_runnable_events(as_at, row_limit)
--- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
+-- Ids of unprocessed events up to :as_at, the oldest first; no limit if :row_limit is null.
 -- used by: get_runnable_events
 -- index: idx_events_unprocessed
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve
@@ -248,7 +248,7 @@ FROM events
 WHERE id = :id AND claim_token = :token;
 
 -- name: get_events(event_name, event_key, as_of, row_limit)
--- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
+-- Ids of the events of one name and key up to :as_of, the oldest first; no limit if :row_limit is null.
 -- used by: get_events
 -- index: idx_events_name_key_time
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve

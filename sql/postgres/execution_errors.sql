@@ -38,7 +38,7 @@ INSERT INTO execution_errors (error_time, workflow_id, execution_pointer_id, mes
 VALUES (:error_time, :workflow_id, :execution_pointer_id, :message);
 
 -- name: get_execution_errors(row_limit)
--- Errors of all workflows, the first stored first; a null :row_limit is no limit.
+-- Errors of all workflows, the first stored first; no limit if :row_limit is null.
 -- used by: get_execution_errors
 -- scan: all rows are asked for, in the order of execution_errors_pkey
 -- keep: ORDER BY id; errors are in the order in which they were stored
@@ -48,7 +48,7 @@ ORDER BY id
 LIMIT :row_limit;
 
 -- name: get_execution_errors_of_workflow(workflow_id, row_limit)
--- Errors of one workflow, the first stored first; a null :row_limit is no limit.
+-- Errors of one workflow, the first stored first; no limit if :row_limit is null.
 -- used by: get_execution_errors
 -- index: idx_execution_errors_workflow_id
 -- keep: ORDER BY id; errors are in the order in which they were stored

@@ -110,8 +110,8 @@ $$;
 
 -- name: list_numbers(workflows)
 -- Columns whose numbers come from a sequence, each with the last number that was given, the highest that is stored, and
--- the last that there is. Only the positions of the latest :workflows workflows are read, because there is no index on
--- all. Sequences that the role may not see are left out.
+-- the last possible one. Positions have no index, so only those of the latest :workflows workflows are read. Sequences that
+-- the role may not see are left out.
 -- https://www.postgresql.org/docs/current/catalog-pg-sequence.html
 -- used by: mend_numbers, check
 -- scan: the catalog, a few rows, and as many workflows as are asked for

@@ -82,7 +82,7 @@ VALUES (
 );
 
 -- name: get_subscriptions(event_name, event_key, as_of, row_limit)
--- The live subscriptions of one name and key as of :as_of, the oldest first; a null :row_limit is no limit.
+-- The live subscriptions of one name and key as of :as_of, the oldest first; no limit if :row_limit is null.
 -- used by: get_subscriptions
 -- index: idx_event_subscriptions_live
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve

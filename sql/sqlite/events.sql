@@ -69,7 +69,7 @@ FROM event_documents
 WHERE id = :id;
 
 -- name: get_runnable_events(as_at, row_limit)
--- Ids of unprocessed events up to :as_at, the oldest first; a null :row_limit is no limit.
+-- Ids of unprocessed events up to :as_at, the oldest first; no limit if :row_limit is null.
 -- used by: get_runnable_events
 -- index: idx_events_unprocessed
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve
@@ -137,7 +137,7 @@ FROM events
 WHERE id = :id AND claim_token = :token;
 
 -- name: get_events(event_name, event_key, as_of, row_limit)
--- Ids of the events of one name and key up to :as_of, the oldest first; a null :row_limit is no limit.
+-- Ids of the events of one name and key up to :as_of, the oldest first; no limit if :row_limit is null.
 -- used by: get_events
 -- index: idx_events_name_key_time
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve

@@ -65,8 +65,8 @@ SELECT
 FROM definition_sequences;
 
 -- name: count_due_workflows(as_at, free_since)^
--- How many Runnable workflows are due at :as_at (epoch ms), and since when the oldest; a new one (due at 0) is due since
--- its creation. If :free_since is given, only those that were created, and whose claim had ended, by then.
+-- How many Runnable workflows are due at :as_at (epoch ms), and when the first became due; a new one (due at 0) became due
+-- when it was created. If :free_since is given, only those that were created, and whose claim had ended, by then.
 -- used by: stats, check
 -- index: idx_workflows_runnable
 SELECT
@@ -91,7 +91,7 @@ WHERE
     AND (:free_since IS NULL OR coalesce(claim_expires_at, '') <= :free_since);
 
 -- name: count_due_commands(as_of, free_since)^
--- How many commands are due at :as_of (epoch ms), and since when the oldest. If :free_since is given, only those whose
+-- How many commands are due at :as_of (epoch ms), and when the first became due. If :free_since is given, only those whose
 -- claim had ended by then.
 -- used by: stats, check
 -- index: idx_scheduled_commands_execute_time

@@ -219,7 +219,7 @@ FROM workflows
 WHERE id = :id;
 
 -- name: get_runnable_instances(as_at, row_limit)
--- Ids of workflows that are due at :as_at (epoch ms), the longest due first; a null :row_limit is no limit.
+-- Ids of workflows that are due at :as_at (epoch ms), the longest due first; no limit if :row_limit is null.
 -- used by: get_runnable_instances
 -- index: idx_workflows_runnable
 -- keep: ORDER BY; with a limit, the oldest must come first, or they starve
