@@ -40,7 +40,6 @@ from wfe_sql.engines.postgres.errors import (
 from wfe_sql.engines.postgres.grouping import (
     GROUPS,
     Group,
-    Step,
     encode_units,
     go_together,
     group_of,
@@ -346,7 +345,8 @@ class PostgresEngine:
             async with self._transaction(connection, attempt) as commit, connection.piped():
                 await self._store.begin(connection, "begin_write")
                 await self._queries.run(connection, "hold_rows", {"wanted": needed})
-                answers = [await self._run_step(step, connection) for step in steps]
+                statements = [step.statement for step in steps]
+                answers = [await self._queries.run(connection, sent.query, sent.params) for sent in statements]
                 await commit()
             results: list[Results] = [[None] * len(unit) for unit in units]
             for step, answer in zip(steps, answers, strict=True):
@@ -402,9 +402,6 @@ class PostgresEngine:
             return error
         ring(self._store.id)
         return results
-
-    async def _run_step(self, step: Step, connection: Connection) -> Any:
-        return await self._queries.run(connection, step.statement.query, step.statement.params)
 
     @asynccontextmanager
     async def _transaction(

@@ -1,6 +1,7 @@
 """What claims promise: one holder at a time, and a slow holder is fenced off."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,22 +34,22 @@ class ClaimedWorkflowsWithSubscriptions(WorkflowsWithSubscriptions, ClaimReposit
     """Workflows with what they wait for, and claims on them."""
 
 
-class _Claims:
+class _Claims(ABC):
     """What claims of both kinds promise; a subclass says what is claimed, and how it is written."""
 
     kind: ClaimKind
 
+    @abstractmethod
     async def store(self, provider: Any, ids: str) -> None:
         """Store something due for each letter; the first is due longest."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def look(self, provider: Any) -> list[str]:
         """Return what is due, claimed or not."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def write(self, provider: Any, id_: str, claim: Any) -> None:
         """Write with a claim so that it stays due."""
-        raise NotImplementedError
 
     async def claim(
         self, provider: Any, worker: str = "one", *, as_at: Any = TIME, lease: Any = LEASE, limit: Any = 10
