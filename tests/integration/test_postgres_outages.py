@@ -1,6 +1,7 @@
 """The server is stopped or killed under a load of writes, and comes back."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -190,16 +191,14 @@ async def test_closing_while_the_server_is_away(server: OwnServer) -> None:
 
 async def was_tried(server: OwnServer) -> None:
     """Stand in for a server that is away until somebody has tried to connect a few times more."""
-    tries = 0
-
-    def hang_up(_: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        nonlocal tries
-        tries += 1
-        client.close()
-
     info = conninfo_to_dict(server.url)
-    socket = Path(str(info["host"])) / f".s.PGSQL.{info.get('port') or 5432}"
-    async with await asyncio.start_unix_server(hang_up, socket):
-        while tries < 5:
-            await asyncio.sleep(0)
-    socket.unlink(missing_ok=True)
+    path = Path(str(info["host"])) / f".s.PGSQL.{info.get('port') or 5432}"
+    path.unlink(missing_ok=True)  # of the server that is gone
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        listening.setblocking(False)
+        for _ in range(5):
+            client, _ = await asyncio.get_running_loop().sock_accept(listening)
+            client.close()
+    path.unlink(missing_ok=True)
