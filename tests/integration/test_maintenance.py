@@ -1,6 +1,7 @@
 """Maintenance of SQLite files: what is found wrong, moved, and left alone."""
 
 import asyncio
+import itertools
 import json
 import os
 import resource
@@ -12,7 +13,6 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, closing
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -353,7 +353,7 @@ async def test_a_backup_that_a_full_disk_cuts_off_names_the_copy(file: Path, tmp
 
 async def test_a_backup_that_is_cancelled_leaves_nothing(tmp_path: Path, provider: SqlitePersistenceProvider) -> None:
     await fill(provider)
-    for number in count():
+    for number in itertools.count():
         backup = asyncio.ensure_future(provider.backup(tmp_path / f"backup{number}.db"))
         while not (under_way := list(tmp_path.glob(".backup*"))) and not backup.done():
             await asyncio.sleep(0)

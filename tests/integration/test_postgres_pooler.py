@@ -71,14 +71,15 @@ async def test_nothing_of_ours_stays_on_a_servers_connection(transaction_url: st
         await host.check()
         with pytest.raises(SerializationError):
             await host.get_event("\0")
-        held = [psycopg.connect(transaction_url) for _ in range(3)]
-        try:
-            for other in held:
-                assert other.execute(LEFT_BEHIND).fetchall() == []
-                assert "public" in other.execute("SHOW search_path").fetchall()[0][0]
-        finally:
-            for other in held:
-                other.close()
+    # PgBouncer before 1.21 may keep a connection for a client that uses it no longer, until that client goes.
+    held = [psycopg.connect(transaction_url) for _ in range(3)]
+    try:
+        for other in held:
+            assert other.execute(LEFT_BEHIND).fetchall() == []
+            assert "public" in other.execute("SHOW search_path").fetchall()[0][0]
+    finally:
+        for other in held:
+            other.close()
 
 
 async def test_a_call_takes_one_round_trip(transaction_url: str, schema: str, make_relay: Any) -> None:
