@@ -70,7 +70,8 @@ class DictProvider:
 
     async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
         ids = [workflow.id for workflow in self._workflows.values() if workflow.name == name]
-        return deepcopy(self._workflows[ids[0]] if ids else self._workflows.__missing__(name))
+        found: WorkflowInstance = self._workflows[ids[0]] if ids else self._workflows.__missing__(name)
+        return deepcopy(found)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
         return [deepcopy(self._workflows[id_]) for id_ in ids if id_ in self._workflows]
