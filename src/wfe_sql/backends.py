@@ -132,8 +132,9 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
             to copy into it again. It has only some of the rows, so no host may work on it.
         on_unit: Called once for each unit of work when it has ended, with its `UnitStats`, on the event loop and in
             the context (`contextvars`) of the call; it must be quick. If it raises, that is logged, and the call goes
-            on. It is not called for a unit whose caller was cancelled before it began, for reads of a snapshot of the
-            store (dump, copy, stats, check), or for `run_in`.
+            on. A unit in the caller's transaction is reported when it was added, because nobody learns whether the
+            caller commits; with `run_in_sync`, on the caller's thread. Not reported are calls that were refused or
+            cancelled before anything was sent, opening, and backups.
         slow_unit: A unit that takes at least this long, including waiting, is logged as a warning; None to log none.
 
     Raises:

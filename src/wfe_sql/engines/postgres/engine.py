@@ -239,12 +239,16 @@ class PostgresEngine:
     async def run_in(self, connection: object, script: Script) -> None:
         """Run a script as one unit in somebody else's transaction, on an asynchronous connection."""
         entrance = self._entrance()
-        await play(self._join(await entrance.find_async(connection)), script)
+        joined = self._join(await entrance.find_async(connection))
+        with self._reporter.watch_script(script) as watched:
+            await play(joined, watched)
 
     def run_in_sync(self, connection: object, script: Script) -> None:
         """Run a script as one unit in somebody else's transaction, on a synchronous connection."""
         entrance = self._entrance()
-        run_at_once(play(self._join(entrance.find(connection)), script))
+        joined = self._join(entrance.find(connection))
+        with self._reporter.watch_script(script) as watched:
+            run_at_once(play(joined, watched))
 
     def _entrance(self) -> Entrance:
         if not self.is_open:
@@ -279,7 +283,7 @@ class PostgresEngine:
 
         try:
             await self._try(begin, connection, Attempt())
-            yield read
+            yield self._reporter.watch_read(read)
         finally:
             await connection.close()
 

@@ -186,7 +186,8 @@ class SqliteEngine:
         """Run a script as one unit in a transaction of somebody else, on a connection with async."""
         found = await self._entrance().find_async(connection)
         try:
-            await found._execute(lambda: self._play(found._conn, script))
+            with self._reporter.watch_script(script) as watched:
+                await found._execute(lambda: self._play(found._conn, watched))
         except ValueError as error:  # aiosqlite's, of one that is closed
             if isinstance(error, WfeError):
                 raise
@@ -194,7 +195,9 @@ class SqliteEngine:
 
     def run_in_sync(self, connection: object, script: Script) -> None:
         """Run a script as one unit in a transaction of somebody else, on a connection without async."""
-        self._play(self._entrance().find(connection), script)
+        found = self._entrance().find(connection)
+        with self._reporter.watch_script(script) as watched:
+            self._play(found, watched)
 
     def _entrance(self) -> Entrance:
         if not self.is_open:
@@ -220,7 +223,7 @@ class SqliteEngine:
                 return outcome
 
             await read([Statement("begin_read", {})])
-            yield read
+            yield self._reporter.watch_read(read)
 
     async def backup(self, path: Path) -> None:
         """Copy the whole database, as it is at one moment, into a new file."""
