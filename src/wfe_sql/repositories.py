@@ -456,6 +456,11 @@ class UnitOfWork(Protocol):
     They are not awaited. Nothing is sent before the `async with` block ends, and nothing at all if the block raises. A
     unit is for one block, or one `run_in`: it cannot be used again.
 
+    Example:
+        async with provider.unit(claim, release=True) as unit:
+            unit.persist_workflow(order)
+            unit.create_event(event)
+
     An object is stored as it is when its operation is added. Instances remember that they were stored once the unit is
     stored, even if the caller is cancelled meanwhile. The unit runs its operations in its own order, by kind and id,
     and then the application's queries, in the order in which they were added.

@@ -14,24 +14,39 @@ from wfe_sql import (
     MaintenanceRepository,
     PersistenceProvider,
     PointerStatus,
+    PostgresPersistenceProvider,
     ScheduledCommand,
     SqlitePersistenceProvider,
     StoreError,
+    UnitOfWork,
     WfeError,
     WorkflowInstance,
     WorkflowStatus,
 )
+from wfe_sql.operations.units import SqlUnitOfWork
 
-METHODS = [name for name in dir(PersistenceProvider) if not name.startswith("_")]
-MAINTENANCE = [name for name in dir(MaintenanceRepository) if not name.startswith("_")]
+PROVIDERS = (SqlitePersistenceProvider, PostgresPersistenceProvider)
+
+
+def public_methods(protocol: type) -> list[str]:
+    return [name for name in dir(protocol) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize(
-    ("protocol", "name"),
-    [(PersistenceProvider, name) for name in METHODS] + [(MaintenanceRepository, name) for name in MAINTENANCE],
+    ("protocol", "kind", "name"),
+    [
+        (protocol, kind, name)
+        for protocol, kinds in (
+            (PersistenceProvider, PROVIDERS),
+            (MaintenanceRepository, PROVIDERS),
+            (UnitOfWork, [SqlUnitOfWork]),
+        )
+        for kind in kinds
+        for name in public_methods(protocol)
+    ],
 )
-def test_the_provider_keeps_the_signatures_of_the_protocols(protocol: type, name: str) -> None:
-    promised, kept = getattr(protocol, name), getattr(SqlitePersistenceProvider, name)
+def test_signatures_and_help_are_those_of_the_protocols(protocol: type, kind: type, name: str) -> None:
+    promised, kept = getattr(protocol, name), getattr(kind, name)
     if isinstance(promised, property):
         assert isinstance(kept, property)
     else:

@@ -19,7 +19,14 @@ from wfe_sql.models import Event, ExecutionError, WorkflowStatus
 
 
 class MaintenanceRepository(Protocol):
-    """What a DBA or operator does with a store: list, purge, check, back up. Hosts may go on working."""
+    """What a DBA or operator does with a store: list, purge, check, back up. Hosts may go on working.
+
+    Example:
+        findings = await provider.check()
+        page = await provider.list_workflows(status=WorkflowStatus.Suspended)
+        deleted = await provider.purge_workflows(WorkflowStatus.Complete, timedelta(days=30))
+        await provider.backup("orders-backup.db")
+    """
 
     async def delete_workflow(self, id: str) -> None:
         """Delete a workflow, whatever its status, with its pointers, subscriptions, errors and scheduled commands.

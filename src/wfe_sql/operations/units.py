@@ -130,7 +130,7 @@ class _Run(_Operation):
         self.ran.value = result
 
 
-class SqlUnitOfWork:
+class SqlUnitOfWork(UnitOfWork):
     """A `UnitOfWork` on an engine."""
 
     def __init__(
