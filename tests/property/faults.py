@@ -34,8 +34,8 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "a persist does not look at the revision": (
         f"{SQL}/workflows.sql",
-        "AND (:expected_revision IS NULL OR revision = :expected_revision)",
-        "AND (:expected_revision IS NULL OR revision IS NOT NULL)",
+        "OR (revision = :expected_revision AND",
+        "OR (:expected_revision IS NOT NULL AND",
     ),
     "an event is marked without a look at the claim": (
         f"{SQL}/events.sql",
