@@ -57,7 +57,7 @@ async def test_a_damaged_workflow_does_not_hold_up_the_others(
             connection.commit()
         loaded = await store.claim_and_load_instances(TIME, "host", lease=LEASE, limit=10)
         assert [instance.id for _, instance in loaded] == ["one", "two"]
-        assert "'damaged' is left out until its lease is over" in caplog.text
+        assert "'damaged' is left out, and stays claimed until its lease ends" in caplog.text
         assert await store.claim_and_load_instances(TIME, "host", lease=LEASE, limit=10) == []
         clock.advance(seconds=LEASE.total_seconds() + 1)
         again = await store.claim_runnable_instances(TIME, "host", lease=timedelta(seconds=1), limit=1)

@@ -27,7 +27,7 @@ class _Failure:
 
 
 class FailingProvider(_Provider):
-    """A provider that fails on demand; otherwise it does what the wrapped one does.
+    """A provider that fails on demand, and otherwise does what the wrapped one does.
 
     Failures of one method happen in the order in which they were requested, one for each call. A failure of `unit`
     happens at the end of the unit's block, where a unit is stored; if the block raises, the next unit fails instead.
