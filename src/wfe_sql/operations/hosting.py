@@ -120,7 +120,7 @@ async def _hold(host: "Hosting", claim: Claim, lease: timedelta) -> AsyncIterato
         nonlocal failure
         try:
             await _keep(host, held, lease)
-        except Exception as error:  # no matter which, the block must stop
+        except Exception as error:  # of any kind: the block must stop
             failure = error
             block.cancel()
 
