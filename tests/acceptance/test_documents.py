@@ -84,6 +84,9 @@ def test_commands_run_in_a_new_checkout(commands: str, tmp_path: Path) -> None:
 def test_what_is_named_is_there(document: Path) -> None:
     text = _prose(document)
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        headings = re.findall(r"^#+ (.*)", _prose(document.parent / link), re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
     paths = re.findall(r"`((?:src|sql|tests|\.github|\.ci)/[a-z\d_./-]*)`", text)
     assert [link for link in links if not (document.parent / link).exists()] == []
     assert [path for path in paths if not (ROOT / path).exists()] == []
