@@ -1,4 +1,4 @@
-"""What the documents say holds as it stands: snippets and commands run, and the files that are named are there."""
+"""The documents are true: snippets and commands run as printed, and the files that they name exist."""
 
 import os
 import re
@@ -27,11 +27,11 @@ ELSEWHERE = {
     "sql/README.md": "test_sql_readme.py and test_sql_commands_postgres.py",
     "src/wfe_sql/testing/README.md": "test_plugin.py",
 }
-"""Documents whose snippets need more than to be run, and the tests that do so."""
+"""Documents whose snippets need other tests, and these tests."""
 
 
 def _blocks(document: Path, language: str) -> list[str]:
-    """Return the blocks of a language, but for the README's test command, which CI runs."""
+    """Return the blocks of a language, without the README's test command, which CI runs."""
     if document.relative_to(ROOT).as_posix() in ELSEWHERE:
         return []
     found = re.findall(rf"(<!-- \w+ -->\n)?```{language}\n(.*?)```", document.read_text(), re.DOTALL)
@@ -43,7 +43,7 @@ def _prose(document: Path) -> str:
 
 
 def _params(language: str, *, installs: bool) -> Iterator[Any]:
-    """Yield what each document says in a language: in one piece, as one block may go on where another ended."""
+    """Yield each document's blocks of a language in one piece, because a block may continue another."""
     for document in DOCUMENTS:
         if blocks := [text for text in _blocks(document, language) if ("pip install" in text) is installs]:
             yield pytest.param("\n".join(blocks), id=document.relative_to(ROOT).as_posix())
@@ -93,7 +93,7 @@ def test_what_is_named_is_there(document: Path) -> None:
 
 
 def test_the_readme_is_for_the_package_index_too() -> None:
-    """There, a link to a file of this repository leads nowhere."""
+    """There, links to files of this repository do not work."""
     readme = ROOT / "README.md"
     assert len(readme.read_text().splitlines()) <= 200
     assert re.findall(r"\]\((?!https://)", _prose(readme)) == []

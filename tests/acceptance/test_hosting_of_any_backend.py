@@ -1,4 +1,4 @@
-"""`Hosting` as any backend has it that inherits it: on the other Protocols only; and a workflow that cannot be read."""
+"""`Hosting` for any backend that inherits it, with only the other Protocols; and a workflow that cannot be read."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ LEASE = timedelta(seconds=30)
 
 
 class AnyBackend(SqlitePersistenceProvider):
-    """A backend with nothing of its own for hosts, whose units do not tell `hold` what they release."""
+    """A backend that adds nothing for hosts, and whose units do not tell `hold` what they release."""
 
     create_numbered_workflow = Hosting.create_numbered_workflow
     claim_and_load_instances = Hosting.claim_and_load_instances

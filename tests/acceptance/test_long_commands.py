@@ -20,7 +20,7 @@ COMMAND = re.compile(
 
 
 def _commands() -> Iterator[tuple[str, str, str]]:
-    """Yield each document, program and arguments, of the text and of the blocks that are not run."""
+    """Yield document, program and arguments of each command in the text, and in the blocks that are not run."""
     for path in sorted(
         path for folder in (".", ".github", "src", "sql", "tests") for path in ROOT.glob(f"{folder}/**/*.md")
     ):

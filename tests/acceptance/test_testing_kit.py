@@ -1,4 +1,4 @@
-"""The pytest plugin, what its fixtures are made of, and that `src/wfe_sql/testing/README.md` runs as printed."""
+"""The pytest plugin, the tools behind its fixtures, and that `src/wfe_sql/testing/README.md` runs as printed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def _snippets() -> dict[str, str]:
 
 
 def _pytest(folder: Path, *arguments: str, passes: bool = True, **environment: str) -> str:
-    """Run pytest as in a project of its own, and return what it prints."""
+    """Run pytest as in a separate project, and return what it prints."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "WFE_SQL"))}
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir=.", "-rs", *arguments],
@@ -225,7 +225,7 @@ async def test_an_answer_is_lost_of_what_is_stored(stored: SqlPersistenceProvide
         await failing.create_event(full_event(id="e"))
     assert (await failing.get_workflow_instance("w")).data == "changed"
     assert (await failing.get_event("e")).id == "e"
-    with pytest.raises(WorkflowConflictError):  # as after a real one: the instance did not hear that it was stored
+    with pytest.raises(WorkflowConflictError):  # as after a real one: the instance does not know that it was stored
         await failing.persist_workflow(instance)
 
 
@@ -267,7 +267,7 @@ async def test_the_answer_of_a_unit_is_lost_that_is_stored(stored: SqlPersistenc
             unit.create_event(event=full_event(id="e"))
     assert (await failing.get_workflow_instance("w")).data == "changed"
     assert (await failing.get_event("e")).id == "e"
-    with pytest.raises(WorkflowConflictError):  # the instance did not hear that it was stored
+    with pytest.raises(WorkflowConflictError):  # the instance does not know that it was stored
         await failing.persist_workflow(instance)
 
 
@@ -290,7 +290,7 @@ async def test_calls_and_commits_are_counted(stored: SqlPersistenceProvider) -> 
         await counting.mark_event_processed("unknown")
     assert await counting.get_runnable_instances(TIME) == ["w"]
     assert counting.calls["persist_workflow"] == counting.calls["create_event"] == 1
-    assert 2 <= counting.commits <= 3  # what found nothing is a commit, too, where a statement is a transaction
+    assert 2 <= counting.commits <= 3  # if each statement is a transaction, one that found nothing is a commit too
     counting.reset()
     assert (counting.calls, counting.commits) == ({}, 0)
 

@@ -1,4 +1,4 @@
-"""What a host hears of its units of work: on_unit, and the log."""
+"""Reports of units of work: on_unit, and the log."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ from wfe_sql.testing import ManualClock, full_event, full_pointer, full_subscrip
 from wfe_sql.testing.samples import TIME
 
 NOW = timedelta(0)
-"""As `slow_unit`, it has every unit be slow."""
+"""As `slow_unit`, it makes every unit slow."""
 
 MINUTE = timedelta(minutes=1)
 DATA = Path(__file__).parent.parent / "data"
@@ -343,7 +343,7 @@ async def test_calls_that_wait_for_a_connection(
 async def test_work_that_a_deadlock_undid(
     postgres_url: str, schema: str, admin: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A person locks two events in one order, and a call of ours in the other: the server ends ours, which goes on."""
+    """A person locks two events in one order, and our call in the other: the server ends ours, which runs again."""
     caplog.set_level(logging.DEBUG, "wfe_sql")
     async with PostgresPersistenceProvider(postgres_url, schema=schema, application_name=schema) as provider:
         await provider.create_event(full_event(id="e1"))

@@ -1,4 +1,4 @@
-"""Puts faults into copies of the code, one at a time, and prints after how many operations the model sees each.
+"""Puts faults into copies of the code, one at a time, and prints after how many operations the model finds each.
 
 Run it from the project's folder: `PYTHONPATH=tests python -m property.faults`. It works on SQLite files, with three
 hosts on each.
