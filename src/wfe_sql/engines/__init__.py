@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from wfe_sql.engines.alarms import Alarm, WakesOn
+from wfe_sql.engines.alarms import Alarm, Ring, WakesOn
 from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.queries import QuerySet
 
@@ -178,7 +178,7 @@ class Engine(Protocol):
         """Whose commits an alarm rings on."""
         ...
 
-    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+    async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
         """Return an alarm that calls `ring`, on the event loop, when others changed the store; the engine closes it.
 
         If the store cannot notify it, waiting tasks look at the store every `poll_interval` seconds.
