@@ -315,12 +315,14 @@ COMMANDS: dict[str, tuple[Callable[[Path, Any], Awaitable[bool] | bool], str, fl
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="Where the files are made, such as a small file system.")
+    parser.add_argument("--seed", type=int, help="Flip, cut and kill at the same places as another run with this seed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (function, option, default) in COMMANDS.items():
         command = commands.add_parser(name, help=function.__doc__)
         command.add_argument(f"--{option}", type=type(default), default=default, help=f"{default} unless it is said")
     arguments = parser.parse_args()
     function, option, _ = COMMANDS[arguments.command]
+    random.seed(arguments.seed)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         result = function(Path(folder), getattr(arguments, option))

@@ -16,7 +16,7 @@ from wfe_sql.engines.sqlite.lanes import WorkerConnection
 from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, code_of
 from wfe_sql.errors import StoreCorruptError, StoreError, StoreFullError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
-from wfe_sql.urls import SqliteTarget
+from wfe_sql.urls import SqliteTarget, check_name
 
 _PAGES = 1_000
 """Pages that are copied between two checks whether the caller has cancelled."""
@@ -46,11 +46,13 @@ class Backup:
         that it can be read from a read-only disk.
 
         Raises:
-            StoreError: The file already exists, or the database does not have the tables of a store.
+            StoreError: The file already exists or cannot have that name, or the database does not have the tables of
+                a store.
             StoreCorruptError: The database is damaged.
             StoreFullError: The disk is full.
             StoreUnavailableError: The file cannot be created.
         """
+        check_name(path)
         cancelled = threading.Event()
         try:
             await worker.run(partial(self._copy_database, path=path, cancelled=cancelled))
