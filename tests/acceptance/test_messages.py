@@ -219,9 +219,7 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
     await provider.claim_runnable_instances(TIME, "host-1", lease=minutes, limit=1)
     await provider.claim_runnable_events(TIME, "host-1", lease=minutes, limit=1)
     await provider.create_event_subscription(
-        full_subscription(
-            id="s", workflow_id="w", execution_pointer_id="p1", external_token_expiry=TIME + minutes
-        )
+        full_subscription(id="s", workflow_id="w", execution_pointer_id="p1", external_token_expiry=TIME + minutes)
     )
     orphan = full_subscription(id="s2", workflow_id="gone", external_token=None, external_token_expiry=None)
     await provider.create_event_subscription(orphan)

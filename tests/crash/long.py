@@ -177,9 +177,7 @@ async def flips(folder: Path, count: int) -> bool:
             pointers = [
                 full_pointer(id=ids[0], children=[ids[1]], scope=[], predecessor_id=None),
                 full_pointer(id=ids[1], step_id=4, children=[], scope=[ids[0]], predecessor_id=ids[0]),
-                ExecutionPointer(
-                    id=ids[2], step_id=5, status=PointerStatus.PendingPredecessor, predecessor_id=ids[0]
-                ),
+                ExecutionPointer(id=ids[2], step_id=5, status=PointerStatus.PendingPredecessor, predecessor_id=ids[0]),
             ]
             workflow = full_instance(id=f"workflow-{number}", name=f"order-{number}", execution_pointers=pointers)
             await provider.create_new_workflow(workflow)

@@ -232,8 +232,8 @@ async def _check_references(read: Read) -> list[Finding]:
         *(
             Finding(
                 FindingKind.Orphan,
-                f"{table}.{column} of id {id_!r} is {missing!r}, which is not a pointer of workflow {workflow!r}, so it "
-                "waits forever; add the pointer again, or end the wait",
+                f"{table}.{column} of id {id_!r} is {missing!r}, which is not a pointer of workflow {workflow!r}, so "
+                "it waits forever; add the pointer again, or end the wait",
             )
             for table, id_, column, missing, workflow in waiting
         ),

@@ -131,11 +131,7 @@ class SqliteStore:
             return self._open_reader(in_pool=in_pool)
         except sqlite3.OperationalError as error:
             file = self.file
-            if (
-                file is None
-                or code_of(error) not in _CANNOT_CREATE_LOG
-                or is_permitted(file.log.parent, os.W_OK)
-            ):
+            if file is None or code_of(error) not in _CANNOT_CREATE_LOG or is_permitted(file.log.parent, os.W_OK):
                 raise
             if file.is_sealed:
                 return self._open_reader(in_pool=in_pool, sealed=True)

@@ -110,6 +110,7 @@ class TestDeleting:
         await _store(provider, "stays")
         with pytest.raises(WorkflowNotFoundError, match="nothing"):
             await provider.delete_workflow("nothing")
+        await refused(("id", provider.delete_workflow("stays\0")))
         assert await _is_whole(provider, "stays")
 
     async def test_purge_by_status_and_age(self, provider: MaintainedProvider, clock: ManualClock) -> None:
