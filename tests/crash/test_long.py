@@ -1,4 +1,4 @@
-"""The commands in README.md that run `long.py`, with small numbers; how long they ran, and what they found, is there."""
+"""The commands in README.md that run `long.py`, with small numbers; what they found with theirs is there."""
 
 import re
 import subprocess
@@ -12,9 +12,8 @@ from crash.long import COMMANDS
 pytestmark = pytest.mark.slow
 
 LONG = Path(__file__).with_name("long.py")
-IN_README = re.findall(
-    r"^\.venv/bin/python tests/crash/long\.py (.*?) +# ", LONG.with_name("README.md").read_text(), re.M
-)
+README = LONG.with_name("README.md").read_text()
+IN_README = re.findall(r"^\.venv/bin/python tests/crash/long\.py (.*?) +# ", README, re.MULTILINE)
 SHORT = {
     "kills": "--count 2",
     "opens": "--count 10",
