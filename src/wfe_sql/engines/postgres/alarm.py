@@ -84,21 +84,27 @@ class PostgresAlarm:
         else:
             self._hear(connection)
 
-    def close(self) -> None:
-        """Stop listening."""
+    async def close(self) -> None:
+        """Stop listening; after this, nothing runs any more."""
+        connecting = self._connecting
+        self._stop()
+        if connecting is not None:
+            await asyncio.wait([connecting])
+
+    def abandon(self) -> None:
+        """Stop listening; called on any thread, even after the event loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._stop)
+        except RuntimeError:
+            if self._connection is not None:
+                self._connection.pgconn.finish()
+
+    def _stop(self) -> None:
         self._is_deaf = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
             self._drop(self._connection)
-
-    def abandon(self) -> None:
-        """Stop listening; called on any thread, even after the event loop is closed."""
-        try:
-            self._loop.call_soon_threadsafe(self.close)
-        except RuntimeError:
-            if self._connection is not None:
-                self._connection.pgconn.finish()
 
     async def _run(self, connection: Connection, query: str, **params: Any) -> Any:
         return await self._queries.run(connection, query, params)
