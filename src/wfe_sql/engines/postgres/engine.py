@@ -272,7 +272,7 @@ class PostgresEngine:
                 # After an error the transaction accepts no more statements; later reads see a later snapshot.
                 await self._queries.run(connection, "rollback", {})
                 await self._store.begin(connection, "begin_read")
-                raise unit_error(self._store, error, unit) from error
+                raise self._unit_error(error, unit) from error
 
         async def begin(connection: Connection, _: Attempt) -> None:
             await self._store.begin(connection, "begin_read")
@@ -358,7 +358,7 @@ class PostgresEngine:
             outcomes = await self._with_connection(work, attempt)
         except psycopg.Error as error:
             if is_about_all(error):
-                return [unit_error(self._store, error, unit) for unit in units]
+                return [unit_error(self._store, error, unit, self._store.statement_timeout) for unit in units]
         else:
             ring(self._store.id)
             return outcomes
@@ -465,7 +465,7 @@ class PostgresEngine:
 
     def _unit_error(self, error: psycopg.Error, unit: Unit) -> WfeError:
         """Return the meaning of an error for a unit of one operation."""
-        meaning = unit_error(self._store, error, unit)
+        meaning = unit_error(self._store, error, unit, self._store.statement_timeout)
         unit[0].name_in(meaning)
         return meaning
 
@@ -477,7 +477,7 @@ class PostgresEngine:
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
-                raise unit_error(self._store, error, unit) from error
+                raise self._unit_error(error, unit) from error
 
     async def _run_unit_of_work(self, unit: Unit, attempt: Attempt) -> Results:
         outcome: Outcome | None = None
@@ -609,6 +609,7 @@ class PostgresEngine:
             ) from error
         finally:
             attempt.connection = None
+            await connection.stopped()
         self.commits += attempt.may_have_committed
         return done
 
@@ -626,7 +627,7 @@ class PostgresEngine:
     async def _close(self) -> None:
         """Wait for pending work as long as calls may take, then give up, because the server is silent."""
         if self._alarm is not None:
-            self._alarm.close()
+            await self._alarm.close()
         giving_up = asyncio.get_running_loop().call_later(
             (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
         )

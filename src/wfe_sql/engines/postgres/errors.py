@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -32,6 +33,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _PROGRAM_LIMIT = "54000"
 _INTERNAL = "XX000"
 _READ_ONLY = "25006"
+_CANCELLED = "57014"
 _NOT_FOUND = {"3F000", "42P01"}
 
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
@@ -41,7 +43,7 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "53100": (StoreFullError, "has no disk space left"),
     "53300": (StoreBusyError, "is busy: it accepts no more connections"),
     "55P03": (StoreBusyError, "is busy: a lock was held for too long"),
-    "57014": (StoreBusyError, "is busy: a statement took longer than the statement timeout"),
+    _CANCELLED: (StoreBusyError, "is busy: a statement took longer than the statement timeout"),
     "XX001": (StoreCorruptError, "is damaged"),
     "XX002": (StoreCorruptError, "is damaged"),
 }
@@ -84,11 +86,17 @@ _TABLES = (
 )
 
 
-def store_error(target: object, error: psycopg.Error) -> StoreError:
-    """Return our error for one of the driver's, which becomes its cause."""
+def store_error(target: object, error: psycopg.Error, statement_timeout: timedelta | None = None) -> StoreError:
+    """Return our error for one of the driver's, which becomes its cause.
+
+    With the statement timeout, if it is known, so that an error that it caused has it.
+    """
     code = error.sqlstate or ""
     if code == _INSUFFICIENT_PRIVILEGE:
         kind, what = StoreError, "grants this role too few privileges"
+    elif code == _CANCELLED and "user request" in str(error):
+        kind, what = StoreBusyError, "is busy: somebody cancelled a statement (pg_cancel_backend)"
+        statement_timeout = None
     elif code in _MEANINGS:
         kind, what = _MEANINGS[code]
     elif _is_lost_worker(error):
@@ -98,6 +106,8 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
     else:
         kind, what = StoreError, "failed with an unexpected database error"
     mapped = kind(f"{target} {what}: {text_of(error)}")
+    if isinstance(mapped, StoreBusyError) and code == _CANCELLED:
+        mapped.timeout = statement_timeout
     mapped.__cause__ = error
     return mapped
 
@@ -166,8 +176,10 @@ def may_be_missing_right(error: psycopg.Error) -> bool:
     return is_missing_right(error) or error.sqlstate in _NOT_FOUND
 
 
-def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
-    """Return what an error of the driver means for the unit that raised it."""
+def unit_error(
+    target: object, error: psycopg.Error, unit: Unit, statement_timeout: timedelta | None = None
+) -> WfeError:
+    """Return what an error of the driver means for the unit that raised it; see `store_error`."""
     code = _code(error)
     mapped: Exception
     if code == _UNIQUE_VIOLATION:
@@ -184,7 +196,7 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
     elif code[:2] in (_DATA_CLASS, _SIZE_CLASS) or isinstance(error, psycopg.DataError):
         mapped = SerializationError(f"{_refused(unit) or text_of(error)}; nothing was written")
     else:
-        return store_error(target, error)
+        return store_error(target, error, statement_timeout)
     mapped.__cause__ = error
     return mapped  # type: ignore[return-value]  # the conflicts of a statement are errors of ours
 
