@@ -151,13 +151,15 @@ class PostgresAlarm:
 
     def _hear(self, connection: Connection) -> None:
         """Handle notifications that arrive while the connection is idle, and those that came with its last answer."""
-        self._loop.add_reader(connection.fileno(), self._read, connection)
+        line = connection.fileno()
+        self._loop.add_reader(line, self._read, connection, line)
         self._tell_notified(connection)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Connection, line: int) -> None:
         try:
             connection.pgconn.consume_input()
         except psycopg.Error as error:
+            self._loop.remove_reader(line)  # it is closed, and the next connection may get its number
             self._lose(connection, text_of(error))
         else:
             self._tell_notified(connection)
