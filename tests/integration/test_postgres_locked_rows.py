@@ -221,7 +221,8 @@ async def test_many_locked_rows_of_calls_that_run_alone_leave_a_connection_to_re
 ) -> None:
     """Polls, and what `wait_for_work` looks at, run alone too."""
     (tmp_path / "own.sql").write_text(
-        "-- name: touch_command(key)!\n-- Changes nothing.\nUPDATE scheduled_commands SET execute_time = execute_time WHERE data = :key;\n"
+        "-- name: touch_command(key)!\n-- Changes nothing.\n"
+        "UPDATE scheduled_commands SET execute_time = execute_time WHERE data = :key;\n"
     )
     async with PostgresPersistenceProvider(
         postgres_url, schema=schema, clock=ManualClock(), app_sql=tmp_path
