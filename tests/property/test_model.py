@@ -1,6 +1,7 @@
 """Every store does what the model does, whatever is asked of it, and however much at once."""
 
 import asyncio
+import faulthandler
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -47,6 +48,8 @@ def test_a_store_does_what_the_model_does(
     record_property: Callable[[str, object], None],
 ) -> None:
     asked, done = pytestconfig.getoption("--operations"), 0
+    if asked:
+        faulthandler.cancel_dump_traceback_later()  # it may take hours
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
