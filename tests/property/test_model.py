@@ -16,7 +16,7 @@ from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import ManualClock
 
-SHORT = {"memory": 1_000, "file": 800, "postgres": 400}
+SHORT = {"memory": 600, "file": 500, "postgres": 300}
 """How many operations the test has in the short form."""
 
 numbers_of_a_run = st.lists(st.integers(NOTHING, 2**32), min_size=OPERATIONS_OF_A_RUN, max_size=OPERATIONS_OF_A_RUN)
