@@ -86,11 +86,10 @@ LEFT = """
 @pytest.mark.parametrize(
     ("backend", "workflows", "events", "commands"),
     [
-        ("sqlite", 5_000, 2_000, 2_000),
-        ("postgres", 5_000, 2_000, 2_000),
+        ("sqlite", 2_000, 800, 800),
+        ("postgres", 2_000, 800, 800),
         ("pooler, transaction", 1_000, 400, 400),
         ("pooler, transaction, tracked", 1_000, 400, 400),
-        ("pooler, session", 1_000, 400, 400),
     ],
 )
 async def test_nothing_is_lost_and_nothing_done_twice(
