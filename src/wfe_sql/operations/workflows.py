@@ -7,6 +7,7 @@ from typing import Any
 
 from wfe_sql.arguments import (
     encode_argument,
+    encode_id,
     encode_ids,
     encode_key,
     encode_limit,
@@ -165,7 +166,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
         workflow, pointers = await self._engine.read(
             [
-                Statement("get_workflow_instance", {"id": encode_key("id", id)}),
+                Statement("get_workflow_instance", {"id": encode_id("id", id)}),
                 Statement("get_execution_pointers", {"workflow_id": id}),
             ]
         )
@@ -184,7 +185,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
         ids = listed("ids", str, ids)
-        params = {"ids": encode_ids(encode_key("ids", id_) for id_ in ids)}
+        params = {"ids": encode_ids(encode_id("ids", id_) for id_ in ids)}
         workflows, pointers = await self._engine.read(
             [Statement("get_workflow_instances", params), Statement("get_execution_pointers_of_instances", params)]
         )
