@@ -104,13 +104,11 @@ class Query:
 class QuerySet(Mapping[str, Query]):
     """The queries of a dialect, by name, ready to be run through aiosql."""
 
-    def __init__(
-        self, queries: Iterable[Query], adapter: DriverAdapterProtocol, *, replaced: Iterable[Query] = ()
-    ) -> None:
+    def __init__(self, queries: Iterable[Query], adapter: DriverAdapterProtocol) -> None:
         self._queries = {query.name: query for query in queries}
-        self.replaced: dict[str, Query] = {query.name: query for query in replaced}
+        self.replaced: dict[str, Query] = {}
         """The library's own queries that tuned ones replace."""
-        self.tuned: frozenset[str] = frozenset(self.replaced)
+        self.tuned: frozenset[str] = frozenset()
         """The names of the tuned queries."""
         runnable = _load_through_aiosql(self._queries.values(), adapter)
         self._run = {
@@ -118,6 +116,15 @@ class QuerySet(Mapping[str, Query]):
         }
         self.application: Mapping[str, Query] = {}
         """The application's queries, by name: they can be run, but are not among the queries of this set."""
+
+    def with_tuned(self, tuned: "QuerySet") -> "QuerySet":
+        """Return a set in which tuned queries replace these: only they are loaded, which takes most of the time."""
+        both = copy(self)
+        both._queries = {**self._queries, **tuned._queries}
+        both._run = {**self._run, **tuned._run}
+        both.replaced = {name: self[name] for name, query in tuned.items() if query.text != self[name].text}
+        both.tuned = frozenset(both.replaced)
+        return both
 
     def with_application(self, application: "QuerySet") -> "QuerySet":
         """Return a set that also runs the application's queries.
@@ -232,8 +239,7 @@ def _load(
     own = _load(folder, adapter, check, ())
     for query in tuned:
         _check_replacement(query, own)
-    replaced = [own[query.name] for query in tuned if query.text != own[query.name].text]
-    queries = QuerySet({**own, **{query.name: query for query in tuned}}.values(), adapter(), replaced=replaced)
+    queries = own.with_tuned(QuerySet(tuned, adapter()))
     if check is not None:
         check(queries, own)
     return queries

@@ -48,14 +48,14 @@ def plans_as_on_citus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("file", "postgres"),
         *(
             pytest.param(backend, marks=pytest.mark.slow)
-            for backend in (
-                *("memory", "postgres through session", "postgres through transaction"),
-                *("postgres through transaction, tracked", "postgres with plans as on Citus"),
-            )
+            for backend in ("memory", "postgres through transaction", "postgres through transaction, tracked")
         ),
         *(
             pytest.param(backend, marks=pytest.mark.exhaustive)
-            for backend in ("one connection", "postgres, one connection")
+            for backend in (
+                *("one connection", "postgres, one connection"),
+                *("postgres through session", "postgres with plans as on Citus"),
+            )
         ),
     ]
 )

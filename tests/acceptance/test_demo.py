@@ -108,8 +108,7 @@ def test_no_host_outlives_the_demo(number: signal.Signals, code: int, tmp_path: 
     command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        while "starts" not in running.stdout.readline():
-            pass
+        assert any("starts" in line for line in running.stdout)
         running.send_signal(number)
         _, errors = running.communicate(timeout=15)  # hosts have the same stderr: this returns when all have ended
     assert (running.returncode, errors) == (code, "")
@@ -121,8 +120,8 @@ def test_a_host_that_ends_by_itself_is_a_failure(place: int, tmp_path: Path) -> 
     command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        while (started := re.search(r"hosts (\d+) and (\d+) start", running.stdout.readline())) is None:
-            pass
+        says = (re.search(r"hosts (\d+) and (\d+) start", line) for line in running.stdout)
+        started = next(filter(None, says))
         os.kill(int(started[place]), signal.SIGKILL)
         output, _ = running.communicate(timeout=15)
     assert running.returncode == 1

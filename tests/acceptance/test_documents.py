@@ -70,7 +70,7 @@ def test_commands_run(commands: str, tmp_path: Path) -> None:
     _run(["bash", "-euo", "pipefail", "-c", commands], tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("commands", list(_params("sh", installs=True)))
 def test_commands_run_in_a_new_checkout(commands: str, tmp_path: Path) -> None:
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

@@ -79,7 +79,7 @@ class SqliteCase:
     name = "sqlite"
     planned_by = "3.40"
     version = sqlite3.sqlite_version.rpartition(".")[0]
-    large = 400
+    large = 200
     works_without_statistics = True
     indexes_of_keys: frozenset[str] = frozenset()
     own_part: Mapping[str, Params] = {}

@@ -122,7 +122,6 @@ async def test_statistics_that_are_missing_or_old(file: Path, provider: SqlitePe
     (message,) = await found(provider, FindingKind.Statistics)
     assert "execution_errors has 110,000 rows and statistics from when it had about " in message
     await provider.update_statistics()
-    assert await found(provider, FindingKind.Statistics) == []
     _by_hand(file, "DELETE FROM execution_errors WHERE id > 10000")
     (message,) = await found(provider, FindingKind.Statistics)
     assert "execution_errors has 10,000 rows and statistics from when it had about " in message

@@ -15,7 +15,6 @@ from wfe_sql import (
     WorkflowAlreadyExistsError,
 )
 from wfe_sql.backends import load_postgres_queries
-from wfe_sql.queries import Query
 from wfe_sql.testing import ManualClock, full_event, full_instance, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -23,14 +22,15 @@ LEASE = timedelta(minutes=1)
 QUERIES = load_postgres_queries()
 
 
-@pytest.mark.parametrize("query", QUERIES.values(), ids=lambda query: query.name)
-def test_no_query_has_a_form_that_citus_refuses(query: Query) -> None:
-    for updated in re.findall(r"DO UPDATE\s+SET(.*?)(?:RETURNING|;|\n\))", query.sql, re.DOTALL):
-        assert "SELECT" not in updated.upper(), "a subquery in DO UPDATE SET"
-    for returned in re.findall(r"RETURNING\b(.*?)(?:;|\n\)|\Z)", query.sql, re.DOTALL):
-        assert "(" not in returned, "a function in RETURNING"
-    if query.operation == "#" and "position BIGINT" in query.sql:
-        assert re.search(r"CREATE TABLE IF NOT EXISTS execution_pointers \([^;]*\n    position BIGINT", query.sql)
+def test_no_query_has_a_form_that_citus_refuses() -> None:
+    for query in QUERIES.values():
+        for updated in re.findall(r"DO UPDATE\s+SET(.*?)(?:RETURNING|;|\n\))", query.sql, re.DOTALL):
+            assert "SELECT" not in updated.upper(), f"{query.place}: a subquery in DO UPDATE SET"
+        for returned in re.findall(r"RETURNING\b(.*?)(?:;|\n\)|\Z)", query.sql, re.DOTALL):
+            assert "(" not in returned, f"{query.place}: a function in RETURNING"
+        if query.operation == "#" and "position BIGINT" in query.sql:
+            table = r"CREATE TABLE IF NOT EXISTS execution_pointers \([^;]*\n    position BIGINT"
+            assert re.search(table, query.sql), query.place
 
 
 @pytest.fixture

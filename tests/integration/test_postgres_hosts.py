@@ -60,7 +60,7 @@ async def test_workflows_persisted_in_opposite_order(open_host: Open, postgres_u
     instances = [sample_instance(id=f"w{number:03}") for number in range(60)]
     await asyncio.gather(*(one.create_new_workflow(instance) for instance in instances))
     copies = deepcopy(instances)
-    for _ in range(10):
+    for _ in range(4):
         forwards = [one.persist_workflow(instance) for instance in instances]
         backwards = [other.persist_workflow(instance) for instance in reversed(copies)]
         await asyncio.gather(*forwards, *backwards)

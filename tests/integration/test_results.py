@@ -4,12 +4,14 @@ To record what changed on purpose: pytest tests/integration/test_results.py --sn
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from dialects import CASES, Case
+from dialects import CASES, Case, Store
 from dialects.filling import fill_small
 from dialects.results import changed_lines, run_and_describe
 from wfe_sql.queries import Query
@@ -32,20 +34,22 @@ SCRIPTS = [
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, dialects: None) -> dict[str, Path]:
-    """Return, for each dialect, the folder of its small store."""
-    folders = {case.name: tmp_path_factory.mktemp("results") for case in CASES}
-    for case in CASES:
-        asyncio.run(fill_small(case.provider(folders[case.name], ManualClock())))
-    return folders
+def stores(tmp_path_factory: pytest.TempPathFactory, dialects: None) -> Iterator[dict[str, Store]]:
+    """Return the small store of each dialect."""
+    stores = {}
+    with ExitStack() as stack:
+        for case in CASES:
+            folder = tmp_path_factory.mktemp("results")
+            asyncio.run(fill_small(case.provider(folder, ManualClock())))
+            stores[case.name] = stack.enter_context(case.open(folder))
+        yield stores
 
 
 @pytest.mark.parametrize(("case", "query"), PLANNED)
 def test_what_a_query_returns_and_changes(
-    folders: dict[str, Path], case: Case, query: Query, snapshot: SnapshotAssertion
+    stores: dict[str, Store], case: Case, query: Query, snapshot: SnapshotAssertion
 ) -> None:
-    with case.open(folders[case.name]) as store:
-        text, did_something = run_and_describe(store, query, case)
+    text, did_something = run_and_describe(stores[case.name], query, case)
     assert text == snapshot
     assert did_something, f"give {query.place} parameters with which it finds or changes something: {text}"
 

