@@ -24,7 +24,7 @@ async def _state(url: str) -> tuple[list[WorkflowInstance], dict[str, int]]:
         return instances, {row["workflow_id"]: row["steps"] for row in counters}
 
 
-@pytest.mark.parametrize(("backend", "kills"), [("sqlite", 20), ("postgres", 12)], indirect=["backend"])
+@pytest.mark.parametrize(("backend", "kills"), [("sqlite", 50), ("postgres", 12)], indirect=["backend"])
 async def test_a_step_s_effect_is_there_exactly_once(
     url: str, assert_sound: Callable[[], Awaitable[None]], kills: int
 ) -> None:
