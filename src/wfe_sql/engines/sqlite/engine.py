@@ -419,7 +419,7 @@ class SqliteEngine:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
                 raise
             column = str(error).removeprefix("UNIQUE constraint failed: ")
-            raise statement.conflicts.get(column, UniqueViolationError(column)) from error
+            raise statement.conflicts.get(column, partial(UniqueViolationError, column))() from error
         except sqlite3.OperationalError as error:
             if str(error).startswith("Could not decode to UTF-8"):
                 result = self._run_with_undecodable_text(statement, connection)
