@@ -634,7 +634,7 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
 
 
 @pytest.mark.parametrize(("workflows", "most"), [(1, 1.5), (4, 1.0), (16, 0.5)])
-async def test_how_many_commits_a_step_takes(workflows: int, most: float, tmp_path: Path) -> None:
+async def test_how_many_commits_a_step_takes(workflows: int, most: float, store_url: str) -> None:
     """Of a host's own: three steps, a wait for an event, which is a step before and one after it, and two steps.
 
     One workflow alone takes 7, one for the event, and two for claims, which many workflows share.
@@ -647,7 +647,7 @@ async def test_how_many_commits_a_step_takes(workflows: int, most: float, tmp_pa
     bodies: list[StepBody] = [work, work, work, wait_for_news, work, work]
     then = [*names[1:], None]
     steps = [Step(name=name, body=body, next=next_) for name, body, next_ in zip(names, bodies, then, strict=True)]
-    async with connect(tmp_path / "store.db") as store:
+    async with connect(store_url) as store:
         host, counting = a_host(store, *steps), CountingProvider(store)
         ids = [await host.start("d", {}) for _ in range(workflows)]
         counting.reset()

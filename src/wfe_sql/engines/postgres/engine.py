@@ -360,7 +360,7 @@ class PostgresEngine:
             if is_about_all(error):
                 return [unit_error(self._store, error, unit) for unit in units]
         else:
-            ring(self._store.id)
+            self._note_commit()
             return outcomes
         if len(units) == 1:
             return [None]
@@ -400,8 +400,12 @@ class PostgresEngine:
         except Exception as error:
             part[0].name_in(error)
             return error
-        ring(self._store.id)
+        self._note_commit()
         return results
+
+    def _note_commit(self) -> None:
+        self.commits += 1
+        ring(self._store.id)
 
     @asynccontextmanager
     async def _transaction(
@@ -530,7 +534,7 @@ class PostgresEngine:
 
         results = await self._with_connection(work, attempt)
         if writes and any(results):
-            ring(self._store.id)
+            self._note_commit()
         return results
 
     def _is_one_statement(self, statement: Statement) -> bool:
@@ -609,7 +613,6 @@ class PostgresEngine:
             ) from error
         finally:
             attempt.connection = None
-        self.commits += attempt.may_have_committed
         return done
 
     async def _make_store(self) -> None:
