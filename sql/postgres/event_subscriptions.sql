@@ -68,12 +68,7 @@ FROM event_subscriptions;
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
 WITH units AS (
     SELECT unit.*
-    FROM
-        jsonb_to_recordset(:units) AS unit (
-            unit INT, id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT,
-            event_key TEXT, subscribe_as_of TIMESTAMPTZ, subscription_data TEXT, external_token TEXT,
-            external_worker_id TEXT, external_token_expiry TIMESTAMPTZ
-        )
+    FROM jsonb_populate_recordset(cast(NULL AS EVENT_SUBSCRIPTIONS), :units) WITH ORDINALITY AS unit
 ),
 
 created AS (
@@ -83,13 +78,13 @@ created AS (
     )
     SELECT
         id, workflow_id, step_id, execution_pointer_id, event_name, event_key, subscribe_as_of,
-        cast(subscription_data AS JSONB) AS subscription_data, external_token, external_worker_id, external_token_expiry
+        cast(subscription_data #>> '{}' AS JSONB), external_token, external_worker_id, external_token_expiry
     FROM units
     ORDER BY id
     RETURNING id
 )
 
-SELECT units.unit
+SELECT units.ordinality - 1 AS unit
 FROM created
 INNER JOIN units ON created.id = units.id;
 

@@ -4,11 +4,11 @@
 -- reference's table.
 -- A query whose name ends in _group takes :units, a JSON array of the waiting units: each has its number as "unit", the
 -- parameters of the query that the group is named after (see the same file of SQLite), and the parameters of the unit's
--- other queries as lists under the names of these. It returns rows for each unit that found its row. A query that
--- changes rows does not wait for locks: it skips a row that somebody else holds, and the unit comes back with null
--- instead of a result. That unit then runs by itself, after a statement that waits for the row (lock_workflows). Some
--- kinds of units have a plain query for a unit that waits alone, because a set of one costs more: it has the name of
--- the one in SQLite, or ends in _alone if SQLite has several.
+-- other queries as lists under the names of these. JSON is text in it, hence #>> '{}'. The query returns rows for each
+-- unit that found its row. A query that changes rows does not wait for locks: it skips a row that somebody else holds,
+-- and the unit comes back with null instead of a result. That unit then runs by itself, after a statement that waits
+-- for the row (lock_workflows). Some kinds of units have a plain query for a unit that waits alone, because a set of
+-- one costs more: it has the name of the one in SQLite, or ends in _alone if SQLite has several.
 
 -- name: create_workflows_table()#
 -- The table and indexes of the reference (wfe-postgres 1.11.4), the columns that it lacks, and three more indexes. The
@@ -135,7 +135,7 @@ FROM workflows;
 -- index: none
 -- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
--- keep: ORDER BY units.unit, listed.place; pointers get their positions in this order
+-- keep: ORDER BY units.unit, pointer.ordinality; pointers get their positions in this order
 WITH units AS (
     SELECT unit.*
     FROM
@@ -167,21 +167,17 @@ inserted AS (
     )
     SELECT
         pointer.id, pointer.workflow_id, pointer.step_id, pointer.active, pointer.status, pointer.sleep_until,
-        cast(pointer.persistence_data AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
-        pointer.event_key, pointer.event_published, cast(pointer.event_data AS JSONB), pointer.step_name,
-        pointer.retry_count, cast(pointer.children AS JSONB), cast(pointer.context_item AS JSONB),
-        pointer.predecessor_id, cast(pointer.outcome AS JSONB), cast(pointer.scope AS JSONB),
-        cast(pointer.extension_attributes AS JSONB)
+        cast(pointer.persistence_data #>> '{}' AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
+        pointer.event_key, pointer.event_published, cast(pointer.event_data #>> '{}' AS JSONB), pointer.step_name,
+        pointer.retry_count, cast(pointer.children #>> '{}' AS JSONB), cast(pointer.context_item #>> '{}' AS JSONB),
+        pointer.predecessor_id, cast(pointer.outcome #>> '{}' AS JSONB), cast(pointer.scope #>> '{}' AS JSONB),
+        cast(pointer.extension_attributes #>> '{}' AS JSONB)
     FROM units
-    CROSS JOIN LATERAL jsonb_array_elements(units.insert_execution_pointers) WITH ORDINALITY AS listed (item, place)
     CROSS JOIN
-        LATERAL jsonb_to_record(listed.item) AS pointer (
-            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
-            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
-            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
-            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
-        )
-    ORDER BY units.unit, listed.place
+        LATERAL jsonb_populate_recordset(
+            cast(NULL AS EXECUTION_POINTERS), units.insert_execution_pointers
+        ) WITH ORDINALITY AS pointer
+    ORDER BY units.unit, pointer.ordinality
 )
 
 SELECT units.unit
@@ -195,7 +191,7 @@ INNER JOIN units ON created.id = units.id;
 -- index: definition_sequences_pkey
 -- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
--- keep: ORDER BY named.unit, listed.place; pointers get their positions in it
+-- keep: ORDER BY named.unit, pointer.ordinality; pointers get their positions in it
 -- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
 -- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
 WITH units AS (
@@ -275,21 +271,17 @@ inserted AS (
     )
     SELECT
         pointer.id, pointer.workflow_id, pointer.step_id, pointer.active, pointer.status, pointer.sleep_until,
-        cast(pointer.persistence_data AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
-        pointer.event_key, pointer.event_published, cast(pointer.event_data AS JSONB), pointer.step_name,
-        pointer.retry_count, cast(pointer.children AS JSONB), cast(pointer.context_item AS JSONB),
-        pointer.predecessor_id, cast(pointer.outcome AS JSONB), cast(pointer.scope AS JSONB),
-        cast(pointer.extension_attributes AS JSONB)
+        cast(pointer.persistence_data #>> '{}' AS JSONB), pointer.start_time, pointer.end_time, pointer.event_name,
+        pointer.event_key, pointer.event_published, cast(pointer.event_data #>> '{}' AS JSONB), pointer.step_name,
+        pointer.retry_count, cast(pointer.children #>> '{}' AS JSONB), cast(pointer.context_item #>> '{}' AS JSONB),
+        pointer.predecessor_id, cast(pointer.outcome #>> '{}' AS JSONB), cast(pointer.scope #>> '{}' AS JSONB),
+        cast(pointer.extension_attributes #>> '{}' AS JSONB)
     FROM named
-    CROSS JOIN LATERAL jsonb_array_elements(named.insert_execution_pointers) WITH ORDINALITY AS listed (item, place)
     CROSS JOIN
-        LATERAL jsonb_to_record(listed.item) AS pointer (
-            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
-            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
-            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
-            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
-        )
-    ORDER BY named.unit, listed.place
+        LATERAL jsonb_populate_recordset(
+            cast(NULL AS EXECUTION_POINTERS), named.insert_execution_pointers
+        ) WITH ORDINALITY AS pointer
+    ORDER BY named.unit, pointer.ordinality
 )
 
 SELECT named.unit, named.name
@@ -312,7 +304,7 @@ INNER JOIN held ON units.definition_id = held.definition_id;
 -- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
 -- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
 -- keep: the conditions on claim_token, revision and create_time; a late host would overwrite the work of another
--- keep: ORDER BY unit, place; pointers get their positions in this order
+-- keep: ORDER BY unit, ordinality; pointers get their positions in this order
 WITH units AS (
     SELECT unit.*
     FROM
@@ -375,20 +367,14 @@ replaced AS (
 ),
 
 pointers AS (
-    SELECT units.unit, listed.place, pointer.*
+    SELECT units.unit, pointer.*
     FROM units
     INNER JOIN updated ON units.unit = updated.unit
     CROSS JOIN
-        LATERAL jsonb_array_elements(
+        LATERAL jsonb_populate_recordset(
+            cast(NULL AS EXECUTION_POINTERS),
             coalesce(units.upsert_execution_pointers, '[]') || coalesce(units.insert_execution_pointers, '[]')
-        ) WITH ORDINALITY AS listed (item, place)
-    CROSS JOIN
-        LATERAL jsonb_to_record(listed.item) AS pointer (
-            id TEXT, workflow_id TEXT, step_id INT, active BOOLEAN, status TEXT, sleep_until TIMESTAMPTZ,
-            persistence_data TEXT, start_time TIMESTAMPTZ, end_time TIMESTAMPTZ, event_name TEXT, event_key TEXT,
-            event_published BOOLEAN, event_data TEXT, step_name TEXT, retry_count INT, children TEXT, context_item TEXT,
-            predecessor_id TEXT, outcome TEXT, scope TEXT, extension_attributes TEXT
-        )
+        ) WITH ORDINALITY AS pointer
 ),
 
 gone AS (
@@ -426,13 +412,13 @@ rewritten AS (
         outcome, scope, extension_attributes
     )
     SELECT
-        id, workflow_id, step_id, active, status, sleep_until, cast(persistence_data AS JSONB), start_time, end_time,
-        event_name, event_key, event_published, cast(event_data AS JSONB), step_name, retry_count,
-        cast(children AS JSONB), cast(context_item AS JSONB), predecessor_id, cast(outcome AS JSONB),
-        cast(scope AS JSONB), cast(extension_attributes AS JSONB)
+        id, workflow_id, step_id, active, status, sleep_until, cast(persistence_data #>> '{}' AS JSONB), start_time,
+        end_time, event_name, event_key, event_published, cast(event_data #>> '{}' AS JSONB), step_name, retry_count,
+        cast(children #>> '{}' AS JSONB), cast(context_item #>> '{}' AS JSONB), predecessor_id,
+        cast(outcome #>> '{}' AS JSONB), cast(scope #>> '{}' AS JSONB), cast(extension_attributes #>> '{}' AS JSONB)
     FROM pointers
     WHERE unit IN (SELECT replaced.unit FROM replaced)
-    ORDER BY unit, place
+    ORDER BY unit, ordinality
     ON CONFLICT (id) DO UPDATE SET
         workflow_id
         = CASE WHEN execution_pointers.workflow_id = excluded.workflow_id THEN excluded.workflow_id END,
@@ -465,13 +451,13 @@ written AS (
         outcome, scope, extension_attributes
     )
     SELECT
-        id, workflow_id, step_id, active, status, sleep_until, cast(persistence_data AS JSONB), start_time, end_time,
-        event_name, event_key, event_published, cast(event_data AS JSONB), step_name, retry_count,
-        cast(children AS JSONB), cast(context_item AS JSONB), predecessor_id, cast(outcome AS JSONB),
-        cast(scope AS JSONB), cast(extension_attributes AS JSONB)
+        id, workflow_id, step_id, active, status, sleep_until, cast(persistence_data #>> '{}' AS JSONB), start_time,
+        end_time, event_name, event_key, event_published, cast(event_data #>> '{}' AS JSONB), step_name, retry_count,
+        cast(children #>> '{}' AS JSONB), cast(context_item #>> '{}' AS JSONB), predecessor_id,
+        cast(outcome #>> '{}' AS JSONB), cast(scope #>> '{}' AS JSONB), cast(extension_attributes #>> '{}' AS JSONB)
     FROM pointers
     WHERE unit NOT IN (SELECT replaced.unit FROM replaced)
-    ORDER BY unit, place
+    ORDER BY unit, ordinality
     ON CONFLICT (id) DO UPDATE SET
         workflow_id
         = CASE WHEN execution_pointers.workflow_id = excluded.workflow_id THEN excluded.workflow_id END,
@@ -504,16 +490,14 @@ subscribed AS (
     SELECT
         subscription.id, subscription.workflow_id, subscription.step_id, subscription.execution_pointer_id,
         subscription.event_name, subscription.event_key, subscription.subscribe_as_of,
-        cast(subscription.subscription_data AS JSONB), subscription.external_token, subscription.external_worker_id,
-        subscription.external_token_expiry
+        cast(subscription.subscription_data #>> '{}' AS JSONB), subscription.external_token,
+        subscription.external_worker_id, subscription.external_token_expiry
     FROM units
     INNER JOIN updated ON units.unit = updated.unit
     CROSS JOIN
-        LATERAL jsonb_to_recordset(units.create_event_subscription) AS subscription (
-            id TEXT, workflow_id TEXT, step_id INT, execution_pointer_id TEXT, event_name TEXT, event_key TEXT,
-            subscribe_as_of TIMESTAMPTZ, subscription_data TEXT, external_token TEXT, external_worker_id TEXT,
-            external_token_expiry TIMESTAMPTZ
-        )
+        LATERAL jsonb_populate_recordset(
+            cast(NULL AS EVENT_SUBSCRIPTIONS), units.create_event_subscription
+        ) AS subscription
     ORDER BY subscription.id
 )
 

@@ -300,8 +300,8 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         if app_sql is not None:
             queries = queries.with_application(_load_postgres_application(Path(app_sql)))
         from wfe_sql.engines.postgres.engine import PostgresEngine
-        from wfe_sql.engines.postgres.pool import PostgresTarget
         from wfe_sql.engines.postgres.store import PostgresStore
+        from wfe_sql.engines.postgres.target import PostgresTarget
 
         location = parse_postgres_url(url)
         store = PostgresStore(
@@ -366,7 +366,7 @@ def _postgres_schema(queries: QuerySet) -> str:
 
 def _open_postgres_planner(url: str, queries: QuerySet) -> AbstractContextManager[Planner]:
     from wfe_sql.engines.postgres.plans import open_postgres_planner
-    from wfe_sql.engines.postgres.pool import PostgresTarget
+    from wfe_sql.engines.postgres.target import PostgresTarget
 
     location = parse_postgres_url(url)
     target = PostgresTarget(location.url, timedelta(seconds=10))

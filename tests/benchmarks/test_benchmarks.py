@@ -108,3 +108,12 @@ def test_an_idle_host_writes_nothing_and_needs_no_lock(tmp_path: Path) -> None:
 def test_an_idle_host_takes_a_transaction_id_only_to_begin_its_wait(tmp_path: Path) -> None:
     results = run(BENCHMARKS / "idle.py", tmp_path, "--postgres", "--seconds", "0.5")["results"]
     assert results["PostgreSQL"]["transaction ids"] <= 1
+
+
+@pytest.mark.parametrize("where", [[], ["--postgres", "--repeat", "1"]])
+def test_hosts_wait_for_events(tmp_path: Path, where: list[str]) -> None:
+    report = run(BENCHMARKS / "waiting.py", tmp_path, "--hosts", "2", "--events", "3", "--seconds", "0.1", *where)
+    figures = report["figures"]
+    assert report["hosts"] == 2
+    assert 0 < figures["wait, p50, ms"] <= figures["wait, p99, ms"]
+    assert ("lifecycle, per second, ratio" in figures) is bool(where)

@@ -17,8 +17,8 @@ from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.plans import PostgresPlanner
-from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.plans import Plan
 from wfe_sql.queries import Query, QuerySet
 from wfe_sql.testing.clock import ManualClock

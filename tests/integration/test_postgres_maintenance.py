@@ -30,8 +30,8 @@ from wfe_sql import (
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines import Statement
 from wfe_sql.engines.postgres.engine import PostgresEngine
-from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.testing import ManualClock, full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 

@@ -23,7 +23,8 @@ from wfe_sql import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
-from wfe_sql.engines.postgres.pool import ConnectionPool, PostgresTarget
+from wfe_sql.engines.postgres.pool import ConnectionPool
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.testing import full_event
 from wfe_sql.testing.samples import TIME
 
@@ -273,6 +274,22 @@ async def test_a_connection_that_comes_back_inside_a_transaction_is_not_lent_aga
         assert again is other
 
 
+async def test_callers_are_served_in_the_order_in_which_they_came(small_pool: ConnectionPool) -> None:
+    served: list[int] = []
+
+    async def use(number: int) -> None:
+        async with small_pool.connection():
+            served.append(number)
+            if number < 3:
+                later.append(asyncio.create_task(use(number + 10)))
+            await asyncio.sleep(0)
+
+    later: list[asyncio.Task[None]] = []
+    await asyncio.gather(*(use(number) for number in range(5)))
+    await asyncio.gather(*later)
+    assert served == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
 async def test_callers_that_are_cancelled_while_they_connect(small_pool: ConnectionPool) -> None:
     """At whatever step, the place is free again."""
     for steps in range(30):
@@ -389,7 +406,7 @@ async def test_a_server_that_takes_fewer_connections_than_the_pool_would_like(
 async def test_connections_that_the_server_takes_again(
     open_: Open, make_role: Callable[..., str], admin: Admin, by_hand: psycopg.AsyncConnection, pass_time: PassTime
 ) -> None:
-    """The pool has as many as it would like as soon as the server gives them."""
+    """The pool has as many as it would like within a second of the server giving them."""
     limited = make_role(connections=2)
     await open_()
     role = str(conninfo_to_dict(limited)["user"])
@@ -403,6 +420,7 @@ async def test_connections_that_the_server_takes_again(
     with pytest.raises(StoreUnavailableError, match="too many connections for role"):
         await _ends(host.get_runnable_instances(TIME), pass_time)
     admin("limit_role", role=role, connections=-1)
+    pass_time(1)
     others = [asyncio.create_task(host.get_runnable_instances(TIME)) for _ in range(3)]
     await _waits(admin, role, count=5)
     await by_hand.rollback()

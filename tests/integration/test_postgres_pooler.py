@@ -14,7 +14,7 @@ from poolers import pooler
 from wfe_sql import PostgresPersistenceProvider, ScheduledCommand, SerializationError, StoreError, WorkflowInstance
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.engines.postgres.plans import open_postgres_planner
-from wfe_sql.engines.postgres.pool import PostgresTarget
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.testing import full_event, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from conftest import Relay
 from servers import OwnServer
 from wfe_sql import PostgresPersistenceProvider, StoreReadOnlyError, StoreUnavailableError, WfeError, WorkflowInstance
-from wfe_sql.engines.postgres.pool import PostgresTarget
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.testing import full_event, full_instance
 from wfe_sql.testing.samples import TIME
 

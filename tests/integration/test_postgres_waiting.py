@@ -12,7 +12,7 @@ import pytest
 
 from poolers import pooler
 from servers import OwnServer
-from wfe_sql import Event, PostgresPersistenceProvider, ScheduledCommand, StoreUnavailableError, connect
+from wfe_sql import Event, PostgresPersistenceProvider, ScheduledCommand, StoreUnavailableError, UnitStats, connect
 from wfe_sql.testing import ManualClock, full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -195,6 +195,25 @@ async def test_a_listener_that_is_cut_off_is_replaced(
             other.execute("UPDATE events SET is_processed = false")
             await asyncio.wait_for(waiting, SOON)
             assert caplog.text == ""
+
+
+async def test_a_notification_ends_a_wait_without_another_look(
+    postgres_url: str, schema: str, clock: ManualClock, asks: Callable[[], int]
+) -> None:
+    looks: list[UnitStats] = []
+    options: dict[str, Any] = {
+        "clock": clock,
+        "fallback_interval": HOUR,
+        "poll_interval": HOUR,
+        "on_unit": looks.append,
+    }
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, **options) as provider:
+        waiting = await begin(provider, asks)
+        before = len(looks)
+        async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=clock) as other:
+            await other.create_event(due())
+            await asyncio.wait_for(waiting, SOON)
+        assert len(looks) == before
 
 
 async def test_a_notification_that_is_lost_costs_the_fallback_interval(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from wfe_sql.engines.alarms import Alarm, WakesOn
+from wfe_sql.engines.alarms import Alarm, Ring, WakesOn
 from wfe_sql.errors import ProviderClosedError, StoreError
 from wfe_sql.queries import QuerySet
 
@@ -189,7 +189,7 @@ class Engine(Protocol):
         """Whose commits an alarm rings on."""
         ...
 
-    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+    async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
         """Return what calls `ring`, on the event loop, when others have changed the store; the engine closes it.
 
         Where it cannot tell, because the store does not let it, it has the store looked at so often, in seconds.

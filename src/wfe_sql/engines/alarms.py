@@ -30,6 +30,18 @@ def forget(store_id: str, listener: Callable[[], None]) -> None:
         _RINGS.pop(store_id, None)
 
 
+class Ring(Protocol):
+    """What an alarm calls when it rings."""
+
+    def __call__(self, *, is_due: bool = False) -> None:
+        """Note that the store was changed.
+
+        Args:
+            is_due: Whether the change makes something due, now or later.
+        """
+        ...
+
+
 class Alarm(Protocol):
     """Rings when others have changed the store, if asked to."""
 

@@ -1,7 +1,7 @@
 """Waiting until there may be work: one watch for all tasks of a provider that wait."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +28,9 @@ tenth of the time."""
 
 _LONGEST_REST = 0.05
 """The longest such rest, in seconds."""
+
+_LINGER = 0.01
+"""Seconds for which the alarm stays set after everybody was told: they are about to claim what is due, or come back."""
 
 _FIRST_PAUSE = 0.001
 """Seconds until waiters that come back are woken again for the same work."""
@@ -116,6 +119,7 @@ class Watch:
         self._alarm: Alarm | None = None
         self._wake = asyncio.Event()
         self._is_rung = False
+        self._is_due = False
         self._is_closed = False
         self._changes = 0
         self._told: tuple[int, tuple[Any, ...]] | None = None
@@ -153,8 +157,13 @@ class Watch:
         """Stop listening for changes."""
         forget(self._engine.store_id, self.ring)
 
-    def ring(self) -> None:
-        """Note that the store was changed; called on any thread."""
+    def ring(self, *, is_due: bool = False) -> None:
+        """Note that the store was changed; called on any thread.
+
+        Args:
+            is_due: Whether the change makes something due, now or later: waiters are then told without a look.
+        """
+        self._is_due = self._is_due or is_due
         if not self._is_rung:
             self._is_rung = True
             task = self._task
@@ -201,8 +210,12 @@ class Watch:
             due = await self._look_and_tell()  # for commits from before the alarm was set
             took = time() - began
             await self._sleep(due, self._fallback_interval if at_most is None else at_most)
-            if self._waiting:
+            if self._is_due:
+                self._tell(self._waiting)
+            elif self._waiting:
                 await self._look_and_tell()
+            if not self._waiting:
+                await self._linger()
         finally:
             await alarm.rest()
         rest = began + min(2 * _REST * took, _LONGEST_REST) - time()
@@ -211,18 +224,27 @@ class Watch:
 
     async def _look_and_tell(self) -> _Due:
         self._wake.clear()
+        self._is_due = False
         if self._is_rung:
             self._is_rung = False
             self._changes += 1
         due = await self.look()
         now, time = self._clock(), asyncio.get_running_loop().time()
         tells = due.is_now and self._may_tell(due, time)
-        for told, until in list(self._waiting.items()):
-            if tells or (until is not None and until <= now):
-                del self._waiting[told]
-                if not told.done():
-                    told.set_result(None)
+        self._tell([told for told, until in self._waiting.items() if tells or (until is not None and until <= now)])
         return due
+
+    def _tell(self, those: Iterable[asyncio.Future[None]]) -> None:
+        for told in list(those):
+            del self._waiting[told]
+            if not told.done():
+                told.set_result(None)
+
+    async def _linger(self) -> None:
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                await self._wake.wait()
 
     def _may_tell(self, due: _Due, time: float) -> bool:
         """Tell whether to wake waiters for this work now; if so, note that they were."""

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import psycopg
 
+from wfe_sql.engines.alarms import Ring
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import text_of
 from wfe_sql.engines.postgres.store import PostgresStore
@@ -36,7 +36,7 @@ class PostgresAlarm:
         poll_interval: Seconds between two reads of the store while notifications cannot arrive.
     """
 
-    def __init__(self, store: PostgresStore, queries: QuerySet, ring: Callable[[], None], poll_interval: float) -> None:
+    def __init__(self, store: PostgresStore, queries: QuerySet, ring: Ring, poll_interval: float) -> None:
         self._store = store
         self._queries = queries
         self._ring = ring
@@ -159,12 +159,12 @@ class PostgresAlarm:
     def _tell_notified(self, connection: Connection) -> None:
         while notification := connection.pgconn.notifies():
             if notification.extra.decode() == self._store.schema:
-                self._ring()
+                self._ring(is_due=True)
 
     def _notified(self, notification: psycopg.Notify) -> None:
         """Handle a notification that came while a statement ran."""
         if notification.payload == self._store.schema:
-            self._ring()
+            self._ring(is_due=True)
 
     def _lose(self, connection: Connection, reason: str) -> None:
         self._drop(connection)

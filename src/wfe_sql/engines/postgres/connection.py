@@ -25,7 +25,8 @@ class Connection(psycopg.AsyncConnection[Any]):
     Attributes:
         patience: Seconds that the server may take for an answer; None for no limit.
         cut_because: Why it was cut, if it was.
-        is_given_up: Whether it must not be lent again: a request to cancel may hit the next statement.
+        is_given_up: Whether it must not be lent again: it is to be replaced, or a request to cancel may hit the next
+            statement.
         run_shared: Set if a pooler lends a server's connection for one transaction at a time, so that settings may be
             gone. Each transaction then begins with the settings (`set_up_connection`), and a single statement is its
             own transaction, in one round trip.

@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 
 from wfe_sql.arguments import encode_ids
 from wfe_sql.engines import Home, Read, Results, Script, Statement, Unit, check_usable, not_open
-from wfe_sql.engines.alarms import Alarm, WakesOn, ring
+from wfe_sql.engines.alarms import Alarm, Ring, WakesOn, ring
 from wfe_sql.engines.joining import Entrance, play, run_at_once
 from wfe_sql.engines.postgres.alarm import PostgresAlarm
 from wfe_sql.engines.postgres.connection import Attempt, Connection
@@ -185,7 +185,7 @@ class PostgresEngine:
 
     wakes_on: WakesOn = "store"
 
-    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+    async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
         """Return an alarm that rings when the server notifies of a change, on a connection of its own."""
         self.check_open()
         self._alarm = PostgresAlarm(self._store, self._queries, ring, poll_interval)

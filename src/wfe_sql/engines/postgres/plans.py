@@ -17,8 +17,8 @@ import psycopg
 from wfe_sql.engines.parameters import number_parameters
 from wfe_sql.engines.postgres.connection import Connection
 from wfe_sql.engines.postgres.errors import is_lost, store_error, text_of
-from wfe_sql.engines.postgres.pool import PostgresTarget
 from wfe_sql.engines.postgres.store import PostgresStore
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.errors import StoreError
 from wfe_sql.plans import Contents, Plan
 from wfe_sql.queries import Query, QuerySet

@@ -22,7 +22,7 @@ from wfe_sql.engines.postgres.errors import (
     store_error,
     text_of,
 )
-from wfe_sql.engines.postgres.pool import PostgresTarget
+from wfe_sql.engines.postgres.target import PostgresTarget
 from wfe_sql.engines.postgres.tuning import check_tuned_postgres, tuned_query_error
 from wfe_sql.engines.stores import (
     UNFINISHED_COPY,

@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 
+from wfe_sql.engines.alarms import Ring
 from wfe_sql.engines.sqlite.lanes import WorkerConnection
 from wfe_sql.engines.sqlite.store import SqliteStore
 from wfe_sql.errors import StoreError
@@ -27,9 +27,7 @@ class SqliteAlarm:
         ring: Called when the file was changed or cannot be checked, once for each `ask`.
     """
 
-    def __init__(
-        self, connection: WorkerConnection, store: SqliteStore, queries: QuerySet, ring: Callable[[], None]
-    ) -> None:
+    def __init__(self, connection: WorkerConnection, store: SqliteStore, queries: QuerySet, ring: Ring) -> None:
         self.connection = connection
         self._store = store
         self._queries = queries

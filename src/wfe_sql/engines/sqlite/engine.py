@@ -19,7 +19,7 @@ from typing import Any
 
 from wfe_sql.damaged import UNPARSED
 from wfe_sql.engines import Home, Read, Results, Script, Statement, UniqueViolationError, Unit, check_usable, not_open
-from wfe_sql.engines.alarms import Alarm, NoAlarm, WakesOn, ring
+from wfe_sql.engines.alarms import Alarm, NoAlarm, Ring, WakesOn, ring
 from wfe_sql.engines.joining import Entrance, unusable
 from wfe_sql.engines.queues import Job, Outcome
 from wfe_sql.engines.reporting import Reporter
@@ -232,7 +232,7 @@ class SqliteEngine:
         """Whose commits an alarm rings on; in memory there is nobody else."""
         return "process" if self._target.path is None else "store"
 
-    async def open_alarm(self, ring: Callable[[], None], poll_interval: float) -> Alarm:
+    async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
         """Return what rings when the file was changed, on a connection of its own."""
         self.check_open()
         if self._target.path is None:
