@@ -34,7 +34,7 @@ async def _claimed(provider: PersistenceProvider, lease: timedelta = LEASE) -> C
 async def _claim(provider: PersistenceProvider, worker_id: str, lease: timedelta = LEASE) -> Claim:
     async with asyncio.timeout(10):
         while not (claims := await provider.claim_runnable_instances(TIME, worker_id, lease=lease, limit=1)):
-            await asyncio.sleep(0)  # a renewal of the last holder may be looking at the row
+            pass  # a renewal of the last holder may be looking at the row
     (claim,) = claims
     return claim
 
