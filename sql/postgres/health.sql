@@ -275,6 +275,54 @@ FROM (
 ORDER BY table_name, row_id COLLATE "C"
 LIMIT :row_limit;
 
+-- name: find_missing_pointers(row_limit)
+-- What waits for a pointer that its workflow, which is unfinished, does not have: table, id, the column and its value, and
+-- the workflow. Other references to pointers do not count: hosts may remove pointers that are done.
+-- used by: check
+-- scan: open subscriptions, and all pointers
+SELECT table_name, row_id, column_name, missing, workflow_id
+FROM (
+    SELECT
+        'event_subscriptions' AS table_name, event_subscriptions.id AS row_id, 'execution_pointer_id' AS column_name,
+        event_subscriptions.execution_pointer_id AS missing, event_subscriptions.workflow_id
+    FROM event_subscriptions
+    WHERE
+        NOT event_subscriptions.terminated
+        AND NOT EXISTS (
+            SELECT 1
+            FROM execution_pointers
+            WHERE
+                execution_pointers.id = event_subscriptions.execution_pointer_id
+                AND execution_pointers.workflow_id = event_subscriptions.workflow_id
+        )
+        AND EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE workflows.id = event_subscriptions.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
+        )
+    UNION ALL
+    SELECT
+        'execution_pointers' AS table_name, execution_pointers.id AS row_id, 'predecessor_id' AS column_name,
+        execution_pointers.predecessor_id AS missing, execution_pointers.workflow_id
+    FROM execution_pointers
+    WHERE
+        execution_pointers.status = 'PendingPredecessor' AND execution_pointers.predecessor_id IS NOT NULL
+        AND NOT EXISTS (
+            SELECT 1
+            FROM execution_pointers AS predecessors
+            WHERE
+                predecessors.id = execution_pointers.predecessor_id
+                AND predecessors.workflow_id = execution_pointers.workflow_id
+        )
+        AND EXISTS (
+            SELECT 1
+            FROM workflows
+            WHERE workflows.id = execution_pointers.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
+        )
+) AS waiting
+ORDER BY table_name, row_id COLLATE "C"
+LIMIT :row_limit;
+
 -- name: check_integrity(row_limit)
 -- The problems that PostgreSQL knows of: indexes that it does not use, because building them failed.
 -- https://www.postgresql.org/docs/current/catalog-pg-index.html

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from wfe_sql.codecs import EPOCH, INTEGER, TEXT, Codec, json_encoder, utc_of
+from wfe_sql.codecs import EPOCH, ID_TO_FIND, INTEGER, TEXT, Codec, json_encoder, utc_of
 from wfe_sql.errors import SerializationError
 
 _T = TypeVar("_T")
@@ -48,6 +48,15 @@ def encode_key(name: str, value: str) -> Any:
         SerializationError: It is not text.
     """
     return encode_argument(name, TEXT, value)
+
+
+def encode_id(name: str, value: str) -> Any:
+    """Return the id of what is looked up as a parameter of a query.
+
+    Raises:
+        SerializationError: It is not text, or contains a NUL character, which no id does.
+    """
+    return encode_argument(name, ID_TO_FIND, value)
 
 
 def encode_ids(ids: Iterable[str | int]) -> str:

@@ -54,14 +54,19 @@ def _encode_text(value: Any) -> str:
     return value
 
 
+def _encode_id_to_find(value: Any) -> str:
+    text = _encode_text(value)
+    if "\0" in text:
+        raise ValueError(f"contains a NUL character, which an id must not: {text!r}")
+    return text
+
+
 def _encode_id(value: Any) -> str:
     if type(value) is str and value.isascii() and value and "\0" not in value:
         return value
-    text = _encode_text(value)
+    text = _encode_id_to_find(value)
     if not text:
         raise ValueError("must not be empty")
-    if "\0" in text:
-        raise ValueError(f"contains a NUL character, which an id must not: {text!r}")
     return text
 
 
@@ -299,6 +304,7 @@ def words(kind: type[StrEnum]) -> Codec:
 
 
 ID = Codec(_encode_id, _read_text)
+ID_TO_FIND = Codec(_encode_id_to_find, _read_text)
 TOKEN = Codec(_encode_token, _read_text)
 TEXT = Codec(_encode_text, _read_text)
 INTEGER = Codec(_encode_integer, _read_integer)

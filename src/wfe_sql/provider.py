@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from wfe_sql.arguments import encode_key, encode_limit, to_utc
+from wfe_sql.arguments import encode_id, encode_limit, to_utc
 from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import StoreError
 from wfe_sql.maintenance import Maintenance
@@ -108,7 +108,7 @@ class SqlPersistenceProvider(
         if workflow_id is None:
             statement = Statement("get_execution_errors", params)
         else:
-            params["workflow_id"] = encode_key("workflow_id", workflow_id)
+            params["workflow_id"] = encode_id("workflow_id", workflow_id)
             statement = Statement("get_execution_errors_of_workflow", params)
         (rows,) = await self._engine.read([statement])
         return EXECUTION_ERRORS.decode_all([row[0] for row in rows], [row[1] for row in rows])

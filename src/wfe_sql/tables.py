@@ -146,6 +146,13 @@ class ModelTable(Table, Generic[_T]):
         decoded: Any = msgspec.defstruct(model.__name__, self._types.items()) if self._is_struct else model
         self._decoder = msgspec.json.Decoder(list[decoded])
 
+    def field_of(self, column: str) -> str | None:
+        """Return the field of a column as errors name it, such as "Event.id"; None if it is not a field."""
+        return next((self._name(field) for field, found in self.fields.items() if found.name == column), None)
+
+    def _name(self, field: str) -> str:
+        return f"{self._model.__name__}.{field}"
+
     def encode(self, item: _T) -> Row:
         """Return the object's columns by name.
 
@@ -165,7 +172,7 @@ class ModelTable(Table, Generic[_T]):
             for (name, encode, optional), value in zip(self._encoders, values, strict=True):
                 row[name] = None if value is None and optional else encode(value)
         except (ValueError, TypeError) as error:
-            field = f"{self._model.__name__}.{list(self.fields)[len(row)]}"
+            field = self._name(list(self.fields)[len(row)])
             raise SerializationError(f"{field} {error}", field=field) from error
         return row
 

@@ -31,8 +31,27 @@ class SqliteTarget:
     path: Path | None
     mode: str = "rwc"
 
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            check_name(self.path)
+
     def __str__(self) -> str:
         return ":memory:" if self.path is None else str(self.path)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that no file can have.
+
+    Raises:
+        StoreError: It contains a NUL character or a lone surrogate.
+    """
+    try:
+        if b"\0" in os.fsencode(path):
+            raise StoreError(f"{str(path)!r} cannot be the path of a file: it contains a NUL character")
+    except UnicodeEncodeError as error:
+        raise StoreError(
+            f"{str(path)!r} cannot be the path of a file: it contains a lone surrogate at index {error.start}"
+        ) from error
 
 
 def scheme_of(url: str | os.PathLike[str]) -> str:
@@ -94,7 +113,7 @@ def parse_sqlite_url(url: str | os.PathLike[str]) -> SqliteTarget:
     `?mode=ro`, `rw` or `rwc` may follow. A path-like object is used as it is.
 
     Raises:
-        StoreError: The URL has another scheme, does not name a file, or has an unknown option.
+        StoreError: The URL has another scheme, does not name a file that can exist, or has an unknown option.
     """
     if not isinstance(url, str):
         return SqliteTarget(Path(url))

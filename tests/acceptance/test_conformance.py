@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poolers import TRACKS_SINCE, pooler, version
+from poolers import pooler
 from wfe_sql import PersistenceProvider, PostgresPersistenceProvider, SqlitePersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.provider import SqlPersistenceProvider
@@ -75,8 +75,6 @@ def make_provider(
         return lambda: SqlitePersistenceProvider(path, max_connections=connections, clock=clock)
     url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("empty_schema")
     if through := backend.partition(" through ")[2]:
-        if through == "session" and version() < TRACKS_SINCE:
-            pytest.skip("PgBouncer 1.18 may end itself when a client that waits for a notification goes")
         url = request.getfixturevalue("poolers")(through)
     connections = 1 if backend.endswith("one connection") else 10
     tuned = request.getfixturevalue("plans_as_on_citus") if backend.endswith("as on Citus") else None

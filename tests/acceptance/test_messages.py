@@ -219,7 +219,7 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
     await provider.claim_runnable_instances(TIME, "host-1", lease=minutes, limit=1)
     await provider.claim_runnable_events(TIME, "host-1", lease=minutes, limit=1)
     await provider.create_event_subscription(
-        full_subscription(id="s", workflow_id="w", external_token_expiry=TIME + minutes)
+        full_subscription(id="s", workflow_id="w", execution_pointer_id="p1", external_token_expiry=TIME + minutes)
     )
     orphan = full_subscription(id="s2", workflow_id="gone", external_token=None, external_token_expiry=None)
     await provider.create_event_subscription(orphan)
@@ -250,5 +250,7 @@ async def test_findings(provider: SqlPersistenceProvider, wfe_clock: ManualClock
         "event_subscriptions.workflow_id",
         "execution_errors.workflow_id",
         "scheduled_commands.data",
+        "event_subscriptions.execution_pointer_id",
     ]
     assert "'gone', which does not exist" in orphans[2]
+    assert "'p1', which is not a pointer of workflow 'w', so it waits forever; add the pointer" in orphans[3]

@@ -23,9 +23,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from wfe_sql import ExecutionPointer, StoreError, WfeError, WorkflowInstance, WorkflowStatus, connect
+from wfe_sql import ExecutionPointer, PointerStatus, StoreError, WfeError, WorkflowInstance, WorkflowStatus, connect
 from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.testing import full_event, full_instance, full_subscription
+from wfe_sql.testing import full_event, full_instance, full_pointer, full_subscription
 
 WRITER = Path(__file__).with_name("writer.py")
 OLD_FILE = Path(__file__).parents[1] / "data" / "wfe-sqlite-1.0.0.db"
@@ -173,10 +173,17 @@ async def flips(folder: Path, count: int) -> bool:
     file, copy = folder / "store.db", folder / "copy.db"
     async with connect(file) as provider:
         for number in range(20):
-            await provider.create_new_workflow(full_instance(id=f"workflow-{number}", name=f"order-{number}"))
+            ids = [f"pointer-{number}-{step}" for step in range(3)]
+            pointers = [
+                full_pointer(id=ids[0], children=[ids[1]], scope=[], predecessor_id=None),
+                full_pointer(id=ids[1], step_id=4, children=[], scope=[ids[0]], predecessor_id=ids[0]),
+                ExecutionPointer(id=ids[2], step_id=5, status=PointerStatus.PendingPredecessor, predecessor_id=ids[0]),
+            ]
+            workflow = full_instance(id=f"workflow-{number}", name=f"order-{number}", execution_pointers=pointers)
+            await provider.create_new_workflow(workflow)
             await provider.create_event(full_event(id=f"event-{number}"))
             await provider.create_event_subscription(
-                full_subscription(id=f"s-{number}", workflow_id=f"workflow-{number}")
+                full_subscription(id=f"s-{number}", workflow_id=workflow.id, execution_pointer_id=ids[1])
             )
         expected, always = await dumped(provider), await findings(provider)
     whole = file.read_bytes()
@@ -306,12 +313,14 @@ COMMANDS: dict[str, tuple[Callable[[Path, Any], Awaitable[bool] | bool], str, fl
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="Where the files are made, such as a small file system.")
+    parser.add_argument("--seed", type=int, help="Flip, cut and kill at the same places as another run with this seed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (function, option, default) in COMMANDS.items():
         command = commands.add_parser(name, help=function.__doc__)
         command.add_argument(f"--{option}", type=type(default), default=default, help=f"{default} unless it is said")
     arguments = parser.parse_args()
     function, option, _ = COMMANDS[arguments.command]
+    random.seed(arguments.seed)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         result = function(Path(folder), getattr(arguments, option))

@@ -137,7 +137,7 @@ PARAMS_OF_QUERY: Mapping[str, Params] = {
 
 FIND_NOTHING = {
     *("check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id", "find_old_snapshots"),
-    "hold_rows",
+    *("find_missing_pointers", "hold_rows"),
 }
 """Queries that return what is wrong, and nothing is."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wfe_sql import CorruptRowError, ScheduledCommand, WfeError, WorkflowStatus, connect
+from wfe_sql import CorruptRowError, ScheduledCommand, StoreCorruptError, WfeError, WorkflowStatus, connect
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
@@ -110,6 +110,19 @@ async def test_an_index_that_finds_the_rows_of_others(tmp_path: Path) -> None:
     async with connect(file) as provider:
         with pytest.raises(CorruptRowError, match="index and table disagree on a pointer of workflow 'workflow-,'"):
             await provider.get_workflow_instances(["workflow-1"])
+
+
+@pytest.mark.parametrize("mode", ["rwc", "ro"])
+async def test_a_schema_that_is_not_text(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "store.db"
+    async with connect(file):
+        pass
+    content = bytearray(file.read_bytes())
+    content[content.index(b"'step_id', step_id") + 1] = 0xFF  # SQLite itself still parses it
+    file.write_bytes(content)
+    with pytest.raises(StoreCorruptError, match="is damaged: Could not decode to UTF-8"):
+        async with connect(f"sqlite://{file}?mode={mode}"):
+            pass
 
 
 async def test_pointers_whose_workflow_was_deleted_by_hand(tmp_path: Path) -> None:

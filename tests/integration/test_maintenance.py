@@ -334,6 +334,14 @@ async def test_a_backup_of_what_is_not_a_store_is_an_error(
     assert not list(tmp_path.glob("*backup*"))
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+async def test_a_backup_to_a_path_that_no_file_can_have(
+    tmp_path: Path, provider: SqlitePersistenceProvider, name: str
+) -> None:
+    with pytest.raises(StoreError, match=r"'.*a\\\w+b' cannot be the path of a file"):
+        await provider.backup(tmp_path / name)
+
+
 async def test_a_backup_that_a_full_disk_cuts_off_names_the_copy(file: Path, tmp_path: Path) -> None:
     async with SqlitePersistenceProvider(file) as provider:
         await provider.persist_errors(

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from wfe_sql import PostgresPersistenceProvider, ProviderClosedError, StoreError
+from stores import tuned
+from wfe_sql import PostgresPersistenceProvider, ProviderClosedError, ScheduledCommand, StoreBusyError, StoreError
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.testing import full_event, sample_instance
 from wfe_sql.testing.samples import TIME
@@ -104,6 +105,53 @@ def assert_sound(
     return assert_sound
 
 
+# statements that end before their time
+
+
+@pytest.mark.parametrize("call", ["of a group", "alone", "of a unit"])
+async def test_an_error_of_the_statement_timeout_says_how_long_that_is(
+    postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection, call: str
+) -> None:
+    timeout = timedelta(milliseconds=100)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, statement_timeout=timeout) as provider:
+        await provider.create_event(full_event(id="e1"))
+        await provider.schedule_command(ScheduledCommand.process_event("e1", 0))
+        await by_hand.execute("LOCK TABLE events, scheduled_commands")
+        with pytest.raises(StoreBusyError, match="took longer than the statement timeout") as raised:
+            if call == "of a group":
+                await provider.mark_event_processed("e1")
+            elif call == "alone":
+                await provider.schedule_command(ScheduledCommand.process_event("e1", 0))
+            else:
+                async with provider.unit() as unit:
+                    unit.mark_event_processed("e1")
+                    unit.schedule_command(ScheduledCommand.process_event("e1", 0))
+        assert raised.value.timeout == timeout
+
+
+async def test_opening_a_store_whose_tables_are_locked_says_how_long_it_waited(
+    provider: PostgresPersistenceProvider, postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection
+) -> None:
+    timeout = timedelta(milliseconds=100)
+    await by_hand.execute("LOCK TABLE wfe_sql_store")
+    with pytest.raises(StoreBusyError, match="took longer than the statement timeout") as raised:
+        await PostgresPersistenceProvider(postgres_url, schema=schema, statement_timeout=timeout).open()
+    assert raised.value.timeout == timeout
+
+
+async def test_a_statement_that_an_administrator_cancels(
+    provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection, postgres_url: str
+) -> None:
+    await provider.create_event(full_event(id="e1"))
+    await by_hand.execute("LOCK TABLE events")
+    marking = asyncio.create_task(provider.mark_event_processed("e1"))
+    await _somebody_waits(by_hand)
+    await by_hand.execute("SELECT pg_cancel_backend(pid) FROM pg_locks WHERE NOT granted")
+    with pytest.raises(StoreBusyError, match="somebody cancelled a statement") as raised:
+        await marking
+    assert raised.value.timeout is None
+
+
 # cancellation
 
 
@@ -122,6 +170,37 @@ async def test_a_caller_that_is_cancelled_while_its_statement_waits(
     await other
     await assert_sound()
     assert (await provider.get_event("e2")).is_processed is True
+
+
+async def test_close_waits_until_requests_to_cancel_are_over(
+    postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection
+) -> None:
+    """The end of the event loop would break them off, and PgBouncer before 1.19.1 ends itself then."""
+    for number in range(20):
+        async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
+            await provider.create_event(full_event(id=f"e{number}", is_processed=False))
+            await by_hand.execute("UPDATE events SET event_data = event_data")
+            marking = asyncio.create_task(provider.mark_event_processed(f"e{number}"))
+            await _somebody_waits(by_hand)
+            marking.cancel()
+            await asyncio.wait([marking])
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await by_hand.rollback()
+
+
+async def test_close_waits_until_the_listening_connection_is_given_up(
+    postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection, tmp_path: Path
+) -> None:
+    """That sends a request to cancel, too."""
+    change = ("get_reason_not_to_listen", "FROM pg_extension", "FROM wfe_sql_store, pg_extension")
+    sql_dir = tuned(load_postgres_queries(), tmp_path / "sql", change)
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=sql_dir) as provider:
+        await by_hand.execute("LOCK TABLE wfe_sql_store IN ACCESS EXCLUSIVE MODE")
+        waiting = asyncio.create_task(provider.wait_for_work())
+        await _somebody_waits(by_hand)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize("steps", range(12))

@@ -240,8 +240,10 @@ async def test_one_bad_unit_of_many_fails_alone(provider: PostgresPersistencePro
         "beyond 32 bits": (ValueError, "version .* 32 bits"),
     }
     kind, message = errors[bad]
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as raised:
         raise outcomes[31] or AssertionError("it was stored")
+    fields = {"NUL": "ExecutionPointer.outcome", "beyond 32 bits": "WorkflowInstance.version"}
+    assert getattr(raised.value, "field", None) == fields.get(bad)
     assert [outcome for at, outcome in enumerate(outcomes) if at != 31] == [None] * 63
     assert relay.round_trips < 40  # each of its batch is tried once
     instances[31] = before

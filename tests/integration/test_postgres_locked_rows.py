@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -212,6 +213,45 @@ async def test_many_who_want_one_locked_row_leave_connections_to_others(
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     refused = sum(isinstance(outcome, SubscriptionTokenError) for outcome in outcomes)
     assert refused == (COUNT - 1 if name == "clear_subscription_token" else 0)
+
+
+@pytest.mark.parametrize("name", ["set_subscription_token", "schedule_command", "unit"])
+async def test_many_locked_rows_of_calls_that_run_alone_leave_a_connection_to_reads(
+    postgres_url: str, schema: str, somebody: psycopg.Connection, tmp_path: Path, name: str
+) -> None:
+    """Polls, and what `wait_for_work` looks at, run alone too."""
+    (tmp_path / "own.sql").write_text(
+        "-- name: touch_command(key)!\n-- Changes nothing.\n"
+        "UPDATE scheduled_commands SET execute_time = execute_time WHERE data = :key;\n"
+    )
+    async with PostgresPersistenceProvider(
+        postgres_url, schema=schema, clock=ManualClock(), app_sql=tmp_path
+    ) as provider:
+        keys = [f"k{n}" for n in range(COUNT)]
+        for key in keys:
+            await provider.create_event_subscription(full_subscription(id=key, external_token=None))
+            await provider.schedule_command(ScheduledCommand.process_event(key, 0))
+        somebody.execute("SELECT 1 FROM event_subscriptions FOR UPDATE")
+        somebody.execute("SELECT 1 FROM scheduled_commands FOR UPDATE")
+
+        async def call(key: str) -> None:
+            if name == "set_subscription_token":
+                await provider.set_subscription_token(key, "t", "worker", TIME + LEASE)
+            elif name == "schedule_command":
+                await provider.schedule_command(ScheduledCommand.process_event(key, -1))
+            else:
+                async with provider.unit() as unit:
+                    unit.run("touch_command", key=key)
+
+        waiting = [asyncio.ensure_future(call(key)) for key in keys]
+        try:
+            async with asyncio.timeout(10):
+                for _ in range(3):
+                    await provider.get_runnable_instances(TIME)
+            assert not any(call.done() for call in waiting)
+        finally:
+            somebody.rollback()
+            await asyncio.gather(*waiting)
 
 
 async def test_waiting_for_a_locked_row_ends_for_all_who_want_it(

@@ -21,7 +21,7 @@ from wfe_sql import (
     WorkflowAlreadyExistsError,
 )
 from wfe_sql.engines.postgres.store import check_server_version
-from wfe_sql.testing import full_event, full_instance, full_subscription, sample_instance
+from wfe_sql.testing import full_event, full_instance, full_pointer, full_subscription, sample_instance
 
 REFERENCE = (Path(__file__).parent.parent / "data" / "wfe-postgres-1.11.4.sql").read_text(encoding="utf-8")
 """What the reference runs on an empty schema, and on one that others made."""
@@ -400,17 +400,23 @@ LONG = "".join(chr(65 + (at * at) % 26) + str(at) for at in range(3_000))
 async def test_a_text_that_is_too_long_for_an_index_is_refused_by_its_field(postgres_url: str, schema: str) -> None:
     async with PostgresPersistenceProvider(postgres_url, schema=schema) as provider:
         refused = {
-            "id": provider.create_new_workflow(sample_instance(id=LONG, name="n")),
-            "name": provider.create_new_workflow(sample_instance(name=LONG)),
-            "event_key": provider.create_event(full_event(event_key=LONG)),
-            "event_name": provider.create_event_subscription(full_subscription(event_name=LONG)),
+            "WorkflowInstance.id": provider.create_new_workflow(sample_instance(id=LONG, name="n")),
+            "WorkflowInstance.name": provider.create_new_workflow(sample_instance(name=LONG)),
+            "ExecutionPointer.id": provider.create_new_workflow(
+                sample_instance(execution_pointers=[full_pointer(id=LONG)])
+            ),
+            "Event.event_key": provider.create_event(full_event(event_key=LONG)),
+            "EventSubscription.event_name": provider.create_event_subscription(full_subscription(event_name=LONG)),
             "definition_id": provider.next_definition_sequence(LONG),
-            "data": provider.schedule_command(wfe_sql.ScheduledCommand.process_workflow(LONG, 5)),
+            "ScheduledCommand.data": provider.schedule_command(wfe_sql.ScheduledCommand.process_workflow(LONG, 5)),
         }
         for field, call in refused.items():
-            message = f"^{field} .*has {len(LONG):,} bytes, and an index entry can have at most about 2,700 bytes"
-            with pytest.raises(SerializationError, match=message):
+            column = field.rpartition(".")[2]
+            message = f"^{column} .*has {len(LONG):,} bytes, and an index entry can have at most about 2,700 bytes"
+            with pytest.raises(SerializationError, match=message) as raised:
                 await call
+            assert raised.value.field == field
+            assert len(str(raised.value)) < 300
         await provider.create_event(full_event(event_data=LONG))
 
 

@@ -166,19 +166,23 @@ async def test_an_idle_wait_commits_nothing(
         waiting.cancel()
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
 async def test_a_listener_that_is_cut_off_is_replaced(
     postgres_url: str,
+    relay: Any,
     schema: str,
     clock: ManualClock,
     asks: Callable[[], int],
     caplog: pytest.LogCaptureFixture,
+    is_remote: bool,
 ) -> None:
+    url = relay.url if is_remote else postgres_url
     options: dict[str, Any] = {"clock": clock, "fallback_interval": HOUR, "poll_interval": SHORT}
     kill = (
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' "
         "AND classid::int8::bit(32)::int = hashtext('wfe_sql waits') AND objid::int8::bit(32)::int = hashtext(%s)"
     )
-    async with PostgresPersistenceProvider(postgres_url, schema=schema, **options) as provider:
+    async with PostgresPersistenceProvider(url, schema=schema, **options) as provider:
         waiting = await begin(provider, asks)
         with psycopg.connect(postgres_url, autocommit=True) as other:
             assert other.execute(kill, [schema]).fetchall() == [(True,)]

@@ -25,14 +25,20 @@ LEASE = timedelta(minutes=1)
 async def test_each_call_with_it_fails_alone(
     connect_store: Callable[..., SqlPersistenceProvider], backend: str, text: str
 ) -> None:
-    """Refused, or not found where it can be stored; what is asked for at the same time is answered."""
+    """Refused, or not found where it can be stored, which no id can; what is asked for at the same time is answered."""
     async with connect_store() as provider:
         await provider.create_event(full_event(id="e1"))
         await provider.create_event_subscription(full_subscription(id="s1", external_token=None))
         claims = [Claim(kind=kind, id=text, token="t", worker_id="w", expires_at=TIME) for kind in ClaimKind]
-        calls = [
-            provider.get_workflow_instance(text),
+        names_and_keys = [
             provider.get_workflow_instance_by_name(text),
+            provider.get_events(text, "k1", TIME),
+            provider.get_events("paid", text, TIME),
+            provider.get_subscriptions(text, "k1", TIME),
+            provider.get_first_open_subscription("paid", text, TIME),
+        ]
+        ids = [
+            provider.get_workflow_instance(text),
             provider.get_workflow_instances([text]),
             provider.delete_workflow(text),
             provider.list_workflows(definition_id=text),
@@ -42,13 +48,9 @@ async def test_each_call_with_it_fails_alone(
             *(provider.renew_claim(claim, LEASE) for claim in claims),
             *(provider.release_claim(claim) for claim in claims),
             provider.get_event(text),
-            provider.get_events(text, "k1", TIME),
-            provider.get_events("paid", text, TIME),
             provider.mark_event_processed(text),
             provider.mark_event_unprocessed(text),
             provider.get_subscription(text),
-            provider.get_subscriptions(text, "k1", TIME),
-            provider.get_first_open_subscription("paid", text, TIME),
             provider.terminate_subscription(text),
             provider.set_subscription_token(text, "t", "w", TIME),
             provider.set_subscription_token("s1", text, "w", TIME),
@@ -61,11 +63,11 @@ async def test_each_call_with_it_fails_alone(
         ]
         (event, free), outcomes = await asyncio.gather(
             asyncio.gather(provider.get_event("e1"), provider.get_subscription("s1")),
-            asyncio.gather(*calls, return_exceptions=True),
+            asyncio.gather(*names_and_keys, *ids, return_exceptions=True),
         )
         assert (event.id, free.external_token) == ("e1", None)
         for number, outcome in enumerate(outcomes):
-            if backend == "sqlite" and text == "a\0b":
+            if backend == "sqlite" and text == "a\0b" and number < len(names_and_keys):
                 assert isinstance(outcome, WfeError) or not getattr(outcome, "items", outcome), (number, outcome)
             else:
                 assert isinstance(outcome, SerializationError), (number, outcome)

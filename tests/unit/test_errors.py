@@ -92,6 +92,7 @@ async def test_a_value_that_cannot_be_stored(provider: SqlitePersistenceProvider
     await check(provider.get_workflow_instances("w"), wrong, field="ids")
     claiming = provider.claim_runnable_instances(TIME, "worker", lease=-_LEASE, limit=1)
     await check(claiming, wrong, field="lease")
+    await check(provider.change("w", "text"), wrong, field="function")  # type: ignore[arg-type]
     await check(provider.create_event(sample_instance()), wrong, field=None)  # type: ignore[arg-type]
 
 

@@ -62,6 +62,22 @@ def test_what_is_refused(url: str, message: str) -> None:
         connect(url)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tmp/x\0.db",
+        "sqlite:///tmp/x\0.db?mode=ro",
+        "sqlite:///tmp/x%00.db",
+        Path("/tmp/x\0.db"),
+        "/tmp/x\ud800.db",
+        Path("/tmp/x\ud800.db"),
+    ],
+)
+def test_a_path_that_no_file_can_have(path: str | Path) -> None:
+    with pytest.raises(StoreError, match=r"^'/tmp/x\\(x00|ud800)\.db' cannot be .* a (NUL|lone surrogate)"):
+        connect(path)
+
+
 def test_pairs_of_postgresql_are_no_path_of_sqlite_either() -> None:
     with pytest.raises(StoreError, match="a URL, not host="):
         SqlitePersistenceProvider("host=db dbname=wfe")

@@ -213,13 +213,30 @@ async def _check_whether_finished(read: Read) -> list[Finding]:
 
 async def _check_references(read: Read) -> list[Finding]:
     limit = {"row_limit": _FINDINGS}
-    strays, orphans = await read([Statement("check_foreign_keys", limit), Statement("find_orphans", limit)])
+    strays, orphans, waiting = await read(
+        [
+            Statement("check_foreign_keys", limit),
+            Statement("find_orphans", limit),
+            Statement("find_missing_pointers", limit),
+        ]
+    )
     return [
-        Finding(FindingKind.ForeignKey, f"{table} row {number} refers to a missing row of {parent}")
-        for table, number, parent in strays
-    ] + [
-        Finding(FindingKind.Orphan, f"{table}.{column} of id {id_!r} is {missing!r}, which does not exist")
-        for table, id_, column, missing in orphans
+        *(
+            Finding(FindingKind.ForeignKey, f"{table} row {number} refers to a missing row of {parent}")
+            for table, number, parent in strays
+        ),
+        *(
+            Finding(FindingKind.Orphan, f"{table}.{column} of id {id_!r} is {missing!r}, which does not exist")
+            for table, id_, column, missing in orphans
+        ),
+        *(
+            Finding(
+                FindingKind.Orphan,
+                f"{table}.{column} of id {id_!r} is {missing!r}, which is not a pointer of workflow {workflow!r}, so "
+                "it waits forever; add the pointer again, or end the wait",
+            )
+            for table, id_, column, missing, workflow in waiting
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from wfe_sql import tables
-from wfe_sql.arguments import Row, encode_argument, encode_count, encode_key
+from wfe_sql.arguments import Row, encode_argument, encode_count, encode_id, encode_key
 from wfe_sql.codecs import ID, INTEGER, TEXT, TIME
 from wfe_sql.engines import Engine, Statement
 from wfe_sql.errors import SerializationError
@@ -73,7 +73,7 @@ class Listing(MaintenanceRepository):
         after_time, after_id = _parse_after(after, _read_time, _read_id)
         params = {
             "status": None if status is None else str(status),
-            "definition_id": None if definition_id is None else encode_key("definition_id", definition_id),
+            "definition_id": None if definition_id is None else encode_id("definition_id", definition_id),
             "since": None if since is None else encode_argument("since", TIME, since),
             "after_time": after_time,
             "after_id": after_id,
@@ -82,7 +82,7 @@ class Listing(MaintenanceRepository):
         query = "list_workflows"
         if root_workflow_id is not None:
             query = "list_workflows_of_root"
-            params["root_workflow_id"] = encode_key("root_workflow_id", root_workflow_id)
+            params["root_workflow_id"] = encode_id("root_workflow_id", root_workflow_id)
         (rows,) = await self._engine.read([Statement(query, params)])
         workflows = []
         for document in map(_WORKFLOWS.plain, rows):
@@ -128,7 +128,7 @@ class Listing(MaintenanceRepository):
     async def _list_errors(self, kind: type[_T], workflow_id: str | None, after: str | None, limit: int) -> Page[_T]:
         (after_id,) = _parse_after(after, _read_number)
         params = {
-            "workflow_id": None if workflow_id is None else encode_key("workflow_id", workflow_id),
+            "workflow_id": None if workflow_id is None else encode_id("workflow_id", workflow_id),
             "after_id": after_id,
             "row_limit": encode_count("limit", limit, at_most=_LONGEST_PAGE),
         }
@@ -138,7 +138,7 @@ class Listing(MaintenanceRepository):
 
     async def list_event_subscriptions(self, workflow_id: str, *, limit: int = 100) -> list[SubscriptionSummary]:
         params = {
-            "workflow_id": encode_key("workflow_id", workflow_id),
+            "workflow_id": encode_id("workflow_id", workflow_id),
             "row_limit": encode_count("limit", limit, at_most=_LONGEST_PAGE),
         }
         (rows,) = await self._engine.read([Statement("list_event_subscriptions", params)])

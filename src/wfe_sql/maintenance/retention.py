@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from wfe_sql.arguments import encode_argument, encode_count, encode_ids, encode_key
+from wfe_sql.arguments import encode_argument, encode_count, encode_id, encode_ids
 from wfe_sql.codecs import TIME
 from wfe_sql.durations import time_before
 from wfe_sql.engines import Engine, Statement, Unit
@@ -27,7 +27,7 @@ class Retention(MaintenanceRepository):
     _clock: Callable[[], datetime]
 
     async def delete_workflow(self, id: str) -> None:
-        params = {"id": encode_key("id", id)}
+        params = {"id": encode_id("id", id)}
         gone = WorkflowNotFoundError(f"no workflow has id {id!r}", workflow_id=id)
         await self._engine.write([Statement("delete_workflow", params, otherwise=gone), *_delete_dependents([id])])
 

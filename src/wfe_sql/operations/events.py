@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from wfe_sql.arguments import encode_bound, encode_key, encode_limit, encode_name_key_bound
+from wfe_sql.arguments import encode_bound, encode_id, encode_limit, encode_name_key_bound
 from wfe_sql.engines import Statement
 from wfe_sql.errors import ClaimLostError, EventAlreadyExistsError, EventNotFoundError
 from wfe_sql.models import Claim, ClaimKind, Event
@@ -19,9 +19,7 @@ class Events(Claims, EventRepository):
         return event.id
 
     async def get_event(self, id: str) -> Event:
-        (row,) = await self._engine.read(
-            [Statement("get_event", {"id": encode_key("id", id)}, otherwise=_no_event(id))]
-        )
+        (row,) = await self._engine.read([Statement("get_event", {"id": encode_id("id", id)}, otherwise=_no_event(id))])
         return EVENTS.decode(row[0])
 
     async def get_runnable_events(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
@@ -66,13 +64,13 @@ def create_event(event: Event) -> Statement:
 
 def mark_event_processed(id_: str, claim: Claim | None) -> Statement:
     """Return the statement that removes an event from the poll; with a claim, only if it still holds the event."""
-    params = {"id": encode_key("id", id_), "claim_token": token_of(claim, ClaimKind.Event, id_)}
+    params = {"id": encode_id("id", id_), "claim_token": token_of(claim, ClaimKind.Event, id_)}
     return Statement("mark_event_processed", params, otherwise=_no_event(id_) if claim is None else claim_lost(claim))
 
 
 def mark_event_unprocessed(id_: str) -> Statement:
     """Return the statement that returns an event to the poll."""
-    return Statement("mark_event_unprocessed", {"id": encode_key("id", id_)}, otherwise=_no_event(id_))
+    return Statement("mark_event_unprocessed", {"id": encode_id("id", id_)}, otherwise=_no_event(id_))
 
 
 def _no_event(id_: str) -> EventNotFoundError:

@@ -62,12 +62,13 @@ class Hosting(_Base):
 
     async def change(self, id: str, function: Change, claim: Claim | None = None) -> WorkflowInstance:
         if not callable(function):
-            raise SerializationError(f"function must take a WorkflowInstance, not be {type(function).__name__}")
+            what = f"function must take a WorkflowInstance, not be {type(function).__name__}"
+            raise SerializationError(what, field="function")
         while True:
             instance = await self.get_workflow_instance(id)
             subscriptions = _subscriptions(function(instance))
             if instance.id != id:
-                raise SerializationError(f"function must not change the workflow's id {id!r}")
+                raise SerializationError(f"function must not change the workflow's id {id!r}", field="function")
             try:
                 async with self._unit_that_tells_conflicts(claim) as unit:
                     unit.persist_workflow_with_subscriptions(instance, subscriptions)
@@ -243,7 +244,8 @@ def _subscriptions(returned: object) -> Sequence[EventSubscription]:
         return ()
     if iscoroutine(returned):
         returned.close()
-        raise SerializationError("function must be a plain function that returns when it is done, not an async one")
+        what = "function must be a plain function that returns when it is done, not an async one"
+        raise SerializationError(what, field="function")
     return listed("what function returned", EventSubscription, returned)  # type: ignore[arg-type]  # it checks the type
 
 

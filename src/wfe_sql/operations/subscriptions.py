@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from wfe_sql.arguments import encode_argument, encode_key, encode_limit, encode_name_key_bound
+from wfe_sql.arguments import encode_argument, encode_id, encode_limit, encode_name_key_bound
 from wfe_sql.codecs import ID, TIME, TOKEN
 from wfe_sql.engines import Statement
 from wfe_sql.errors import StoreError, SubscriptionNotFoundError, SubscriptionTokenError
@@ -30,7 +30,7 @@ class Subscriptions(Claims, SubscriptionRepository):
         await self._engine.write([terminate_subscription(id)])
 
     async def get_subscription(self, id: str) -> EventSubscription:
-        params = {"id": encode_key("id", id)}
+        params = {"id": encode_id("id", id)}
         (row,) = await self._engine.read([Statement("get_subscription", params, otherwise=_no_subscription(id))])
         return EVENT_SUBSCRIPTIONS.decode(row[0])
 
@@ -61,13 +61,13 @@ def create_subscription(subscription: EventSubscription) -> Statement:
 
 def terminate_subscription(id_: str) -> Statement:
     """Return the statement that ends a subscription."""
-    return Statement("terminate_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_))
+    return Statement("terminate_subscription", {"id": encode_id("id", id_)}, otherwise=_no_subscription(id_))
 
 
 def set_subscription_token(id_: str, token: str, worker_id: str, expiry: datetime, now: str) -> Statement:
     """Return the statement that acquires a subscription, or extends the hold on it, if it may."""
     params = {
-        "id": encode_key("id", id_),
+        "id": encode_id("id", id_),
         "token": encode_argument("token", TOKEN, token),
         "worker_id": encode_argument("worker_id", ID, worker_id),
         "expiry": encode_argument("expiry", TIME, expiry),
@@ -82,8 +82,8 @@ def clear_subscription_token(id_: str, token: str) -> list[Statement]:
         f"subscription {id_!r} does not hold token {token!r}; nothing was changed", subscription_id=id_
     )
     return [
-        Statement("get_subscription", {"id": encode_key("id", id_)}, otherwise=_no_subscription(id_)),
-        Statement("clear_subscription_token", {"id": id_, "token": encode_key("token", token)}, otherwise=wrong),
+        Statement("get_subscription", {"id": encode_id("id", id_)}, otherwise=_no_subscription(id_)),
+        Statement("clear_subscription_token", {"id": id_, "token": encode_id("token", token)}, otherwise=wrong),
     ]
 
 

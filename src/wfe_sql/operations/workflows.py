@@ -7,6 +7,7 @@ from typing import Any
 
 from wfe_sql.arguments import (
     encode_argument,
+    encode_id,
     encode_ids,
     encode_key,
     encode_limit,
@@ -163,7 +164,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
         return loaded
 
     async def get_workflow_instance(self, id: str) -> WorkflowInstance:
-        instance = await self._find_instance(encode_key("id", id))
+        instance = await self._find_instance(encode_id("id", id))
         if instance is None:
             raise WorkflowNotFoundError(f"no workflow has id {id!r}", workflow_id=id)
         return instance
@@ -187,7 +188,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
         return self._decode_instance(workflow, pointers)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
-        ids = [encode_key("ids", id_) for id_ in listed("ids", str, ids)]
+        ids = [encode_id("ids", id_) for id_ in listed("ids", str, ids)]
         if len(ids) == 1:  # an engine may run it together with other gets
             instance = await self._find_instance(ids[0])
             return [] if instance is None else [instance]

@@ -11,7 +11,7 @@ class Capabilities:
 
     Attributes:
         stores_nul: Whether text and JSON can contain the NUL character; if not, it is rejected with a
-            `SerializationError` that names the column.
+            `SerializationError` that names the column. No backend takes it in an id.
         longest_key: How many characters ids, names and keys may have; None for no limit.
         wakes_on: The provider's `wakes_on`; with "none", hosts that wait for work poll.
     """

@@ -84,21 +84,27 @@ class PostgresAlarm:
         else:
             self._hear(connection)
 
-    def close(self) -> None:
-        """Stop listening."""
+    async def close(self) -> None:
+        """Stop listening; after this, nothing runs any more."""
+        connecting = self._connecting
+        self._stop()
+        if connecting is not None:
+            await asyncio.wait([connecting])
+
+    def abandon(self) -> None:
+        """Stop listening; called on any thread, even after the event loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._stop)
+        except RuntimeError:
+            if self._connection is not None:
+                self._connection.pgconn.finish()
+
+    def _stop(self) -> None:
         self._is_deaf = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
             self._drop(self._connection)
-
-    def abandon(self) -> None:
-        """Stop listening; called on any thread, even after the event loop is closed."""
-        try:
-            self._loop.call_soon_threadsafe(self.close)
-        except RuntimeError:
-            if self._connection is not None:
-                self._connection.pgconn.finish()
 
     async def _run(self, connection: Connection, query: str, **params: Any) -> Any:
         return await self._queries.run(connection, query, params)
@@ -145,13 +151,15 @@ class PostgresAlarm:
 
     def _hear(self, connection: Connection) -> None:
         """Handle notifications that arrive while the connection is idle, and those that came with its last answer."""
-        self._loop.add_reader(connection.fileno(), self._read, connection)
+        line = connection.fileno()
+        self._loop.add_reader(line, self._read, connection, line)
         self._tell_notified(connection)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: Connection, line: int) -> None:
         try:
             connection.pgconn.consume_input()
         except psycopg.Error as error:
+            self._loop.remove_reader(line)  # it is closed, and the next connection may get its number
             self._lose(connection, text_of(error))
         else:
             self._tell_notified(connection)

@@ -100,6 +100,11 @@ class Connection(psycopg.AsyncConnection[Any]):
         self.is_given_up = True
         self._stopping = asyncio.create_task(self._stop())
 
+    async def stopped(self) -> None:
+        """Wait until a request to cancel is over: PgBouncer before 1.19.1 ends itself if the client takes it back."""
+        if self._stopping is not None:
+            await asyncio.wait([self._stopping])
+
     async def _stop(self) -> None:
         asyncio.get_running_loop().call_later(
             _STOPS_WITHIN, self.cut, "it was cancelled, and the server did not stop it"

@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -128,6 +128,7 @@ class PostgresEngine:
         self._alone: set[asyncio.Task[Results]] = set()
         alone_at_once = max(max_connections - _STATEMENTS_AT_ONCE, (max_connections + 1) // 2)
         self._alone_at_once = asyncio.Semaphore(alone_at_once)
+        self._of_rows_at_once = asyncio.Semaphore(alone_at_once - alone_at_once // 4)
         self._held_at_once = asyncio.Semaphore((alone_at_once + 1) // 2)
         self._rows: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
         self._alarm: PostgresAlarm | None = None
@@ -272,7 +273,7 @@ class PostgresEngine:
                 # After an error the transaction accepts no more statements; later reads see a later snapshot.
                 await self._queries.run(connection, "rollback", {})
                 await self._store.begin(connection, "begin_read")
-                raise unit_error(self._store, error, unit) from error
+                raise self._unit_error(error, unit) from error
 
         async def begin(connection: Connection, _: Attempt) -> None:
             await self._store.begin(connection, "begin_read")
@@ -358,7 +359,7 @@ class PostgresEngine:
             outcomes = await self._with_connection(work, attempt)
         except psycopg.Error as error:
             if is_about_all(error):
-                return [unit_error(self._store, error, unit) for unit in units]
+                return [unit_error(self._store, error, unit, self._store.statement_timeout) for unit in units]
         else:
             self._note_commit()
             return outcomes
@@ -369,7 +370,7 @@ class PostgresEngine:
 
     async def run_held_units(self, units: Sequence[Unit], attempt: Attempt) -> list[Outcome]:
         """Run units of work one after the other, each once the rows that it changes are free."""
-        async with self._held_at_once, self._alone_at_once:
+        async with self._held_at_once, self._of_rows_at_once, self._alone_at_once:
             return [await self._run_by_itself(unit, attempt) for unit in units]
 
     async def _run_by_itself(self, unit: Unit, attempt: Attempt) -> Outcome:
@@ -443,7 +444,7 @@ class PostgresEngine:
         Each wait occupies a connection, so only few wait at the same time if there are enough connections for others.
         """
         lock = Statement(group.lock, {"ids": encode_ids([param_of(units[0], group.key)])})
-        async with self._held_at_once, self._alone_at_once:
+        async with self._held_at_once, self._of_rows_at_once, self._alone_at_once:
             while True:
                 outcomes = await self.run_group(group, units, attempt, lock)
                 # A row that did not exist to be locked may be created, and locked, before the second statement.
@@ -469,7 +470,7 @@ class PostgresEngine:
 
     def _unit_error(self, error: psycopg.Error, unit: Unit) -> WfeError:
         """Return the meaning of an error for a unit of one operation."""
-        meaning = unit_error(self._store, error, unit)
+        meaning = unit_error(self._store, error, unit, self._store.statement_timeout)
         unit[0].name_in(meaning)
         return meaning
 
@@ -481,12 +482,12 @@ class PostgresEngine:
             try:
                 return await self._run_statements(unit, attempt, writes=writes)
             except psycopg.Error as error:
-                raise unit_error(self._store, error, unit) from error
+                raise self._unit_error(error, unit) from error
 
     async def _run_unit_of_work(self, unit: Unit, attempt: Attempt) -> Results:
         outcome: Outcome | None = None
         try:
-            async with self._alone_at_once:
+            async with self._of_rows_at_once, self._alone_at_once:
                 (outcome,) = await self.run_units([unit], attempt)
             if outcome is None:
                 (outcome,) = await self.run_held_units([unit], attempt)
@@ -503,7 +504,8 @@ class PostgresEngine:
         """Wait until a unit may run alone, and let no other unit change the same row meanwhile.
 
         If there are enough connections, some are reserved for groups: one of their statements serves many units, and
-        would wait behind every unit that runs alone. A row that somebody else holds occupies only one connection.
+        would wait behind every unit that runs alone. A row that somebody else holds occupies only one connection, and
+        many such rows leave one to calls that want none.
 
         Raises:
             StoreBusyError: Others who wanted the row took longer than a statement may take.
@@ -518,7 +520,7 @@ class PostgresEngine:
                 timeout=timedelta(seconds=self._store.patience or 0),
             ) from error
         try:
-            async with self._alone_at_once:
+            async with nullcontext() if row is None else self._of_rows_at_once, self._alone_at_once:
                 yield
         finally:
             turn.release()
@@ -613,6 +615,7 @@ class PostgresEngine:
             ) from error
         finally:
             attempt.connection = None
+            await connection.stopped()
         return done
 
     async def _make_store(self) -> None:
@@ -629,7 +632,7 @@ class PostgresEngine:
     async def _close(self) -> None:
         """Wait for pending work as long as calls may take, then give up, because the server is silent."""
         if self._alarm is not None:
-            self._alarm.close()
+            await self._alarm.close()
         giving_up = asyncio.get_running_loop().call_later(
             (self._store.patience or _LONGEST_CLOSE) + self._wait_for_server, self._give_up
         )

@@ -6,7 +6,8 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -22,6 +23,15 @@ from wfe_sql.errors import (
     WfeError,
 )
 from wfe_sql.escaping import visible
+from wfe_sql.tables import (
+    EVENT_SUBSCRIPTIONS,
+    EVENTS,
+    EXECUTION_ERRORS,
+    EXECUTION_POINTERS,
+    SCHEDULED_COMMANDS,
+    WORKFLOWS,
+    ModelTable,
+)
 
 _RETRIED = {"40001", "40P01"}
 _FOREIGN_KEY_VIOLATION = "23503"
@@ -32,6 +42,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _PROGRAM_LIMIT = "54000"
 _INTERNAL = "XX000"
 _READ_ONLY = "25006"
+_CANCELLED = "57014"
 _NOT_FOUND = {"3F000", "42P01"}
 
 _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
@@ -41,7 +52,7 @@ _MEANINGS: dict[str, tuple[type[StoreError], str]] = {
     "53100": (StoreFullError, "has no disk space left"),
     "53300": (StoreBusyError, "is busy: it accepts no more connections"),
     "55P03": (StoreBusyError, "is busy: a lock was held for too long"),
-    "57014": (StoreBusyError, "is busy: a statement took longer than the statement timeout"),
+    _CANCELLED: (StoreBusyError, "is busy: a statement took longer than the statement timeout"),
     "XX001": (StoreCorruptError, "is damaged"),
     "XX002": (StoreCorruptError, "is damaged"),
 }
@@ -73,7 +84,20 @@ _INT_COLUMNS = {"version", "step_id", "retry_count"}
 """Columns of 32 bits, as the reference has them; all other integers have 64."""
 _INDEXED_COLUMNS = {"id", "name", "workflow_id", "definition_id", "event_name", "event_key", "command_name"}
 """Indexed text columns; the data of a scheduled command are indexed too."""
-_INDEXED_DATA = {"data (in schedule_command)", "data (in import_scheduled_commands)"}
+_INDEXED_DATA = {"schedule_command", "import_scheduled_commands"}
+"""The queries whose `data` are those of a scheduled command."""
+_WRITTEN: dict[str, ModelTable[Any]] = {
+    "create_new_workflow": WORKFLOWS,
+    "create_numbered_workflow": WORKFLOWS,
+    "persist_workflow": WORKFLOWS,
+    "insert_execution_pointers": EXECUTION_POINTERS,
+    "upsert_execution_pointers": EXECUTION_POINTERS,
+    "create_event": EVENTS,
+    "create_event_subscription": EVENT_SUBSCRIPTIONS,
+    "schedule_command": SCHEDULED_COMMANDS,
+    "persist_errors": EXECUTION_ERRORS,
+}
+"""The table of each query whose parameters are the fields of an object; those of the others are arguments."""
 _TABLES = (
     "workflows",
     "execution_pointers",
@@ -84,11 +108,17 @@ _TABLES = (
 )
 
 
-def store_error(target: object, error: psycopg.Error) -> StoreError:
-    """Return our error for one of the driver's, which becomes its cause."""
+def store_error(target: object, error: psycopg.Error, statement_timeout: timedelta | None = None) -> StoreError:
+    """Return our error for one of the driver's, which becomes its cause.
+
+    With the statement timeout, if it is known, so that an error that it caused has it.
+    """
     code = error.sqlstate or ""
     if code == _INSUFFICIENT_PRIVILEGE:
         kind, what = StoreError, "grants this role too few privileges"
+    elif code == _CANCELLED and "user request" in str(error):
+        kind, what = StoreBusyError, "is busy: somebody cancelled a statement (pg_cancel_backend)"
+        statement_timeout = None
     elif code in _MEANINGS:
         kind, what = _MEANINGS[code]
     elif _is_lost_worker(error):
@@ -98,6 +128,8 @@ def store_error(target: object, error: psycopg.Error) -> StoreError:
     else:
         kind, what = StoreError, "failed with an unexpected database error"
     mapped = kind(f"{target} {what}: {text_of(error)}")
+    if isinstance(mapped, StoreBusyError) and code == _CANCELLED:
+        mapped.timeout = statement_timeout
     mapped.__cause__ = error
     return mapped
 
@@ -166,8 +198,10 @@ def may_be_missing_right(error: psycopg.Error) -> bool:
     return is_missing_right(error) or error.sqlstate in _NOT_FOUND
 
 
-def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
-    """Return what an error of the driver means for the unit that raised it."""
+def unit_error(
+    target: object, error: psycopg.Error, unit: Unit, statement_timeout: timedelta | None = None
+) -> WfeError:
+    """Return what an error of the driver means for the unit that raised it; see `store_error`."""
     code = _code(error)
     mapped: Exception
     if code == _UNIQUE_VIOLATION:
@@ -175,16 +209,16 @@ def unit_error(target: object, error: psycopg.Error, unit: Unit) -> WfeError:
         mapped = _conflict(unit, column, error.diag.message_detail or "") or UniqueViolationError(column)
     elif code == _NOT_NULL_VIOLATION and _is_of_pointers(error):
         mapped = UniqueViolationError("execution_pointers.id")
-    elif not code and isinstance(error, psycopg.DataError) and not _refused(unit):
+    elif not code and isinstance(error, psycopg.DataError) and _refused(unit) is None:
         mapped = StoreError(
             f"{target} returned an answer that cannot be read; the write may have been committed: {text_of(error)}"
         )
     elif code == _PROGRAM_LIMIT and "index row" in (error.diag.message_primary or ""):
-        mapped = SerializationError(f"{_longest(unit)}; nothing was written")
+        mapped = _longest(unit)
     elif code[:2] in (_DATA_CLASS, _SIZE_CLASS) or isinstance(error, psycopg.DataError):
-        mapped = SerializationError(f"{_refused(unit) or text_of(error)}; nothing was written")
+        mapped = _refused(unit) or SerializationError(f"{text_of(error)}; nothing was written")
     else:
-        return store_error(target, error)
+        return store_error(target, error, statement_timeout)
     mapped.__cause__ = error
     return mapped  # type: ignore[return-value]  # the conflicts of a statement are errors of ours
 
@@ -236,36 +270,57 @@ def _is_lost_worker(error: psycopg.Error) -> bool:
     return error.sqlstate == _INTERNAL and bool(_LOST_WORKER.search(error.diag.message_primary or ""))
 
 
-def _longest(unit: Unit) -> str:
-    """Describe the text of a unit that is too long for an index: the longest after compression, as in PostgreSQL."""
-    texts = (
-        (place, value.encode())
-        for place, column, value in _values(unit)
-        if isinstance(value, str) and (column in _INDEXED_COLUMNS or place in _INDEXED_DATA)
-    )
-    place, text = max(texts, key=lambda found: len(zlib.compress(found[1])), default=("a text", b""))
-    return (
-        f"{place} has {len(text):,} bytes, and an index entry can have at most about 2,700 bytes; "
+class _Value(NamedTuple):
+    """A value of a unit: its query, the id of its row where there are several, its column, and itself."""
+
+    query: str
+    row_id: str | None
+    column: str
+    value: Any
+
+    def refused(self, why: str) -> SerializationError:
+        which = "" if self.row_id is None or self.column == "id" else f" of id {self.row_id!r}"
+        table = _WRITTEN.get(self.query)
+        return SerializationError(
+            f"{self.column}{which} (in {self.query}) {why}; nothing was written",
+            field=self.column if table is None else table.field_of(self.column),
+        )
+
+
+def _longest(unit: Unit) -> SerializationError:
+    """Return the error of the text that is too long for an index: the longest after compression, as in PostgreSQL."""
+    texts = [
+        found
+        for found in _values(unit)
+        if isinstance(found.value, str)
+        and (found.column in _INDEXED_COLUMNS or (found.column == "data" and found.query in _INDEXED_DATA))
+    ]
+    if not texts:  # an application's own query, on a table of its own
+        return SerializationError("a text is too long for an index entry, about 2,700 bytes; nothing was written")
+    longest = max(texts, key=lambda found: len(zlib.compress(found.value.encode())))
+    text = longest.value.encode()
+    return longest.refused(
+        f"has {len(text):,} bytes, and an index entry can have at most about 2,700 bytes; "
         f"it begins with {text[:40].decode(errors='ignore')!r}"
     )
 
 
-def _refused(unit: Unit) -> str | None:
-    """Describe the value of a unit that this library can encode but PostgreSQL cannot store."""
-    for place, _, value in _values(unit):
-        if isinstance(value, str) and ("\0" in value or _NUL_IN_JSON.search(value)):
-            return f"{place} contains a NUL character, which PostgreSQL cannot store"
-    for place, column, value in _values(unit):
-        if column in _INT_COLUMNS and isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
-            return f"{place} is {value}, which does not fit into the column's 32 bits"
+def _refused(unit: Unit) -> SerializationError | None:
+    """Return the error of a value that this library can encode but PostgreSQL cannot store."""
+    for found in _values(unit):
+        if isinstance(found.value, str) and ("\0" in found.value or _NUL_IN_JSON.search(found.value)):
+            return found.refused("contains a NUL character, which PostgreSQL cannot store")
+    for found in _values(unit):
+        number = found.value
+        if found.column in _INT_COLUMNS and isinstance(number, int) and not -_INT_LIMIT <= number < _INT_LIMIT:
+            return found.refused(f"is {number}, which does not fit into the column's 32 bits")
     return None
 
 
-def _values(unit: Unit) -> Iterator[tuple[str, str, Any]]:
-    """Yield each value with where it belongs, in words, and its column."""
+def _values(unit: Unit) -> Iterator[_Value]:
     for statement in unit:
         params = statement.params
         for row in params if isinstance(params, Sequence) else [params]:
-            which = f" of id {row['id']!r}" if isinstance(params, Sequence) and "id" in row else ""
+            row_id = row.get("id") if isinstance(params, Sequence) else None
             for column, value in row.items():
-                yield f"{column}{which} (in {statement.query})", column, value
+                yield _Value(statement.query, row_id, column, value)

@@ -104,6 +104,7 @@ class PostgresStore:
         target: The database.
         id: Identifies the store, once there was a connection.
         database: Identifies its database, once the store was opened by a role that may ask.
+        statement_timeout: How long a statement may take; None for no limit.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class PostgresStore:
         self._schema = schema
         self._mode = mode
         self._allow_unfinished_copy = allow_unfinished_copy
-        self._statement_timeout = 0 if statement_timeout is None else statement_timeout // timedelta(milliseconds=1)
+        self.statement_timeout = statement_timeout
         self.patience = None if statement_timeout is None else statement_timeout.total_seconds() + _LATE
         """Seconds that a statement may take until its connection is cut; None without a statement timeout."""
         self._is_shared: bool | None = None
@@ -264,7 +265,7 @@ class PostgresStore:
                 raise out_of_date(self)
             await check_tuned_postgres(self._queries, connection, self.settled)
         except psycopg.Error as error:
-            raise store_error(self, error) from error
+            raise store_error(self, error, self.statement_timeout) from error
 
     async def ensure_store_exists(self, connection: Connection) -> None:
         """Create the missing schema, tables and columns, in one transaction.
@@ -286,9 +287,9 @@ class PostgresStore:
                 await self._check(parts, run)
                 raise self._incomplete(parts)
         except psycopg.Error as error:
-            raise (
-                self.missing_right(error, connection) if may_be_missing_right(error) else store_error(self, error)
-            ) from error
+            if may_be_missing_right(error):
+                raise self.missing_right(error, connection) from error
+            raise store_error(self, error, self.statement_timeout) from error
         try:
             if lacks and self._mode == "rwc":
                 await self._make(connection)
@@ -302,7 +303,7 @@ class PostgresStore:
                 if works:
                     return
                 raise StoreError(f"{self} {self._advice(connection)}: {text_of(error)}") from error
-            raise store_error(self, error) from error
+            raise store_error(self, error, self.statement_timeout) from error
 
     async def build_indexes(self, connection: Connection) -> None:
         """Build missing indexes, and those whose build was interrupted, while hosts continue to work.
@@ -399,7 +400,7 @@ class PostgresStore:
         """
         settings = {
             "schema": self._schema,
-            "statement_timeout": self._statement_timeout,
+            "statement_timeout": (self.statement_timeout or timedelta(0)) // timedelta(milliseconds=1),
             "read_only": "on" if self._mode == "ro" else None,
             "is_local": str(is_local),
         }

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from wfe_sql.engines.sqlite.lanes import WorkerConnection
-from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore
+from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, code_of
 from wfe_sql.errors import StoreCorruptError, StoreError, StoreFullError, StoreUnavailableError
 from wfe_sql.queries import QuerySet
-from wfe_sql.urls import SqliteTarget
+from wfe_sql.urls import SqliteTarget, check_name
 
 _PAGES = 1_000
 """Pages that are copied between two checks whether the caller has cancelled."""
@@ -46,11 +46,13 @@ class Backup:
         that it can be read from a read-only disk.
 
         Raises:
-            StoreError: The file already exists, or the database does not have the tables of a store.
+            StoreError: The file already exists or cannot have that name, or the database does not have the tables of
+                a store.
             StoreCorruptError: The database is damaged.
             StoreFullError: The disk is full.
             StoreUnavailableError: The file cannot be created.
         """
+        check_name(path)
         cancelled = threading.Event()
         try:
             await worker.run(partial(self._copy_database, path=path, cancelled=cancelled))
@@ -70,7 +72,7 @@ class Backup:
         except OSError as error:
             raise StoreUnavailableError(f"{path} cannot be created: {error.strerror}") from error
         except DRIVER_ERRORS as error:
-            kind = _ABOUT_THE_COPY.get(getattr(error, "sqlite_errorcode", 0))
+            kind = _ABOUT_THE_COPY.get(code_of(error))
             raise (kind(f"{path} cannot be created: {error}") if kind else self._store.error(error)) from error
 
     def _copy(self, source: sqlite3.Connection, part: Path, cancelled: threading.Event) -> dict[str, int]:
@@ -95,7 +97,7 @@ class Backup:
         try:
             return dict(self._queries.run(connection, "count_rows", {}))
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            if code_of(error) != sqlite3.SQLITE_ERROR:
                 raise
             raise StoreError(f"{self._store.target} does not have the tables of a store: {error}") from error
 

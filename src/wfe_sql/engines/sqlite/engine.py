@@ -29,7 +29,7 @@ from wfe_sql.engines.sqlite.brief_reads import BriefReader
 from wfe_sql.engines.sqlite.files import check_path
 from wfe_sql.engines.sqlite.joining import ASYNC_DRIVERS, SYNC_DRIVERS, SqliteJoined, play_on
 from wfe_sql.engines.sqlite.lanes import Lane, WorkerConnection
-from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, is_busy, pause
+from wfe_sql.engines.sqlite.store import DRIVER_ERRORS, SqliteStore, code_of, is_busy, is_undecodable, pause
 from wfe_sql.errors import ProviderClosedError, StoreBusyError, StoreError, StoreReadOnlyError, WfeError
 from wfe_sql.models import new_id
 from wfe_sql.queries import QuerySet
@@ -416,12 +416,12 @@ class SqliteEngine:
         try:
             result = self._queries.run(connection, statement.query, statement.params)
         except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
+            if code_of(error) not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
                 raise
             column = str(error).removeprefix("UNIQUE constraint failed: ")
             raise statement.conflicts.get(column, partial(UniqueViolationError, column))() from error
         except sqlite3.OperationalError as error:
-            if str(error).startswith("Could not decode to UTF-8"):
+            if is_undecodable(error):
                 result = self._run_with_undecodable_text(statement, connection)
             elif str(error) in ("malformed JSON", "JSON cannot hold BLOB values"):
                 result = self._run_with_unreadable_columns(statement, connection)

@@ -131,11 +131,7 @@ class SqliteStore:
             return self._open_reader(in_pool=in_pool)
         except sqlite3.OperationalError as error:
             file = self.file
-            if (
-                file is None
-                or error.sqlite_errorcode not in _CANNOT_CREATE_LOG
-                or is_permitted(file.log.parent, os.W_OK)
-            ):
+            if file is None or code_of(error) not in _CANNOT_CREATE_LOG or is_permitted(file.log.parent, os.W_OK):
                 raise
             if file.is_sealed:
                 return self._open_reader(in_pool=in_pool, sealed=True)
@@ -207,7 +203,7 @@ class SqliteStore:
         if isinstance(error, UnicodeDecodeError):
             code, said = sqlite3.SQLITE_CORRUPT, error.object.decode(errors="backslashreplace")
         else:
-            code, said = getattr(error, "sqlite_errorcode", 0), str(error)
+            code, said = sqlite3.SQLITE_CORRUPT if is_undecodable(error) else code_of(error), str(error)
         kind, what = _ERRORS.get(code) or _ERRORS.get(
             code & 0xFF, (StoreError, "failed with an unexpected database error")
         )
@@ -282,7 +278,7 @@ class SqliteStore:
             try:
                 self._check_through("ro")
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                if code_of(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
                     raise
                 self._check_through("rw")
         except BaseException:
@@ -360,9 +356,19 @@ def new_store_scripts() -> list[str]:
     return [name for name in _SCRIPTS if name.startswith(("create_", "add_"))]
 
 
+def code_of(error: BaseException | None) -> int:
+    """Return SQLite's result code; 0 if the error is not SQLite's, but Python's own."""
+    return getattr(error, "sqlite_errorcode", 0)
+
+
+def is_undecodable(error: sqlite3.Error) -> bool:
+    """Tell whether Python could not decode a text, because it is not UTF-8."""
+    return str(error).startswith("Could not decode to UTF-8")
+
+
 def is_busy(error: BaseException | None) -> bool:
     """Tell whether SQLite failed because another connection holds the file."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    return code_of(error) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def pause() -> None:

@@ -300,7 +300,10 @@ class TestBadWorkflows:
 
     async def test_ids_with_a_nul_character(self, provider: WorkflowRepository) -> None:
         await refused(
-            ("id", provider.create_new_workflow(sample_instance(id="w\0"))), ("id", _create(provider, id="p\0"))
+            ("id", provider.create_new_workflow(sample_instance(id="w\0"))),
+            ("id", _create(provider, id="p\0")),
+            ("id", provider.get_workflow_instance("w\0")),
+            ("ids", provider.get_workflow_instances(["w", "w\0"])),
         )
 
     async def test_two_pointers_with_one_id(self, provider: WorkflowRepository) -> None:
@@ -406,6 +409,16 @@ class TestBadSubscriptions:
             ("worker_id", provider.set_subscription_token("s1", "t", "", TIME)),
         )
 
+    async def test_ids_with_a_nul_character(self, provider: SubscriptionRepository) -> None:
+        await refused(
+            ("id", provider.create_event_subscription(full_subscription(id="s\0"))),
+            ("id", provider.get_subscription("s\0")),
+            ("id", provider.terminate_subscription("s\0")),
+            ("id", provider.set_subscription_token("s\0", "t", "w", TIME)),
+            ("id", provider.clear_subscription_token("s\0", "t")),
+            ("token", provider.clear_subscription_token("s", "t\0")),
+        )
+
     async def test_a_nul_character(self, provider: SubscriptionRepository, capabilities: Capabilities) -> None:
         subscription = full_subscription(id="s1", subscription_data=NUL)
         if capabilities.stores_nul:
@@ -461,6 +474,14 @@ class TestBadEvents:
     async def test_texts_of_all_kinds_come_back(self, provider: EventRepository, capabilities: Capabilities) -> None:
         for text in TEXTS:
             await _event_comes_back(provider, text, text[: capabilities.longest_key])
+
+    async def test_ids_with_a_nul_character(self, provider: EventRepository) -> None:
+        await refused(
+            ("id", provider.create_event(full_event(id="e\0"))),
+            ("id", provider.get_event("e\0")),
+            ("id", provider.mark_event_processed("e\0")),
+            ("id", provider.mark_event_unprocessed("e\0")),
+        )
 
     async def test_a_nul_character(self, provider: EventRepository, capabilities: Capabilities) -> None:
         if capabilities.stores_nul:
@@ -528,6 +549,7 @@ class TestBadExecutionErrors:
             ("workflow_id", provider.persist_errors([error(workflow_id="")])),
             ("message", provider.persist_errors([error(), error(message="\ud800")])),
             *(("limit", provider.get_execution_errors(limit=limit)) for limit in limits),
+            ("workflow_id", provider.get_execution_errors("w\0")),
         )
         if not capabilities.stores_nul:
             await refused(("message", provider.persist_errors([error(message=NUL)])))

@@ -11,7 +11,14 @@ import pytest
 from wfe_sql.errors import EventNotFoundError, SerializationError, WorkflowNotFoundError
 from wfe_sql.maintenance.models import Backlog, FindingKind, WorkflowCount
 from wfe_sql.maintenance.repository import MaintenanceRepository
-from wfe_sql.models import CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, WorkflowStatus
+from wfe_sql.models import (
+    CommandName,
+    ExecutionError,
+    ExecutionPointer,
+    PointerStatus,
+    ScheduledCommand,
+    WorkflowStatus,
+)
 from wfe_sql.repositories import (
     ClaimRepository,
     EventRepository,
@@ -22,7 +29,7 @@ from wfe_sql.repositories import (
 )
 from wfe_sql.testing.clock import ManualClock
 from wfe_sql.testing.conformance.bad_input import refused, refused_types
-from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
+from wfe_sql.testing.samples import TIME, full_event, full_instance, full_pointer, full_subscription, sample_instance
 
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
@@ -103,6 +110,7 @@ class TestDeleting:
         await _store(provider, "stays")
         with pytest.raises(WorkflowNotFoundError, match="nothing"):
             await provider.delete_workflow("nothing")
+        await refused(("id", provider.delete_workflow("stays\0")))
         assert await _is_whole(provider, "stays")
 
     async def test_purge_by_status_and_age(self, provider: MaintainedProvider, clock: ManualClock) -> None:
@@ -463,6 +471,27 @@ class TestHealth:
         await provider.persist_errors([ExecutionError(workflow_id="gone", execution_pointer_id="p", message="boom")])
         orphans = [finding for finding in await provider.check() if finding.kind is FindingKind.Orphan]
         assert len(orphans) == 2
+
+    async def test_what_waits_for_a_missing_pointer(self, provider: MaintainedProvider) -> None:
+        """Of finished workflows and terminated subscriptions, nothing waits."""
+        for id_, status in (("open", WorkflowStatus.Suspended), ("done", Complete)):
+            first, waiting = f"{id_}-1", PointerStatus.PendingPredecessor
+            pointers = [
+                full_pointer(id=first, children=["gone"], scope=["gone"], predecessor_id="gone"),
+                full_pointer(status=waiting, predecessor_id=first),
+                full_pointer(status=waiting, predecessor_id=None),
+                full_pointer(id=f"{id_}-2", status=waiting, predecessor_id="open-1" if id_ == "done" else "done-1"),
+            ]
+            await provider.create_new_workflow(full_instance(id=id_, status=status, execution_pointers=pointers))
+            for subscription, pointer in (("whole", first), ("astray", "gone"), ("ended", "gone")):
+                await provider.create_event_subscription(
+                    full_subscription(id=f"{subscription}-{id_}", workflow_id=id_, execution_pointer_id=pointer)
+                )
+            await provider.terminate_subscription(f"ended-{id_}")
+        found = [finding.message for finding in await provider.check() if finding.kind is FindingKind.Orphan]
+        subscription, pointer = sorted(found)
+        assert "event_subscriptions.execution_pointer_id of id 'astray-open' is 'gone'" in subscription
+        assert "execution_pointers.predecessor_id of id 'open-2' is 'done-1'" in pointer
 
     async def test_statistics_can_be_updated(self, provider: MaintainedProvider) -> None:
         await _store(provider, "w")
