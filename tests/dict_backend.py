@@ -7,30 +7,31 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any
 
-from wfe_sql import (
-    Event,
-    EventAlreadyExistsError,
-    EventNotFoundError,
-    EventSubscription,
-    StoreError,
-    SubscriptionNotFoundError,
-    SubscriptionTokenError,
-    WorkflowAlreadyExistsError,
-    WorkflowInstance,
-    WorkflowNotFoundError,
-    WorkflowStatus,
-)
+import wfe_sql
+from wfe_sql import Event, EventSubscription, StoreError, WorkflowInstance, WorkflowStatus
 
-T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _found(items: dict[str, T], id: str, error: type[Exception]) -> T:
-    if id not in items:
-        raise error(f"{id!r} is not there")
-    return items[id]
+class Items(dict[str, Any]):
+    """Objects by id."""
+
+    def __init__(self, exists: type[Exception], missing: type[Exception]) -> None:
+        self._exists, self._missing = exists, missing
+
+    async def create(self, item: Any) -> str:
+        if item.id in self:
+            raise self._exists(f"id {item.id!r} already exists")
+        self[item.id] = deepcopy(item)
+        return str(item.id)
+
+    async def read(self, id: str) -> Any:
+        return deepcopy(self[id])
+
+    def __missing__(self, id: str) -> Any:
+        raise self._missing(f"{id!r} does not exist")
 
 
 class DictProvider:
@@ -38,134 +39,92 @@ class DictProvider:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._workflows: dict[str, WorkflowInstance] = {}
-        self._subscriptions: dict[str, EventSubscription] = {}
+        self._workflows = Items(wfe_sql.WorkflowAlreadyExistsError, wfe_sql.WorkflowNotFoundError)
+        self._subscriptions = Items(StoreError, wfe_sql.SubscriptionNotFoundError)
+        self._events = Items(wfe_sql.EventAlreadyExistsError, wfe_sql.EventNotFoundError)
+        self.get_workflow_instance = self._workflows.read
+        self.create_event_subscription, self.get_subscription = self._subscriptions.create, self._subscriptions.read
+        self.create_event, self.get_event = self._events.create, self._events.read
         self._terminated: set[str] = set()
-        self._events: dict[str, Event] = {}
-        self._numbers: Counter[str] = Counter()
+        self._numbers = Counter[str]()
 
-    def _store(self, instance: WorkflowInstance) -> None:
+    def _check_unique(self, instance: WorkflowInstance) -> None:
+        pointers = {pointer.id for pointer in instance.execution_pointers}
         for other in self._workflows.values():
-            if other.id != instance.id and other.name == instance.name:
-                raise WorkflowAlreadyExistsError(f"another workflow has the name {instance.name!r}")
-            taken = {pointer.id for pointer in other.execution_pointers if other.id != instance.id}
-            if taken := taken & {pointer.id for pointer in instance.execution_pointers}:
-                raise StoreError(f"pointers {sorted(taken)} are those of workflow {other.id!r}")
-        self._workflows[instance.id] = instance
+            if other.id != instance.id and other.name == (instance.name or instance.id):
+                raise wfe_sql.WorkflowAlreadyExistsError(f"another workflow has the name {other.name!r}")
+            if other.id != instance.id and (taken := pointers & {pointer.id for pointer in other.execution_pointers}):
+                raise StoreError(f"pointers {sorted(taken)} belong to workflow {other.id!r}")
 
     async def create_new_workflow(self, instance: WorkflowInstance) -> str:
-        if instance.id in self._workflows:
-            raise WorkflowAlreadyExistsError(f"another workflow has the id {instance.id!r}")
-        stored = deepcopy(instance)
-        stored.name = stored.name or stored.id
-        self._store(stored)
-        return stored.id
+        self._check_unique(instance)
+        id_ = await self._workflows.create(instance)
+        self._workflows[id_].name = instance.name or id_
+        return id_
 
     async def persist_workflow(self, instance: WorkflowInstance) -> None:
-        await self.persist_workflow_with_subscriptions(instance, [])
-
-    async def persist_workflow_with_subscriptions(
-        self, instance: WorkflowInstance, subscriptions: Sequence[EventSubscription]
-    ) -> None:
-        before = _found(self._workflows, instance.id, WorkflowNotFoundError)
-        if taken := self._subscriptions.keys() & {subscription.id for subscription in subscriptions}:
-            raise StoreError(f"subscriptions {sorted(taken)} exist")
-        stored = deepcopy(instance)
+        before, stored = self._workflows[instance.id], deepcopy(instance)
         stored.name, stored.create_time = stored.name or before.name, before.create_time
-        self._store(stored)
-        self._subscriptions |= {subscription.id: deepcopy(subscription) for subscription in subscriptions}
-
-    async def get_workflow_instance(self, id: str) -> WorkflowInstance:
-        return deepcopy(_found(self._workflows, id, WorkflowNotFoundError))
+        self._check_unique(stored)
+        self._workflows[stored.id] = stored
 
     async def get_workflow_instance_by_name(self, name: str) -> WorkflowInstance:
-        return deepcopy(_found({each.name: each for each in self._workflows.values()}, name, WorkflowNotFoundError))
+        ids = [workflow.id for workflow in self._workflows.values() if workflow.name == name]
+        found: WorkflowInstance = self._workflows[ids[0]] if ids else self._workflows.__missing__(name)
+        return deepcopy(found)
 
     async def get_workflow_instances(self, ids: Sequence[str]) -> list[WorkflowInstance]:
         return [deepcopy(self._workflows[id_]) for id_ in ids if id_ in self._workflows]
 
     async def get_runnable_instances(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
-        now = (as_at - EPOCH) // timedelta(milliseconds=1)
         runnable = [each for each in self._workflows.values() if each.status is WorkflowStatus.Runnable]
         due = [(each.next_execution, each.id) for each in runnable if each.next_execution is not None]
-        return [id_ for time, id_ in sorted(due) if time <= now][:limit]
+        return [id_ for time, id_ in sorted(due) if time <= (as_at - EPOCH) // timedelta(milliseconds=1)][:limit]
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         self._numbers[definition_id] += 1
         return self._numbers[definition_id]
 
-    async def create_event_subscription(self, subscription: EventSubscription) -> str:
-        if subscription.id in self._subscriptions:
-            raise StoreError(f"subscription {subscription.id!r} already exists")
-        self._subscriptions[subscription.id] = deepcopy(subscription)
-        return subscription.id
-
-    async def get_subscriptions(
-        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
-    ) -> list[EventSubscription]:
-        found = [
-            deepcopy(each)
-            for each in self._subscriptions.values()
-            if (each.event_name, each.event_key) == (event_name, event_key)
-            if each.subscribe_as_of <= as_of and each.id not in self._terminated
-        ]
-        return sorted(found, key=lambda each: (each.subscribe_as_of, each.id))[:limit]
+    async def get_subscriptions(self, event_name: str, event_key: str, as_of: datetime) -> list[EventSubscription]:
+        of_event = [s for s in self._subscriptions.values() if (s.event_name, s.event_key) == (event_name, event_key)]
+        found = [s for s in of_event if s.subscribe_as_of <= as_of and s.id not in self._terminated]
+        return sorted(deepcopy(found), key=lambda subscription: (subscription.subscribe_as_of, subscription.id))
 
     async def terminate_subscription(self, id: str) -> None:
-        self._terminated.add(_found(self._subscriptions, id, SubscriptionNotFoundError).id)
+        self._terminated.add(self._subscriptions[id].id)
 
-    async def get_subscription(self, id: str) -> EventSubscription:
-        return deepcopy(_found(self._subscriptions, id, SubscriptionNotFoundError))
-
-    def _is_open(self, subscription: EventSubscription) -> bool:
+    def _is_free(self, subscription: EventSubscription) -> bool:
         expiry = subscription.external_token_expiry
-        is_held = subscription.external_token is not None and (expiry is None or expiry > self._clock())
-        return not is_held and subscription.id not in self._terminated
+        return subscription.external_token is None or (expiry is not None and expiry <= self._clock())
 
-    async def get_first_open_subscription(
-        self, event_name: str, event_key: str, as_of: datetime
-    ) -> EventSubscription | None:
-        return next(filter(self._is_open, await self.get_subscriptions(event_name, event_key, as_of)), None)
+    async def get_first_open_subscription(self, name: str, key: str, as_of: datetime) -> EventSubscription | None:
+        return next(filter(self._is_free, await self.get_subscriptions(name, key, as_of)), None)
 
     async def set_subscription_token(self, id: str, token: str, worker_id: str, expiry: datetime) -> bool:
-        found = _found(self._subscriptions, id, SubscriptionNotFoundError)
-        if not self._is_open(found) and (found.external_token != token or id in self._terminated):
+        found = self._subscriptions[id]
+        if id in self._terminated or not (self._is_free(found) or found.external_token == token):
             return False
         found.external_token, found.external_worker_id, found.external_token_expiry = token, worker_id, expiry
         return True
 
     async def clear_subscription_token(self, id: str, token: str) -> None:
-        found = _found(self._subscriptions, id, SubscriptionNotFoundError)
+        found = self._subscriptions[id]
         if found.external_token != token:
-            raise SubscriptionTokenError(f"subscription {id!r} is not held by {token!r}")
+            raise wfe_sql.SubscriptionTokenError(f"subscription {id!r} is not held by {token!r}")
         found.external_token = found.external_worker_id = found.external_token_expiry = None
 
-    async def create_event(self, event: Event) -> str:
-        if event.id in self._events:
-            raise EventAlreadyExistsError(f"event {event.id!r} already exists")
-        self._events[event.id] = deepcopy(event)
-        return event.id
-
-    async def get_event(self, id: str) -> Event:
-        return deepcopy(_found(self._events, id, EventNotFoundError))
-
-    def _event_ids(self, is_wanted: Callable[[Event], bool], limit: int | None) -> list[str]:
-        found = [(event.event_time, event.id) for event in self._events.values() if is_wanted(event)]
-        return [id_ for _, id_ in sorted(found)][:limit]
+    def _event_ids(self, as_of: datetime, is_wanted: Callable[[Event], bool], limit: int | None) -> list[str]:
+        found = [each for each in self._events.values() if each.event_time <= as_of and is_wanted(each)]
+        return [event.id for event in sorted(found, key=lambda event: (event.event_time, event.id))][:limit]
 
     async def get_runnable_events(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
-        return self._event_ids(lambda event: not event.is_processed and event.event_time <= as_at, limit)
+        return self._event_ids(as_at, lambda event: not event.is_processed, limit)
 
-    async def get_events(
-        self, event_name: str, event_key: str, as_of: datetime, *, limit: int | None = None
-    ) -> list[str]:
-        wanted = (event_name, event_key)
-        return self._event_ids(
-            lambda event: (event.event_name, event.event_key) == wanted and event.event_time <= as_of, limit
-        )
+    async def get_events(self, name: str, key: str, as_of: datetime, *, limit: int | None = None) -> list[str]:
+        return self._event_ids(as_of, lambda event: (event.event_name, event.event_key) == (name, key), limit)
 
     async def mark_event_processed(self, id: str) -> None:
-        _found(self._events, id, EventNotFoundError).is_processed = True
+        self._events[id].is_processed = True
 
     async def mark_event_unprocessed(self, id: str) -> None:
-        _found(self._events, id, EventNotFoundError).is_processed = False
+        self._events[id].is_processed = False

@@ -1,4 +1,4 @@
-"""Connections as an application has them, of each driver that a unit of work can join."""
+"""An application's connections, of each driver that a unit of work can join."""
 
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -22,11 +22,11 @@ class Way:
 
     Attributes:
         name: What it is called.
-        dialect: Of which database.
+        dialect: Its database.
         is_async: Which of a unit's methods takes it.
-        connect: Connects to a file or URL, so that a transaction is begun by itself or is open.
+        connect: Connects to a file or URL, so that a transaction is open or begins by itself.
         connect_in_autocommit: Connects so that each statement is a transaction.
-        run: Runs a statement of the application's own, and returns its rows.
+        run: Runs a statement of the application, and returns its rows.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Way:
 
 
 class Transaction:
-    """A connection of an application, what runs a statement on it, and what ends it."""
+    """An application's connection, how to run a statement on it, and how to end it."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Transaction:
         self._close = close
 
     async def add(self, unit: UnitOfWork) -> None:
-        """Add a unit, by the method that is for this kind of connection."""
+        """Add a unit, with the method for this kind of connection."""
         if isinstance(self.connection, _SYNC):
             unit.run_in_sync(self.connection)
         else:
@@ -83,7 +83,7 @@ async def _done(result: Any) -> Any:
 
 
 def _plain(connection: Any) -> Transaction:
-    """A connection whose methods are those of Python's database API, with or without async."""
+    """A connection with the methods of Python's database API, with or without async."""
 
     async def run(sql: str) -> list[Any]:
         cursor = await _done(connection.execute(sql))
@@ -109,7 +109,7 @@ async def _async_psycopg(url: str, **options: Any) -> Transaction:
 
 
 def asyncpg_options(url: str) -> dict[str, Any]:
-    """Return what asyncpg takes in place of a URL, of which it reads less than libpq."""
+    """Return asyncpg's options for a URL, of which it reads less than libpq."""
     info = conninfo_to_dict(url)
     port = int(info.get("port") or 5432)
     options = {"host": info["host"], "port": port, "user": info["user"], "database": info["dbname"]}
@@ -129,7 +129,7 @@ async def _asyncpg(url: str, *, begins: bool = True) -> Transaction:
 
 
 def _address(driver: str) -> Callable[[str], Any]:
-    """Return what makes SQLAlchemy's URL of a file or URL."""
+    """Return a function that makes SQLAlchemy's URL of a file or URL."""
 
     def address(target: str) -> Any:
         if "sqlite" in driver:

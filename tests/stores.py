@@ -14,7 +14,7 @@ from wfe_sql.testing.samples import TIME
 
 
 async def fill(provider: SqlPersistenceProvider, ids: str = "ba") -> None:
-    """Store something of everything for each letter, which is the workflow's id."""
+    """Store one of everything for each letter, which is the workflow's id."""
     for id_ in ids:
         pointers = [full_pointer(id=f"{id_}-p{number}") for number in (2, 1)]
         await provider.create_new_workflow(full_instance(id=id_, name=f"order-{id_}", execution_pointers=pointers))
@@ -33,7 +33,7 @@ async def dump(provider: SqlPersistenceProvider) -> list[str]:
 
 
 async def found(provider: SqlPersistenceProvider, kind: FindingKind) -> list[str]:
-    """Return what a check says of one kind."""
+    """Return the findings of one kind."""
     return [finding.message for finding in await provider.check() if finding.kind is kind]
 
 
@@ -50,7 +50,7 @@ def tuned(own: QuerySet, folder: Path, *changes: tuple[str, str, str]) -> Path:
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """Check that every thread that is started inside ends."""
+    """Check that every thread that the block starts ends."""
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:

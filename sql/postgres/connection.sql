@@ -17,7 +17,7 @@
 -- scan: the catalog, a row where there is Citus
 -- keep: read committed; queries that lock must continue with what others have committed by then
 -- keep: the schema, with only pg_temp after it, and the time zone; names, scripts and times depend on them
--- keep: the switches of plans; sql/README.md says which queries need which, under "To tune a query"
+-- keep: the plans that are off; sql/README.md says which queries need which, under "disabled plans"
 SELECT
     set_config('search_path', quote_ident(:schema) || ', pg_temp', :is_local) AS search_path,
     set_config('default_transaction_isolation', 'read committed', :is_local) AS isolation,
@@ -122,7 +122,7 @@ ROLLBACK TO SAVEPOINT wfe_sql_unit;
 BEGIN ISOLATION LEVEL READ COMMITTED;
 
 -- name: begin_read()!
--- One snapshot for all that is read until commit.
+-- One snapshot for all reads until commit.
 -- used by: run_alone, snapshot
 -- index: none
 -- keep: REPEATABLE READ; a dump or a copy would mix several moments

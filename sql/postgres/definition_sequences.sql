@@ -83,8 +83,8 @@ ORDER BY definition_id
 FOR UPDATE;
 
 -- name: pass_over_taken_numbers(definition_id)!
--- Raises the number of a definition to the last of the next ones whose names workflows have already, up to the first that
--- is free; nothing where the next one is.
+-- Raises the number of a definition to the last of the next ones whose names workflows already have, up to the first that
+-- is free; does nothing if the next one is free.
 -- used by: create_numbered_workflow
 -- index: definition_sequences_pkey, workflows_name_key
 WITH RECURSIVE taken (number) AS (

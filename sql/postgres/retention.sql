@@ -40,7 +40,7 @@ FROM (
 -- used by: purge_workflows
 -- index: workflows_pkey, idx_execution_pointers_workflow_id
 -- keep: ORDER BY id FOR UPDATE, and workflows before their pointers, as hosts lock them; they deadlock without it
--- keep: the conditions beside :ids; a host may have changed the row since it was found
+-- keep: the conditions besides :ids; a host may have changed the row since it was found
 WITH finished AS (
     SELECT id
     FROM workflows
@@ -178,7 +178,7 @@ FROM (
 -- Deletes those of :ids, a JSON array, that are still processed.
 -- used by: purge_events
 -- index: events_pkey
--- keep: the conditions beside :ids; a host may have changed the row since it was found
+-- keep: the conditions besides :ids; a host may have changed the row since it was found
 DELETE FROM events
 WHERE
     id = any(array(SELECT wanted.id FROM jsonb_array_elements_text(:ids) AS wanted (id)))
@@ -241,7 +241,7 @@ WHERE
 -- Deletes those of :ids, a JSON array, whose workflow is still gone.
 -- used by: purge_orphaned_errors
 -- index: execution_errors_pkey, workflows_pkey
--- keep: the conditions beside :ids; a host may have changed the row since it was found
+-- keep: the conditions besides :ids; a host may have changed the row since it was found
 DELETE FROM execution_errors
 WHERE
     id = any(array(SELECT cast(wanted.id AS INT) FROM jsonb_array_elements_text(:ids) AS wanted (id)))

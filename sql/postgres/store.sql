@@ -185,8 +185,8 @@ END
 $$;
 
 -- name: collate_ids_bytewise()#
--- Gives the ids of the reference's tables the order of ours, so that a dump can find its pages by an index. The rows stay
--- as they are; the indexes on these columns are rebuilt, and meanwhile nobody else can use the table.
+-- Gives the ids of the reference's tables the order of ours, so that a dump can find its pages by an index. The rows do
+-- not change; the indexes on these columns are rebuilt, and meanwhile nobody else can use the table.
 -- https://www.postgresql.org/docs/current/sql-altertable.html
 -- used by: ensure_store_exists
 -- index: none

@@ -189,11 +189,11 @@ INNER JOIN units ON created.id = units.id;
 -- returns their names: the definition and the number.
 -- used by: create_numbered_workflow
 -- index: definition_sequences_pkey
--- keep: the column unit, and a row only for a unit that found its row; a write that failed would pass for done
+-- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
 -- keep: ORDER BY id; two hosts that insert the same ids deadlock without it
--- keep: ORDER BY named.unit, pointer.ordinality; pointers get their positions in it
--- keep: FOR UPDATE SKIP LOCKED, and the null for what it passes over; one held row would hold up all others
--- keep: ORDER BY definition_id where rows are made; two hosts deadlock without it
+-- keep: ORDER BY named.unit, pointer.ordinality; pointers get their positions in this order
+-- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
+-- keep: ORDER BY definition_id where rows are inserted; two hosts deadlock without it
 WITH units AS (
     SELECT
         unit.*,
@@ -589,17 +589,17 @@ WHERE workflows.id = dealt.id
 RETURNING units.unit, workflows.id, workflows.next_execution;
 
 -- name: claim_and_load_instances_group(units)
--- Takes what claim_runnable_instances_group does, and returns the workflows themselves, each with its pointers in list order.
--- One that another host changed since the statement began comes without its document: the pointers seen here are not those
--- that belong to it. Returned in no order.
+-- Claims what claim_runnable_instances_group does, and returns the workflows themselves, unordered, each with its pointers
+-- in list order. A workflow that another host changed since the statement began comes without its document, because this
+-- statement sees its pointers as they were before.
 -- used by: claim_and_load_instances
 -- index: idx_workflows_runnable, workflows_pkey, idx_execution_pointers_workflow_id
--- keep: the column unit; what comes back is dealt to the units by it
--- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or take one row
--- keep: the conditions that say what is due and free; two hosts would work on one row
--- keep: ORDER BY next_execution, id in both places; a limit must take what has waited longest
--- keep: that the revisions are compared; a step that was stored as done would run again
--- keep: ORDER BY pointer.position; pointers are in the order of the list that they were stored in
+-- keep: the column unit; it tells which unit a row is for
+-- keep: FOR UPDATE SKIP LOCKED, in the statement that writes; two hosts would wait for each other, or claim one row
+-- keep: the conditions for due and free; two hosts would work on the same row
+-- keep: ORDER BY next_execution, id in both places; with a limit, the longest due must come first
+-- keep: the comparison of revisions; a step that was stored as done would run again
+-- keep: ORDER BY pointer.position; pointers come back in list order
 WITH units AS (
     SELECT
         unit.*,

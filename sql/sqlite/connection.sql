@@ -81,7 +81,7 @@ PRAGMA busy_timeout = 0;
 BEGIN IMMEDIATE;
 
 -- name: begin_read()!
--- One snapshot for all that is read until commit.
+-- One snapshot for all reads until commit.
 -- used by: run_reads, snapshot
 -- index: none
 BEGIN;

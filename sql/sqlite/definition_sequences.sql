@@ -21,8 +21,8 @@ ON CONFLICT (definition_id) DO UPDATE SET next_num = next_num + 1 WHERE next_num
 RETURNING next_num;
 
 -- name: pass_over_taken_numbers(definition_id)!
--- Raises the number of a definition to the last of the next ones whose names workflows have already, up to the first that
--- is free; nothing where the next one is, as GROUP BY then gives no row (SQLite before 3.39 knows no HAVING without it).
+-- Raises the number of a definition to the last of the next ones whose names workflows already have, up to the first that
+-- is free; does nothing if the next one is free, because GROUP BY then gives no row (before 3.39, HAVING needs GROUP BY).
 -- used by: create_numbered_workflow
 -- index: sqlite_autoindex_definition_sequences_1, sqlite_autoindex_workflows_2
 INSERT INTO definition_sequences (definition_id, next_num)

@@ -177,8 +177,8 @@ ORDER BY workflow_id, place;
 -- order.
 -- used by: claim_and_load_instances
 -- index: idx_workflows_runnable, idx_execution_pointers_workflow_id
--- keep: the condition on claim_token; a host would get the pointers of what another host took
--- keep: ORDER BY place; pointers are in the order of the list that they were stored in
+-- keep: the condition on claim_token; a host would get the pointers of workflows that another host took
+-- keep: ORDER BY place; pointers come back in list order
 SELECT workflow_id, document
 FROM execution_pointer_documents
 WHERE

@@ -29,7 +29,7 @@ WHERE
 -- Deletes those of :ids, a JSON array, that still have the status and ended before :older_than, with their pointers.
 -- used by: purge_workflows
 -- index: sqlite_autoindex_workflows_1, idx_execution_pointers_workflow_id
--- keep: the conditions beside :ids; a host may have changed the row since it was found
+-- keep: the conditions besides :ids; a host may have changed the row since it was found
 DELETE FROM workflows
 WHERE
     id IN (SELECT value FROM json_each(:ids))
@@ -110,7 +110,7 @@ WHERE +is_processed = 1 AND event_time < :older_than;
 -- Deletes those of :ids, a JSON array, that are still processed.
 -- used by: purge_events
 -- index: sqlite_autoindex_events_1
--- keep: the conditions beside :ids; a host may have changed the row since it was found
+-- keep: the conditions besides :ids; a host may have changed the row since it was found
 DELETE FROM events
 WHERE id IN (SELECT value FROM json_each(:ids)) AND +is_processed = 1;
 
@@ -164,7 +164,7 @@ WHERE
 -- Deletes those of :ids, a JSON array, whose workflow is still gone.
 -- used by: purge_orphaned_errors
 -- index: INTEGER PRIMARY KEY, sqlite_autoindex_workflows_1
--- keep: the conditions beside :ids; a host may have changed the row since it was found
+-- keep: the conditions besides :ids; a host may have changed the row since it was found
 DELETE FROM execution_errors
 WHERE
     id IN (SELECT value FROM json_each(:ids))

@@ -162,7 +162,7 @@ VALUES (
 -- name. next_definition_sequence follows in the same transaction and gives the number out.
 -- used by: create_numbered_workflow
 -- index: sqlite_autoindex_definition_sequences_1, idx_execution_pointers_workflow_id
--- keep: a plain INSERT; an id or a name that is taken must be an error
+-- keep: a plain INSERT; an id or a name in use must be an error
 INSERT INTO workflows (
     id, name, root_workflow_id, definition_id, version, description, reference, status, data, next_execution,
     create_time, complete_time
@@ -189,7 +189,7 @@ RETURNING name;
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: sqlite_autoindex_workflows_1
 -- keep: the conditions on claim_token, revision and create_time; a late host would overwrite the work of another
--- keep: that the revision is raised, and returned; the next write of this host is held against it
+-- keep: that the revision is raised, and returned; the next write of this host is compared with it
 UPDATE workflows
 SET
     name = CASE :name WHEN '' THEN name ELSE :name END,
@@ -264,7 +264,7 @@ WHERE
 RETURNING id, next_execution;
 
 -- name: claim_and_load_instances(as_at, now, token, worker_id, expires_at, row_limit)
--- Takes what claim_runnable_instances does, and returns the workflows themselves; in no order.
+-- Claims what claim_runnable_instances does, and returns the workflows themselves, unordered.
 -- used by: claim_and_load_instances
 -- index: idx_workflows_runnable, sqlite_autoindex_workflows_1
 -- keep: the conditions that say what is due and free; two hosts would work on one row

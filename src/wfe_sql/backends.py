@@ -121,19 +121,20 @@ class SqlitePersistenceProvider(SqlPersistenceProvider):
         clock: Returns the current time, aware; everything about expiry uses it.
         on_conflict: With "raise", persisting raises `WorkflowConflictError` if the workflow was changed, or deleted and
             created again, since the instance was loaded or stored; "overwrite" overwrites it, as the reference does.
-        poll_interval: How long `wait_for_work` lets what is due and nobody takes rest until it returns for it again.
-        fallback_interval: After how long `wait_for_work` looks at the store though nothing told it to.
+        poll_interval: The longest pause before `wait_for_work` returns again for due work that nobody takes.
+        fallback_interval: How often `wait_for_work` looks at the store even if nothing woke it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
-        app_sql: A folder with `.sql` files of the application's own, for `UnitOfWork.run` and `fetch`: queries as this
-            library has them, each with a line of text below its name. Those in its folder `sqlite`, if it has one, are
-            for SQLite only. They may not begin or end transactions. Their tables are the application's: it makes them,
-            and maintenance leaves them alone.
+        app_sql: A folder with the application's `.sql` files, for `UnitOfWork.run` and `fetch`: queries in the form of
+            this library's, each with a line of text below its name. Those in its folder `sqlite`, if it has one, are
+            for SQLite only. They must not begin or end transactions. The application creates their tables, and
+            maintenance leaves them alone.
         allow_unfinished_copy: Open a store even if a `copy_to` into it was killed, or is in progress: to check it, or
             to copy into it again. It has only some of the rows, so no host may work on it.
         on_unit: Called once for each unit of work when it has ended, with its `UnitStats`, on the event loop and in
             the context (`contextvars`) of the call; it must be quick. If it raises, that is logged, and the call goes
-            on. It is not called for a unit whose caller was cancelled before it began, for reads of a snapshot of the
-            store (dump, copy, stats, check), or for `run_in`.
+            on. A unit in the caller's transaction is reported when it was added, because nobody learns whether the
+            caller commits; with `run_in_sync`, on the caller's thread. Not reported are calls that were refused or
+            cancelled before anything was sent, opening, and backups.
         slow_unit: A unit that takes at least this long, including waiting, is logged as a warning; None to log none.
 
     Raises:
@@ -235,12 +236,12 @@ class PostgresPersistenceProvider(SqlPersistenceProvider):
         clock: Returns the current time, aware; everything about expiry uses it.
         sql_dir: A folder with `.sql` files whose queries replace those of the same name.
         app_sql: As for `SqlitePersistenceProvider`, with a folder `postgres`. A table without a schema before its name
-            is looked for in the store's schema only, whatever the role's search_path. The queries run with the settings
-            of this library's own (`set_up_connection`).
-        poll_interval: How often `wait_for_work` looks at the store where the server cannot tell it: behind a pooler in
-            transaction mode, on a standby, on Citus, where the store lacks the triggers, and until a connection that
-            was lost is back; and how long it lets what is due and nobody takes rest.
-        fallback_interval: After how long `wait_for_work` looks at the store though nothing told it to.
+            is looked for in the store's schema only, not in the role's search_path. The queries run with the settings
+            of this library's queries (`set_up_connection`).
+        poll_interval: How often `wait_for_work` looks at the store if the server cannot notify it: behind a pooler in
+            transaction mode, on a standby, on Citus, if the store lacks the triggers, and while a lost connection is
+            not back; also the longest pause before it returns again for due work that nobody takes.
+        fallback_interval: How often `wait_for_work` looks at the store even if nothing woke it.
         on_conflict, allow_unfinished_copy, on_unit: As for `SqlitePersistenceProvider`.
         application_name: The name of the connections in the server's views and log, unless the URL has one.
         connect_timeout: How long connecting to each host of the URL may take, and how long a call waits for a free
@@ -340,7 +341,7 @@ class Backend:
         load: Returns its queries; those in a folder replace their namesakes. Raises `QueryFileError`.
         open_planner: Opens the store of a URL read-only, to explain queries on it. Raises `StoreError`.
         schema: Returns the DDL of a new store, as a script for the database's own command-line program.
-        patient: The options with which no statement times out, or is logged as slow.
+        patient: The options with which no statement times out or is logged as slow.
     """
 
     name: str

@@ -134,7 +134,7 @@ def utc_of(value: Any) -> datetime:
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueError(f"is naive: {value!r}; give it a time zone, such as datetime.UTC")
     try:
-        # Subclasses, such as freezegun's and pendulum's, have arithmetic of their own; this gives a plain datetime.
+        # Subclasses, such as freezegun's and pendulum's, have their own arithmetic; this gives a plain datetime.
         return EPOCH - EPOCH.__sub__(value)
     except OverflowError as error:
         raise ValueError(f"is out of range in UTC: {value!r}") from error

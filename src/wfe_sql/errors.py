@@ -1,7 +1,7 @@
 """Every error that this library raises on purpose.
 
 The driver's own error, where there is one, is the `__cause__`. An error says in its attributes what it is about, as far
-as that is known, so that nobody has to parse its message; what is not known, or does not apply, is None.
+as that is known, so that nobody has to parse its message; attributes that are unknown or do not apply are None.
 """
 
 from datetime import timedelta
@@ -124,7 +124,7 @@ class ClaimLostError(WfeError):
 
 
 class SerializationError(WfeError, ValueError):
-    """A value cannot be stored as it is; raised before anything is written.
+    """A value cannot be stored; raised before anything is written.
 
     Attributes:
         field: The argument, or the field of a model, such as "limit" or "WorkflowInstance.data".

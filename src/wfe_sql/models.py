@@ -108,7 +108,7 @@ def new_id() -> str:
         return f"{_ids_begin}{_ids_count:012x}"
 
 
-_now: Callable[[tzinfo], datetime] = datetime.now  # wfe_sql.testing puts a clock of its own here
+_now: Callable[[tzinfo], datetime] = datetime.now  # wfe_sql.testing replaces it with its clock
 
 
 def utc_now() -> datetime:
@@ -331,8 +331,8 @@ class Held:
     """A claim that is renewed while a block runs; `HostingRepository.hold` makes it.
 
     Attributes:
-        claim: The claim, as the last renewal has it.
-        is_released: Whether the block has released it, so that there is nothing to renew or to give back.
+        claim: The claim, as last renewed.
+        is_released: Whether the block has released it, so that it is no longer renewed.
     """
 
     claim: Claim
@@ -391,7 +391,7 @@ class Subscribed:
 
 @dataclass(slots=True)
 class Ran:
-    """A query of the application's own in a unit of work, and what it returned.
+    """A query of the application in a unit of work, and what it returned.
 
     Attributes:
         value: Its rows as dicts; with `^` one row as a dict or None; with `$` a value; with `!` how many rows it

@@ -50,7 +50,7 @@ _NOT_IN_A_UNIT = {
     *("abort", "begin", "commit", "end", "prepare", "release", "rollback", "savepoint", "start"),
     *("attach", "detach", "discard", "pragma", "reset", "set", "vacuum"),
 }
-"""How a statement begins that ends a transaction, or changes its connection for those who have it next."""
+"""How a statement begins that ends a transaction, or changes its connection for the next user."""
 _DOCUMENTS = re.compile(r"\b\w+_documents\b")
 """The names of the views whose documents become objects."""
 _RESERVED_BY_AIOSQL = {"self", "conn"}
@@ -117,10 +117,10 @@ class QuerySet(Mapping[str, Query]):
             query.name: _runner(query, getattr(runnable, query.name).sql, adapter) for query in self._queries.values()
         }
         self.application: Mapping[str, Query] = {}
-        """The queries of the application's own, by name: they can be run, and are not among the queries of this set."""
+        """The application's queries, by name: they can be run, but are not among the queries of this set."""
 
     def with_application(self, application: "QuerySet") -> "QuerySet":
-        """Return a set that runs the application's own queries too.
+        """Return a set that also runs the application's queries.
 
         Raises:
             QueryFileError: One of them has the name of one of these.
@@ -188,9 +188,9 @@ def load(
 def load_application(
     dialect: str, adapter: Callable[[], DriverAdapterProtocol], folder: Path, split: Callable[[str], Iterable[str]]
 ) -> QuerySet:
-    """Load the queries of the application's own: those in its folder, and those in the folder in it of the dialect.
+    """Load the application's queries: those in its folder, and those in the folder's subfolder for the dialect.
 
-    Their header is a line of text that says what they do; lines such as `used by:` are not asked for.
+    Their header is a line of text that says what they do; lines such as `used by:` are not required.
 
     Args:
         dialect: The name of the dialect's folder, such as "sqlite".
@@ -199,7 +199,7 @@ def load_application(
         split: Cuts a script into its statements.
 
     Raises:
-        QueryFileError: A file breaks a rule of the house, or a query would end the transaction that it runs in; the
+        QueryFileError: A file breaks a rule, or a query would end the transaction that it runs in; the
             message names file, line and query.
     """
     if not folder.is_dir():
@@ -215,7 +215,7 @@ def load_application(
             if found is not None and found[1].lower() in _NOT_IN_A_UNIT:
                 raise QueryFileError(
                     f"{query.place}: {found[1].upper()} would end the transaction that the query runs in, or change "
-                    "its connection, which are the library's"
+                    "its connection; both belong to the library"
                 )
     return QuerySet(queries.values(), adapter())
 

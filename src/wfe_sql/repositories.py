@@ -60,10 +60,10 @@ class WorkflowRepository(Protocol):
         ...
 
     async def persist_workflow(self, instance: WorkflowInstance, *, claim: Claim | None = None) -> None:
-        """Store the workflow as it is now, with all its pointers, over what is stored.
+        """Replace the stored workflow by this instance, with all its pointers.
 
-        A name of "" keeps the stored name; `create_time` never changes. The instance is stored as it is at the call.
-        One that was built by hand, not loaded or stored before, overwrites whatever is stored.
+        A name of "" keeps the stored name; `create_time` never changes. Changes after the call are not stored. An
+        instance that was neither loaded nor stored before overwrites the stored workflow, whatever its state.
 
         Args:
             instance: The workflow.
@@ -160,7 +160,7 @@ class WorkflowRepository(Protocol):
 
 
 class SubscriptionRepository(Protocol):
-    """Waits for events, and the tokens with which a worker holds one.
+    """Subscriptions to events, and the tokens with which an external worker holds one.
 
     A waiting step stores a subscription with its workflow, from `subscribe_as_of` on: events with an earlier
     `event_time` are not for it. An event is then handed to each subscription of its name and key:
@@ -372,7 +372,7 @@ class ScheduledCommandRepository(Protocol):
         when its handler returns. If its handler raises, or its host dies (after the lease), it is due again. The others
         still run. While a handler runs, the lease is renewed at every third of it. No handler begins on a command whose
         lease may have ended, for example because this host was suspended: commands that another host took are left to
-        it, with a warning to the logger `wfe_sql`. A cancelled call releases the commands that it has not handled.
+        it, with a warning in the log `wfe_sql`. A cancelled call releases the commands that it has not handled.
 
         Args:
             as_of: Commands with `execute_time` at or before this are due.
@@ -459,9 +459,14 @@ class UnitOfWork(Protocol):
     They are not awaited. Nothing is sent before the `async with` block ends, and nothing at all if the block raises. A
     unit is for one block, or one `run_in`: it cannot be used again.
 
-    An object is stored as it is when its operation is added. Instances remember that they were stored once the unit is
-    stored, even if the caller is cancelled meanwhile. The unit runs its operations in its own order, by kind and id,
-    and then the application's queries, in the order in which they were added.
+    Example:
+        async with provider.unit(claim, release=True) as unit:
+            unit.persist_workflow(order)
+            unit.create_event(event)
+
+    An object is stored in the state it has when its operation is added. Instances remember that they were stored once
+    the unit is stored, even if the caller is cancelled meanwhile. The unit runs its operations in its own order, by
+    kind and id, and then the application's queries, in the order in which they were added.
 
     Every method raises `SerializationError` if a value cannot be stored, and `StoreError` if the unit is over or
     already has an operation on the same workflow, event, subscription or command. The end of the block raises the
@@ -545,7 +550,7 @@ class UnitOfWork(Protocol):
         ...
 
     def run(self, name: str, /, **params: Any) -> Ran:
-        """Add a query of the application's own; the returned object has its result.
+        """Add a query of the application; the returned object gets its result.
 
         Args:
             name: The query's name.
@@ -596,13 +601,13 @@ class UnitOfWork(Protocol):
 
 
 class UnitRepository(Protocol):
-    """Units of work, and reads with the application's own queries.
+    """Units of work, and reads with the application's queries.
 
     Example:
         async with provider.unit(claim, release=True) as unit:
             unit.persist_workflow(order)
             unit.schedule_command(command)
-            unit.run("insert_invoice", order_id=order.id, amount=12)  # of the folder app_sql
+            unit.run("insert_invoice", order_id=order.id, amount=12)  # a query in the folder app_sql
         rows = await provider.fetch("unpaid_invoices", before=now)
     """
 
@@ -610,7 +615,7 @@ class UnitRepository(Protocol):
         """Return a new unit of work, for `async with`.
 
         Args:
-            claim: Store the unit only if this claim still holds, whatever is in the unit.
+            claim: Store the unit only if this claim still holds, even if the unit does not touch what it claims.
             release: Release the claim in the same commit.
 
         Raises:
@@ -619,7 +624,7 @@ class UnitRepository(Protocol):
         ...
 
     async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
-        """Read with a query of the application's own, on one snapshot, and return its rows as dicts by column.
+        """Read with a query of the application, on one snapshot, and return its rows as dicts by column.
 
         Args:
             name: The query's name.
@@ -637,13 +642,13 @@ class HostingRepository(Protocol):
     """What every host does, in one call each."""
 
     def hold(self, claim: Claim, lease: timedelta) -> AbstractAsyncContextManager[Held]:
-        """Return a context manager that holds on to a claim while its block runs, and gives it back at the end.
+        """Return a context manager that holds a claim while its block runs, and releases it at the end.
 
-        The claim is renewed at every third of the lease, and before the block begins if less than a third is left, as
-        where this host stood still since it claimed. A renewal that fails with any other error than a lost claim is
-        tried again until the lease is over by the provider's clock. When the claim is lost the block is cancelled, and
-        the caller sees `ClaimLostError`; who cancels the caller sees that as ever. A claim that was released meanwhile,
-        by a unit with `release=True`, is neither renewed nor given back; release it in no other way within the block.
+        The claim is renewed after every third of the lease, and before the block begins if less than a third is left,
+        for example because this host was suspended. If a renewal fails, but the claim is not lost, it is retried until
+        the lease has ended by the provider's clock. If the claim is lost, the block is cancelled and the caller gets
+        `ClaimLostError`; cancelling the caller works as usual. Within the block, release the claim only with a unit
+        that has `release=True`: it is then no longer renewed, and not released again.
 
         Example:
             async with provider.hold(claim, lease) as held:
@@ -652,8 +657,8 @@ class HostingRepository(Protocol):
                     unit.persist_workflow(order)
 
         Args:
-            claim: What to hold.
-            lease: Until when, from each renewal.
+            claim: The claim to hold.
+            lease: How long it is claimed from each renewal on.
 
         Raises:
             ClaimLostError: The claim is no longer held.
@@ -662,9 +667,9 @@ class HostingRepository(Protocol):
         ...
 
     async def change(self, id: str, function: Change, claim: Claim | None = None) -> WorkflowInstance:
-        """Load a workflow, change it and store it; again, loaded anew, when somebody else stored it in between.
+        """Load a workflow, change it and store it; start over if somebody else stored it in between.
 
-        So nothing is overwritten, whatever the provider's `on_conflict`, and `function` may be called several times.
+        So nothing is overwritten, even with `on_conflict="overwrite"`, and `function` may be called several times.
 
         Example:
             def pay(order: WorkflowInstance) -> None:
@@ -674,12 +679,12 @@ class HostingRepository(Protocol):
 
         Args:
             id: The workflow's id.
-            function: Changes the instance that it is given in place. It is not async. It may return subscriptions,
-                which are stored with the workflow. What it raises is raised here, and nothing is stored.
+            function: A plain function, not async, that changes the instance in place. It may return subscriptions,
+                which are stored with the workflow. If it raises, nothing is stored, and its error is raised here.
             claim: Store it only if this claim still holds the workflow.
 
         Returns:
-            The instance as it is stored.
+            The instance as stored.
 
         Raises:
             WorkflowNotFoundError: No workflow has this id.
@@ -693,8 +698,8 @@ class HostingRepository(Protocol):
     async def create_numbered_workflow(self, instance: WorkflowInstance) -> str:
         """Store a new workflow under the next number of its definition, and return its name, such as "order-3".
 
-        The number is drawn from what `next_definition_sequence` draws from; one whose name a workflow has already is
-        passed over. The instance's `name` is set.
+        It shares its numbers with `next_definition_sequence`, and skips a number if a workflow already has that name.
+        The instance's `name` is set.
 
         Example:
             name = await provider.create_numbered_workflow(order)
@@ -702,17 +707,17 @@ class HostingRepository(Protocol):
         Raises:
             WorkflowAlreadyExistsError: Its id is in use.
             SerializationError: A value cannot be stored; the message names the field.
-            StoreError: One of its pointers has the id of another workflow's pointer, or the numbers are used up.
+            StoreError: One of its pointers has the id of another workflow's pointer, or no number is left.
         """
         ...
 
     async def claim_and_load_instances(
         self, as_at: datetime, worker_id: str, *, lease: timedelta, limit: int
     ) -> list[tuple[Claim, WorkflowInstance]]:
-        """Take workflows as `claim_runnable_instances` does, and return the claims with the workflows.
+        """Claim workflows as `claim_runnable_instances` does, and return the claims with the workflows.
 
-        A workflow that cannot be read does not hold up the others: it stays claimed until the lease is over, is left
-        out, and the logger `wfe_sql` gets an error that names it.
+        A workflow that cannot be read does not block the others: it is left out and stays claimed until its lease ends,
+        and an error that names it is logged to `wfe_sql`.
 
         Example:
             for claim, order in await provider.claim_and_load_instances(now, worker, lease=lease, limit=10):

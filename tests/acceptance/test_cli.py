@@ -1,4 +1,4 @@
-"""The `wfe-sql` command as a DBA and an operator use it, on a pipe and on terminals."""
+"""The `wfe-sql` command for a DBA and an operator, on a pipe and on terminals."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ def _do(file: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[Any]])
 
 
 def _order() -> WorkflowInstance:
-    """Return a workflow that is in the middle of its steps."""
+    """Return a workflow in the middle of its steps."""
     begin = utc_now() - timedelta(minutes=10)
 
     def at(minutes: float) -> Any:
@@ -126,7 +126,7 @@ async def _fill(provider: SqlitePersistenceProvider) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    file = tmp_path / "wfe.db"  # filled anew, because tests look at how many minutes ago something was
+    file = tmp_path / "wfe.db"  # filled for each test, because tests look at how many minutes ago something was
     _do(file, _fill)
     return file
 
@@ -362,7 +362,7 @@ def filled_with_hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hostile(filled_with_hostile: Path, tmp_path: Path) -> Path:
-    """A store in which every text that has no form of its own would do something to a terminal."""
+    """A store in which every free text has characters that a terminal would obey."""
     return Path(shutil.copy(filled_with_hostile, tmp_path))
 
 
@@ -445,7 +445,7 @@ def test_on_a_terminal(run: Run, store: Path, width: int, colour: dict[str, str]
     plain = ANSI.sub("", out)
     assert max(map(len, plain.splitlines())) <= width
     if name != "stats":
-        assert len(plain.splitlines()) == len(run(name, store, *rest).out.splitlines())  # cut, and not wrapped
+        assert len(plain.splitlines()) == len(run(name, store, *rest).out.splitlines())  # cut, not wrapped
     else:
         assert re.search(r"^refund +0 +1 +0 +0 +1 +91 d +91 d$", plain, re.MULTILINE)
     assert ("\x1b[3" in out) == (not colour and name in ("show", "workflows"))
@@ -643,7 +643,7 @@ def test_purge_of_orphaned_errors(run: Run, store: Path) -> None:
     [(0o600, 0, 0o600), (0o400, 0o022, 0o600), (0o640, 0o022, 0o640)],
 )
 def test_a_copy_is_for_the_same_people(store: Path, tmp_path: Path, mode: int, umask: int, expected: int) -> None:
-    """Looked at from when the file appears, with what lies beside it."""
+    """From the moment the file appears, with the files next to it."""
     store.chmod(mode)
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
@@ -764,7 +764,7 @@ PRINTS = [["dump"], ["stats"], ["workflows", "--json"], ["check"]]
 @pytest.mark.slow
 @pytest.mark.parametrize("command", PRINTS, ids=" ".join)
 def test_output_that_cannot_be_written(tmp_path: Path, command: list[str]) -> None:
-    """A full disk is one line; of a reader who has left, before anything was written, nobody wants to hear."""
+    """A full disk is one line; a reader who has left before anything was written is not an error."""
     file = tmp_path / "store.db"
     _do(file, lambda provider: provider.create_new_workflow(_order()))
     wfe_sql = [sys.executable, "-m", "wfe_sql.cli", *command, str(file)]

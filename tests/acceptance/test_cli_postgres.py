@@ -1,4 +1,4 @@
-"""The `wfe-sql` command on PostgreSQL; what is the same on SQLite is tested there."""
+"""The `wfe-sql` command on PostgreSQL, where it differs from SQLite."""
 
 import re
 import sqlite3

@@ -1,4 +1,4 @@
-"""Whoever persists what was changed meanwhile hears of it, whichever program changed it."""
+"""Persisting a workflow that was changed meanwhile is a conflict, whichever program changed it."""
 
 import asyncio
 import copy
@@ -21,7 +21,7 @@ ConnectStore = Callable[..., SqlPersistenceProvider]
 
 @pytest.fixture
 def schema(empty_schema: str) -> str:
-    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
     return empty_schema
 
 
@@ -144,7 +144,7 @@ async def test_one_instance_in_two_stores(provider: SqlPersistenceProvider, conn
 
 
 async def test_a_store_of_another_writers_times(provider: SqlPersistenceProvider, by_hand: ByHand) -> None:
-    """The reference may write nanoseconds; a person writes what a person writes."""
+    """The reference may write nanoseconds, and a person anything."""
     instance = sample_instance()
     await provider.create_new_workflow(instance)
     for time in ("2026-05-28T20:26:40.123456789+00:00", "2026-05-28T20:26:40Z", "2026-05-28T22:26:40.5+02:00"):

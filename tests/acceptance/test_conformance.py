@@ -35,7 +35,7 @@ def poolers(postgres_url: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(scope="session")
 def plans_as_on_citus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a version of set_up_connection that leaves plans to the server, as where there is Citus."""
+    """A folder with a version of set_up_connection that leaves plans to the server, as on Citus."""
     folder = tmp_path_factory.mktemp("sql")
     text = load_postgres_queries()["set_up_connection"].text
     assert text.count("'force_generic_plan'") == 1
@@ -102,5 +102,5 @@ async def another_provider(
 @pytest.fixture  # type: ignore[no-redef] # it overrides the suite's
 def capabilities(provider: PersistenceProvider, backend: str) -> Capabilities:
     if isinstance(provider, PostgresPersistenceProvider):
-        return Capabilities(stores_nul=False, longest_key=600)  # at most 2704 bytes fit into an index's row
+        return Capabilities(stores_nul=False, longest_key=600)  # an index entry can have at most 2704 bytes
     return Capabilities(wakes_on="process" if backend == "memory" else "store")

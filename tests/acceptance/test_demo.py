@@ -57,10 +57,10 @@ def test_demo_runs_all_orders_on_two_hosts_across_a_kill(tmp_path: Path) -> None
         rows = re.findall(rf"^order-{number} .*$", result.stdout, re.MULTILINE)
         assert [row.split()[1:6] for row in rows] == [["Complete", "7", "of", "7", "2"]]
     assert max(map(len, result.stdout.split("\n\n")[1].splitlines())) <= 80
-    started = re.search(r"host (\d+) starts, and host (\d+) beside it", result.stdout)
+    started = re.search(r"hosts (\d+) and (\d+) start", result.stdout)
     assert started is not None
     first, second = started.groups()
-    replaced = re.search(rf"host (\d+) takes its place, and host {second} goes on", result.stdout)
+    replaced = re.search(rf"host (\d+) takes its place, and host {second} continues", result.stdout)
     assert replaced is not None
     assert f"host {first} is killed with SIGKILL" in result.stdout
     assert "No step ran again once it was stored as done" in result.stdout
@@ -121,7 +121,7 @@ def test_a_host_that_ends_by_itself_is_a_failure(place: int, tmp_path: Path) -> 
     command = [*COMMAND, "demo", str(tmp_path / "orders.db")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        while (started := re.search(r"host (\d+) starts, and host (\d+)", running.stdout.readline())) is None:
+        while (started := re.search(r"hosts (\d+) and (\d+) start", running.stdout.readline())) is None:
             pass
         os.kill(int(started[place]), signal.SIGKILL)
         output, _ = running.communicate(timeout=15)

@@ -6,7 +6,6 @@ from wfe_sql.testing.conformance import (
     TestEventRepository,
     TestSubscriptionRepository,
     TestWorkflowRepository,
-    TestWorkflowsWithSubscriptions,
     another_provider,
     capabilities,
 )

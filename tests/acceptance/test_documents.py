@@ -1,4 +1,4 @@
-"""What the documents say holds as it stands: snippets and commands run, and the files that are named are there."""
+"""The documents are true: snippets and commands run as printed, and the files that they name exist."""
 
 import os
 import re
@@ -27,11 +27,11 @@ ELSEWHERE = {
     "sql/README.md": "test_sql_readme.py and test_sql_commands_postgres.py",
     "src/wfe_sql/testing/README.md": "test_plugin.py",
 }
-"""Documents whose snippets need more than to be run, and the tests that do so."""
+"""Documents whose snippets need other tests, and these tests."""
 
 
 def _blocks(document: Path, language: str) -> list[str]:
-    """Return the blocks of a language, but for the README's test command, which CI runs."""
+    """Return the blocks of a language, without the README's test command, which CI runs."""
     if document.relative_to(ROOT).as_posix() in ELSEWHERE:
         return []
     found = re.findall(rf"(<!-- \w+ -->\n)?```{language}\n(.*?)```", document.read_text(), re.DOTALL)
@@ -43,7 +43,7 @@ def _prose(document: Path) -> str:
 
 
 def _params(language: str, *, installs: bool) -> Iterator[Any]:
-    """Yield what each document says in a language: in one piece, as one block may go on where another ended."""
+    """Yield each document's blocks of a language in one piece, because a block may continue another."""
     for document in DOCUMENTS:
         if blocks := [text for text in _blocks(document, language) if ("pip install" in text) is installs]:
             yield pytest.param("\n".join(blocks), id=document.relative_to(ROOT).as_posix())
@@ -84,13 +84,16 @@ def test_commands_run_in_a_new_checkout(commands: str, tmp_path: Path) -> None:
 def test_what_is_named_is_there(document: Path) -> None:
     text = _prose(document)
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        headings = re.findall(r"^#+ (.*)", _prose(document.parent / link), re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
     paths = re.findall(r"`((?:src|sql|tests|\.github|\.ci)/[a-z\d_./-]*)`", text)
     assert [link for link in links if not (document.parent / link).exists()] == []
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_readme_is_for_the_package_index_too() -> None:
-    """There, a link to a file of this repository leads nowhere."""
+    """There, links to files of this repository do not work."""
     readme = ROOT / "README.md"
     assert len(readme.read_text().splitlines()) <= 200
     assert re.findall(r"\]\((?!https://)", _prose(readme)) == []

@@ -1,4 +1,4 @@
-"""`Hosting` as any backend has it that inherits it: on the other Protocols only; and a workflow that cannot be read."""
+"""`Hosting` for any backend that inherits it, with only the other Protocols; and a workflow that cannot be read."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ LEASE = timedelta(seconds=30)
 
 
 class AnyBackend(SqlitePersistenceProvider):
-    """A backend with nothing of its own for hosts, whose units do not tell `hold` what they release."""
+    """A backend that adds nothing for hosts, and whose units do not tell `hold` what they release."""
 
     create_numbered_workflow = Hosting.create_numbered_workflow
     claim_and_load_instances = Hosting.claim_and_load_instances
@@ -58,7 +58,7 @@ async def test_a_damaged_workflow_does_not_hold_up_the_others(
             connection.commit()
         loaded = await store.claim_and_load_instances(TIME, "host", lease=LEASE, limit=10)
         assert [instance.id for _, instance in loaded] == ["one", "two"]
-        assert "'damaged' is left out until its lease is over" in caplog.text
+        assert "'damaged' is left out, and stays claimed until its lease ends" in caplog.text
         assert await store.claim_and_load_instances(TIME, "host", lease=LEASE, limit=10) == []
         clock.advance(seconds=LEASE.total_seconds() + 1)
         again = await store.claim_runnable_instances(TIME, "host", lease=timedelta(seconds=1), limit=1)

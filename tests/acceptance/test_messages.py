@@ -1,4 +1,4 @@
-"""What errors and findings say to people, beyond what the Protocols promise of any backend."""
+"""What errors and findings say to people, beyond what the Protocols promise for any backend."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -179,7 +179,7 @@ async def test_workflows(provider: SqlPersistenceProvider) -> None:
 
 
 async def test_subscriptions(provider: SqlPersistenceProvider) -> None:
-    """The token with which PostgreSQL marks what is terminated cannot be taken, so that stores can be copied."""
+    """Nobody can use the token with which PostgreSQL marks terminated subscriptions, so that stores can be copied."""
     reserved = "wfe-sql:terminated"
     with pytest.raises(SerializationError, match="external_token must not be"):
         await provider.create_event_subscription(full_subscription(id="s1", external_token=reserved))

@@ -1,4 +1,4 @@
-"""What is published, and what a host gets when it installs that."""
+"""What is published, and what a host gets when it installs it."""
 
 import json
 import os
@@ -158,7 +158,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new virtual environment in which the wheel is installed, and nothing else was asked for."""
+    """The Python of a new virtual environment in which only the wheel was installed."""
     folder = tmp_path_factory.mktemp("venv")
     _run(sys.executable, "-m", "venv", folder, cwd=folder)
     python = folder / "bin" / "python"

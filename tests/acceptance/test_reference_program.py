@@ -1,4 +1,4 @@
-"""Stores shared with the published Rust crates, which a small Rust program drives (tests/reference)."""
+"""Stores shared with the published Rust crates, through a small Rust program (tests/reference)."""
 
 import json
 import os
@@ -71,7 +71,7 @@ class Reference:
         return [json.loads(line) for line in self._call("run", "").splitlines()]
 
     def plain(self, value: Any) -> Any:
-        """A model, or many, as `dump` returns it."""
+        """One or more models, in the form of `dump`."""
         built = msgspec.to_builtins(value)
         models = built if isinstance(built, list) else [built]
         for model in models:
@@ -231,7 +231,7 @@ async def test_what_the_reference_writes_python_reads(reference: Reference, conn
 async def test_its_engine_runs_workflows_whose_ids_are_the_models_own(
     reference: Reference, connect_store: Connect
 ) -> None:
-    """Which are UUIDv7, where its own are UUIDv4."""
+    """Ours are UUIDv7, its own UUIDv4."""
     workflows = [
         WorkflowInstance(
             workflow_definition_id="order", version=1, data={}, execution_pointers=[ExecutionPointer(step_id=0)]
@@ -284,7 +284,7 @@ async def test_a_free_subscription_that_python_terminated_is_closed_in_the_refer
 async def test_a_subscription_that_the_reference_terminated_is_closed(
     reference: Reference, connect_store: Connect
 ) -> None:
-    """And it is gone, on PostgreSQL."""
+    """On PostgreSQL it is deleted."""
     reference.write(subscriptions=SUBSCRIPTIONS, terminate=["s1"])
     async with connect_store() as provider:
         assert await provider.get_subscriptions("e", "", FAR_FUTURE) == []
@@ -416,7 +416,7 @@ async def test_three_processes_in_two_languages_on_one_store(reference: Referenc
 
 
 def without_migrations(catalog: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """All but the table in which the reference notes that it made the others."""
+    """All tables except the one in which the reference notes its migrations."""
     return {entry for entry in catalog if entry[1] != "_sqlx_migrations"}
 
 

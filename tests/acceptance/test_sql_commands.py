@@ -45,7 +45,7 @@ def _on_a_terminal(*arguments: str) -> str:
         try:
             while part := os.read(screen, 65536):
                 shown += part
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # how Linux reports that the other end is closed
             pass
     os.close(screen)
     return shown.decode()

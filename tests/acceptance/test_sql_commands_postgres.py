@@ -28,7 +28,7 @@ README = Path(__file__).parents[2] / "sql" / "README.md"
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[str]:
-    """The URL of a new database: commands use the schema wfc of whichever they are given."""
+    """The URL of a new database: commands use its schema wfc."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -38,7 +38,7 @@ def database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def psql() -> str:
-    """The path of psql: the one of this machine, or the one that comes with the server for tests."""
+    """The path of psql: this machine's, or that of the server for tests."""
     found = shutil.which("psql")
     if found:
         return found
@@ -175,7 +175,7 @@ def test_a_store_made_from_the_schema_is_one_made_by_the_library(database: str, 
 
 
 def _definitions(connection: psycopg.Connection[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return what the schema consists of."""
+    """Return the parts of the schema."""
     statements = (
         "SELECT table_name, column_name, data_type, collation_name, is_nullable, column_default, is_identity"
         " FROM information_schema.columns WHERE table_schema = 'wfc' ORDER BY table_name, ordinal_position",

@@ -1,4 +1,4 @@
-"""What `sql/README.md` says: its lists are those of the files, and its commands do what it says they do."""
+"""What `sql/README.md` says is true: its lists match the files, and its commands do what it says."""
 
 import os
 import re

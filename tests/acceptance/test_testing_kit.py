@@ -1,4 +1,4 @@
-"""The pytest plugin, what its fixtures are made of, and that `src/wfe_sql/testing/README.md` runs as printed."""
+"""The pytest plugin, the tools behind its fixtures, and that `src/wfe_sql/testing/README.md` runs as printed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def _snippets() -> dict[str, str]:
 
 
 def _pytest(folder: Path, *arguments: str, passes: bool = True, **environment: str) -> str:
-    """Run pytest as in a project of its own, and return what it prints."""
+    """Run pytest as in a separate project, and return what it prints."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "WFE_SQL"))}
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir=.", "-rs", *arguments],
@@ -225,13 +225,57 @@ async def test_an_answer_is_lost_of_what_is_stored(stored: SqlPersistenceProvide
         await failing.create_event(full_event(id="e"))
     assert (await failing.get_workflow_instance("w")).data == "changed"
     assert (await failing.get_event("e")).id == "e"
-    with pytest.raises(WorkflowConflictError):  # as after a real one: the instance did not hear that it was stored
+    with pytest.raises(WorkflowConflictError):  # as after a real one: the instance does not know that it was stored
+        await failing.persist_workflow(instance)
+
+
+async def test_a_unit_fails_at_its_end_with_nothing_stored(stored: SqlPersistenceProvider) -> None:
+    failing = FailingProvider(stored)
+    instance = await failing.get_workflow_instance("w")
+    failing.lose_claim("unit")
+    failing.be_busy("unit")
+    failing.lose_answer("unit", stored=False)
+    for error in (ClaimLostError, StoreBusyError, StoreUnavailableError):
+        came_to_the_end = False
+        with pytest.raises(error, match=r"unit .* as the test requested"):
+            async with failing.unit() as unit:
+                unit.persist_workflow(instance)
+                unit.create_event(full_event(id="e"))
+                came_to_the_end = True
+        assert came_to_the_end
+        with pytest.raises(wfe_sql.EventNotFoundError):
+            await failing.get_event("e")
+    async with failing.unit() as unit:
+        unit.persist_workflow(instance)
+        unit.create_event(full_event(id="e"))
+    assert (await failing.get_event("e")).id == "e"
+    assert failing.pending == []
+
+
+async def test_the_answer_of_a_unit_is_lost_that_is_stored(stored: SqlPersistenceProvider) -> None:
+    failing = FailingProvider(stored)
+    instance = await failing.get_workflow_instance("w")
+    instance.data = "changed"
+    failing.lose_answer("unit", stored=True)
+    with pytest.raises(RuntimeError, match="the block failed"):
+        async with failing.unit() as unit:
+            raise RuntimeError("the block failed, so nothing is sent whose answer could be lost")
+    assert failing.pending == ["unit"]
+    with pytest.raises(StoreUnavailableError, match="it is not known whether the write was committed"):
+        async with failing.unit() as unit:
+            unit.persist_workflow(instance)
+            unit.create_event(event=full_event(id="e"))
+    assert (await failing.get_workflow_instance("w")).data == "changed"
+    assert (await failing.get_event("e")).id == "e"
+    with pytest.raises(WorkflowConflictError):  # the instance does not know that it was stored
         await failing.persist_workflow(instance)
 
 
 async def test_what_cannot_fail(wfe_failing: FailingProvider) -> None:
     for method in ("dump", "persist_workfow", "supports_scheduled_commands"):
-        with pytest.raises(TypeError, match=f"'{method}' is not an async method of SqlitePersistenceProvider"):
+        with pytest.raises(
+            TypeError, match=f"'{method}' is not an async method of SqlitePersistenceProvider, nor 'unit'"
+        ):
             wfe_failing.be_busy(method)
     assert wfe_failing.supports_scheduled_commands
 

@@ -1,8 +1,8 @@
-"""The benchmark: the library beside what one would use instead, on the same stores, in one run.
+"""The benchmark: the library and its alternatives, on the same stores, in one run.
 
     python tests/benchmarks [--postgres] [--quick] [--only WORKLOAD] [--json]
 
-Each repetition measures every side once, one after the other, so that what else the machine does falls on all of them.
+Each repetition measures every side once, one after the other, so that other load on the machine affects all of them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sides.stdlib import STDLIB
 from workloads import FINISHED, WORKLOADS, WORKLOADS_ON_POSTGRES
 
 QUICK_CALLERS = 16
-"""More than this many callers are left out of a quick run."""
+"""A quick run leaves out more callers than this."""
 
 QUICK_FINISHED = 200
 
@@ -53,7 +53,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def find_runners(*, postgres: bool, with_reference: bool, quick: bool) -> tuple[list[Runner], list[str]]:
-    """Return those sides that can run here, and why the others cannot."""
+    """Return the sides that can run here, and why the others cannot."""
     runners: list[Runner] = [Worker(LIBRARY), Worker(STDLIB), Worker(AIOSQL)]
     notes = []
     if postgres:

@@ -1,4 +1,4 @@
-"""Fills a store with workflows that are finished, or due, faster than by running them."""
+"""Fills a store with finished or due workflows, faster than by running them."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ import aiosql
 from wfe_sql import connect
 
 CUSTOMERS = 100
-"""Who waits for payments: as many as the keys that events and subscriptions have."""
+"""The customers that wait for payments: the number of keys of events and subscriptions."""
 
 BATCH = 10_000
 FIRST_TIME = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,14 +31,14 @@ _queries: Any = aiosql.from_path(Path(__file__).with_suffix(".sql"), "sqlite3")
 
 
 class Shape(NamedTuple):
-    """What a workflow has: so many pointers, and every so many workflows an event and a subscription."""
+    """What each workflow has: its number of pointers, and how many workflows share an event and a subscription."""
 
     pointers: int
     event_every: int
 
 
 IdOf = Callable[[str, int], str]
-"""Returns the id of what belongs to the workflow of a number."""
+"""Returns the id of an object of the workflow with a number."""
 
 WHATS = ("workflow", "event", "subscription")
 
@@ -60,7 +60,7 @@ def customer_of(number: int) -> str:
 
 
 def make_store(file: Path) -> None:
-    """Make a file of the library's."""
+    """Create a file of the library."""
 
     async def open_and_close() -> None:
         async with connect(file):
@@ -70,7 +70,7 @@ def make_store(file: Path) -> None:
 
 
 def fill(file: Path, numbers: range, *, live: bool, shape: Shape, id_of: IdOf) -> None:
-    """Add a workflow for each number: finished ones, or such as are due."""
+    """Add a workflow for each number, finished or due."""
     with closing(sqlite3.connect(file)) as connection:
         _queries.journal_nothing(connection)
         _queries.flush_nothing(connection)
@@ -82,7 +82,7 @@ def fill(file: Path, numbers: range, *, live: bool, shape: Shape, id_of: IdOf) -
 
 
 def flush(file: Path) -> None:
-    """Have a file on the disk, so that nothing of it is written while something is measured."""
+    """Flush a file to disk, so that none of it is written during a measurement."""
     with file.open("rb") as written:
         os.fsync(written.fileno())
 

@@ -1,8 +1,8 @@
-"""What host processes add: as many callers in one process and in several, on one file or one PostgreSQL.
+"""The effect of several host processes: the same number of callers in one process and in several, on one store.
 
     python tests/benchmarks/hosts.py [--postgres] [--repeat N] [--seconds N] [--json]
 
-Each runs lifecycles; the settings take turns, so that what else the machine does falls on all of them.
+Each runs lifecycles; the settings take turns, so that other load on the machine affects all of them.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from sides.library import LIBRARY, LIBRARY_ON_POSTGRES
 from workloads import WORKLOADS
 
 CALLERS = 32
-"""In each of several hosts; one host alone has as many as they have together."""
+"""Callers of each of several hosts; a single host has as many as all of these together."""
 
 TARGETS = {False: {2: 1.2, 4: 1.0}, True: {2: 1.4}}
-"""On PostgreSQL or not, by the number of hosts: how many times the rate of one host with as many callers."""
+"""Targets by (on PostgreSQL, number of hosts): how many times the rate of one host with as many callers."""
 
 LIFECYCLE = WORKLOADS[0]
 
 
 class Setting(NamedTuple):
-    """So many host processes, with so many callers each."""
+    """A number of host processes, and of callers in each."""
 
     hosts: int
     callers: int
@@ -84,7 +84,7 @@ class Hosts:
             check_state(places.read_state(place), LIFECYCLE.expected(setting.callers, operations), str(setting))
         samples = [sample for _, sample in ended]
         rate = sum(sample[PER_SECOND] for sample in samples)
-        # PostgreSQL's log is one for all hosts.
+        # All hosts share PostgreSQL's log.
         figures = [CPU] if isinstance(places, Schemas) else [CPU, WRITTEN]
         means = {
             figure: sum(sample[figure] * sample[PER_SECOND] for sample in samples) / rate

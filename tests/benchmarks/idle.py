@@ -1,9 +1,9 @@
-"""What a host costs that has nothing to do: the demo's host waits for work in a store in which nothing is due.
+"""What an idle host costs: the demo's host waits for work in a store in which nothing is due.
 
     python tests/benchmarks/idle.py [--postgres] [--seconds 30] [--json]
 
-On SQLite the host polls for as long again while another process holds the lock of all writers: a poll that took it
-would wait, and fail after the busy timeout.
+On SQLite the host polls for the same time again while another process holds the write lock: a poll that needed it would
+wait, and fail after the busy timeout.
 """
 
 import argparse
@@ -32,7 +32,7 @@ QUERIES: Any = aiosql.from_path(FOLDER / "state.sql", "sqlite3")
 
 
 class Timed:
-    """A store whose calls are timed, whichever a host makes."""
+    """A store that times every call of a host."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class Timed:
 
 
 async def idle(store: Any, place: Any, seconds: float) -> Figures:
-    """Run a host for a while; it ends with the error of a poll that fails."""
+    """Run a host for a while; if a poll fails, its error ends the host."""
     timed: Any = Timed(store)
     meter = Meter(place)
     with suppress(TimeoutError):
@@ -74,7 +74,7 @@ def hold_lock(file: Path, begun: Any, ends: Any) -> None:
 
 @contextmanager
 def lock_held(file: Path) -> Iterator[None]:
-    """Have another process hold the lock of all writers for the block."""
+    """Let another process hold the write lock during the block."""
     context = get_context("spawn")
     begun, ends = context.Event(), context.Event()
     process = context.Process(target=hold_lock, args=(file, begun, ends))

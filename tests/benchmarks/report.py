@@ -1,4 +1,4 @@
-"""What was measured, as tables or as JSON."""
+"""Prints measurements as tables or JSON."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from typing import Any
 from measure import CPU, PER_SECOND, WRITTEN, Cell, Sample
 
 ON_DISK = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
-"""Where files are made when nothing else is said: /tmp is often not on a disk, and then durability costs nothing."""
+"""The default folder of files: /tmp is often not on a disk, and then durability costs nothing."""
 
 WIDTH = 100
 LIBRARY_NAME = "wfe-sql"
@@ -23,7 +23,7 @@ REFERENCE_NAME = "reference"
 
 @dataclass
 class Line:
-    """One figure of one cell: what each side reached, repetition by repetition."""
+    """One figure of one cell: each side's values, one for each repetition."""
 
     cell: Cell
     figure: str
@@ -31,12 +31,12 @@ class Line:
 
     @property
     def title(self) -> str:
-        named = self.figure in (PER_SECOND, CPU, WRITTEN)  # by the table that it stands in
+        named = self.figure in (PER_SECOND, CPU, WRITTEN)  # by its table
         return self.cell.workload.title + ("" if named else f": {self.figure}")
 
     @property
     def target(self) -> float | None:
-        """What the library should reach: a multiple of the reference, if that was measured, or KiB written at most."""
+        """The library's target: a multiple of the reference, if that was measured, or the most KiB written."""
         workload, callers = self.cell
         if self.figure == WRITTEN:
             return workload.most_written.get(callers)
@@ -62,7 +62,7 @@ class Line:
 
 
 def lines_of(cell: Cell, samples: dict[str, list[Sample]]) -> list[Line]:
-    """Turn what the sides measured into lines."""
+    """Turn measurements into lines."""
     lines: dict[str, Line] = {}
     for side, repetitions in samples.items():
         for sample in repetitions:
@@ -145,7 +145,7 @@ class Report:
         )
 
     def _kept_on_finished(self) -> Iterable[str]:
-        """Say how much of its rate on an empty store the library keeps on one that is not."""
+        """Print how much of its rate on an empty store the library keeps on a filled one."""
         rates = [(line.cell, median(line.values[LIBRARY_NAME])) for line in self.lines if line.figure == PER_SECOND]
         on_empty = {(cell.workload.name, cell.callers): rate for cell, rate in rates if not cell.workload.finished}
         for cell, rate in rates:
@@ -169,7 +169,7 @@ def _verdict(line: Line) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Write a number so that it can be read: whole ones from 100 on."""
+    """Format a number for people: without decimals from 100 on."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -189,7 +189,7 @@ def table(titles: Sequence[str], rows: Iterable[list[str]]) -> list[str]:
 
 
 def describe_machine(folder: Path) -> dict[str, str]:
-    """Return what figures depend on."""
+    """Return what the figures depend on."""
     return {
         "cores": str(os.cpu_count()),
         "machine": platform.machine(),
@@ -199,7 +199,7 @@ def describe_machine(folder: Path) -> dict[str, str]:
 
 
 def file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder lies on, where Linux says so."""
+    """Return the file system type of a folder, if Linux reports it."""
     mounts = Path("/proc/self/mounts")
     if not mounts.exists():
         return "unknown"

@@ -1,4 +1,4 @@
-"""How long the library's calls take as a store grows: finished workflows should cost those that are due nothing.
+"""How long the library's calls take as a store grows: finished workflows should not slow down due ones.
 
     python tests/benchmarks/scale.py [--sizes 1000,10000,...] [--ids sorting|random] [--json]
 
@@ -30,18 +30,18 @@ from wfe_sql import PersistenceProvider, connect
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 LIVE = CUSTOMERS
-"""Workflows that are not finished; each customer has one, whose event and subscription are open."""
+"""Unfinished workflows; each customer has one, with an open event and subscription."""
 
 SHAPE_OF_LIVE = Shape(pointers=2, event_every=1)
 SHAPE_OF_FINISHED = Shape(pointers=2, event_every=2)
 
 CALLS = 200
 ROUNDS = 10
-"""The two stores that are compared take turns so many times for each call."""
+"""How often the two compared stores take turns for each call."""
 
 AT_ONCE = 64
 TARGET = 1.25
-"""How many times as long as at the smallest size a call may take at the largest, and as many bytes it may write."""
+"""How many times longer a call may take, and more bytes it may write, at the largest size than at the smallest."""
 
 FAR_FUTURE = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -50,7 +50,7 @@ IDS: dict[str, IdOf] = {"sorting": sorting_id, "random": random_id}
 
 
 class Stopwatch:
-    """Keeps the seconds that each `with` block of it took, and the bytes that were written in and between them."""
+    """Records the seconds of each of its `with` blocks, and the bytes written in and between them."""
 
     def __init__(self, store: Path) -> None:
         self.durations: list[float] = []
@@ -65,7 +65,7 @@ class Stopwatch:
         self.durations.append(time.perf_counter() - self._start)
 
     async def call(self, call: "Call", times: int) -> None:
-        """Have calls measured, one after the other."""
+        """Measure calls, one after the other."""
         before = bytes_written(self._store)
         for _ in range(times):
             await call(self)
@@ -76,7 +76,7 @@ Call = Callable[[Stopwatch], Awaitable[None]]
 
 
 class Calls:
-    """The calls that are measured, by their names in the table; each measures itself."""
+    """The measured calls, by their names in the table; each measures itself."""
 
     def __init__(self, provider: PersistenceProvider, size: int, id_of: IdOf) -> None:
         self._provider = provider
@@ -159,9 +159,9 @@ class Calls:
 
 
 async def measure(large: Path, size: int, small: Path, small_size: int, id_of: IdOf, calls: int) -> dict[str, Any]:
-    """Return milliseconds (medians) and KiB written of each call, and how many times those of the small store they are.
+    """Return milliseconds (medians) and KiB written of each call, and their ratios to the small store's.
 
-    The two take turns, so that what else the machine does at the moment falls on both.
+    The two take turns, so that other load on the machine affects both.
     """
     figures: dict[str, Any] = {"ms": {}, "ms ratios": {}, "KiB": {}, "KiB ratios": {}}
     async with connect(large) as provider, connect(small) as small_provider:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/steps.py [--postgres] [--seconds N] [--callers N ...]
 
-Each of so many callers starts a workflow, publishes its event when it waits for it, and starts the next one when its
-last step has run. They are in the process of the host, as are the figures of CPU.
+Each caller starts a workflow, publishes its event when it waits for it, and starts the next one after its last step.
+They run in the host's process, so the CPU figures include them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _STEPS = 6
 
 
 class Figures(NamedTuple):
-    """What a number of callers reached."""
+    """The result for a number of callers."""
 
     callers: int
     per_second: float
@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 
 
 class _Work:
-    """The steps, and who waits for which of them to run."""
+    """The steps, and the callers that wait for each to run."""
 
     def __init__(self) -> None:
         self._ran: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -75,7 +75,7 @@ class _Work:
 
 
 async def measure(url: str, callers: int, seconds: float) -> Figures:
-    """Run workflows for so many seconds, and then those that have begun to their end."""
+    """Run workflows for some seconds, and then finish those that have begun."""
     async with connect(url) as store:
         work = _Work()
         host = WorkflowHost(store, [work.definition()], worker_id="host")
@@ -106,7 +106,7 @@ async def measure(url: str, callers: int, seconds: float) -> Figures:
 
 
 def main() -> None:
-    """Print the figures of each number of callers."""
+    """Print the figures for each number of callers."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--postgres", action="store_true", help="on PostgreSQL rather than on SQLite")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to start workflows for (default: 5)")

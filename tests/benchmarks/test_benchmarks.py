@@ -1,4 +1,4 @@
-"""That the benchmarks run and that all sides end in the same state; never how fast they are."""
+"""The benchmarks run, and all sides end in the same state; how fast they are is not tested."""
 
 import json
 import subprocess
@@ -46,7 +46,8 @@ def check_report(report: Any, sides: set[str], *workloads: str) -> None:
     assert all(
         line["medians"][side] > 0
         for line in report["results"]
-        if line["workload"] == "lifecycle" and line["figure"] != "KiB written"  # nothing is, where files are in memory
+        if line["workload"] == "lifecycle"
+        and line["figure"] != "KiB written"  # nothing is written if files are in memory
         for side in line["values"]
     )
 

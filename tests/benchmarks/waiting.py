@@ -1,9 +1,9 @@
-"""What waiting for work costs, and how soon it ends: hosts in processes of their own, on one file or one PostgreSQL.
+"""What waiting for work costs, and how soon it ends: hosts in separate processes, on one store.
 
     python tests/benchmarks/waiting.py [--postgres] [--hosts N] [--events N] [--seconds N] [--repeat N] [--json]
 
-Events are stored by another process, at random moments; each is timed from then to the start of its handler. Then all
-stand idle. On PostgreSQL, lifecycles are run with the triggers that notify and without, which take turns.
+Another process stores events at random moments; each is timed from then to the start of its handler. Then all are idle.
+On PostgreSQL, lifecycles run in turns with and without the triggers that notify.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def say(**what: Any) -> None:
 
 
 async def host(url: str, schema: str) -> None:
-    """Handle events until stdin ends; a line there asks what was used since the last one."""
+    """Handle events until stdin ends; for each line there, print what was used since the last one."""
     options: dict[str, Any] = {"schema": schema} if schema else {}
     async with connect(url, **options) as provider:
         working = asyncio.create_task(handle_events(provider))
@@ -85,7 +85,7 @@ class Hosts:
         return found
 
     def ask(self) -> list[Any]:
-        """Return what each has used since it was asked last."""
+        """Return what each has used since the last call."""
         before = len(self.said("cpu"))
         for process in self._processes:
             assert process.stdin is not None
@@ -136,7 +136,7 @@ def measure_waiting(options: argparse.Namespace, places: Places, log: Path) -> d
 
 @contextmanager
 def server_cpu(places: Schemas, sample: dict[str, float]) -> Iterator[None]:
-    """Note the seconds of CPU that the server takes within the block."""
+    """Note the server's CPU seconds within the block."""
 
     first = str(places.server_process())
 

@@ -1,6 +1,6 @@
-"""What is measured: the operations of each workload, written once for all sides, and the state that they must leave.
+"""The workloads: their operations, written once for all sides, and the state that they must leave.
 
-The Rust program of `tests/reference` does the same (`bench.rs`): the same models, the same data.
+The Rust program of `tests/reference` does the same (`bench.rs`), with the same models and data.
 """
 
 from abc import ABC, abstractmethod
@@ -38,20 +38,20 @@ def fresh_pointers(models: Models, count: int) -> list[Any]:
 
 
 def cursors(pointers: int) -> int:
-    """Return the sum of the cursors in so many fresh pointers."""
+    """Return the sum of the cursors in a number of fresh pointers."""
     return sum(range(pointers))
 
 
 def workflow_id(number: int) -> str:
-    """Return the id of a caller's workflow; it looks as random as those that hosts make."""
+    """Return the id of a caller's workflow; it looks as random as the ids of hosts."""
     return str(uuid5(NAMESPACE_URL, f"{NAME}-{number}"))
 
 
 class Caller(ABC):
-    """One of those that call at once: does its operation again and again.
+    """A caller, which repeats its operation.
 
     Attributes:
-        pointers: How many the workflow has that is in the store for it before it starts; 0 for no workflow.
+        pointers: How many pointers the caller's workflow has before it starts; 0 for no workflow.
         per_operation: What an operation adds to the state.
         needs_units: Whether only a side with units of work can do it.
         durations: Seconds that each operation took.
@@ -69,13 +69,13 @@ class Caller(ABC):
 
     @classmethod
     def prepared(cls) -> State:
-        """Return what the store holds for it before it starts."""
+        """Return what the store contains for it before it starts."""
         if not cls.pointers:
             return State()
         return State({"workflows": 1, "pointers": cls.pointers, "cursors in pointers": cursors(cls.pointers)})
 
     async def start(self) -> None:
-        """Get ready; not measured."""
+        """Prepare; not measured."""
 
     @abstractmethod
     async def operate(self) -> None:
@@ -159,7 +159,7 @@ class DrawNumber(Caller):
 
 
 class Persist(Caller):
-    """A workflow of its own, with new data and one pointer changed each time."""
+    """Persists its own workflow, with new data and one changed pointer each time."""
 
     pointers = 5
     per_operation = State({"rounds in data": 1, "retries of pointers": 1})
@@ -208,7 +208,7 @@ class Step(Persist):
 
 
 class Get(Caller):
-    """A workflow of its own, decoded to objects."""
+    """Loads its own workflow, decoded to objects."""
 
     pointers = 5
     read: Any = None
@@ -235,7 +235,7 @@ class HugePersist(Persist):
 
 
 def assert_same(read: Any, written: Any) -> None:
-    """Compare what workloads change, field by field: the ORM's objects are equal only to themselves."""
+    """Compare the fields that workloads change, because the ORM's objects are equal only to themselves."""
     for name in ("id", "name", "data", "status", "create_time", "complete_time"):
         assert getattr(read, name) == getattr(written, name), name
     for name in ("id", "step_id", "status", "retry_count", "persistence_data", "scope", "extension_attributes"):
@@ -249,13 +249,13 @@ class Workload:
     """Callers that run together.
 
     Attributes:
-        name: As figures.md and the Rust program have it.
+        name: As in the Rust program.
         caller: What each caller does.
-        callers: The numbers of callers that are measured.
-        beside: Further callers, whose operations are not what is measured.
-        targets: What the library should reach, as a multiple of the reference, by the number of callers.
-        most_written: How many KiB an operation should write at most, by the number of callers.
-        finished: Workflows that are in the store from the start, and finished.
+        callers: The measured numbers of callers.
+        beside: Background callers, whose operations are not measured.
+        targets: The library's targets, as a multiple of the reference, by the number of callers.
+        most_written: The most KiB that an operation should write, by the number of callers.
+        finished: How many finished workflows are in the store from the start.
         least_of_empty: How much of its rate on an empty store the library should keep, by the number of callers.
     """
 
@@ -276,7 +276,7 @@ class Workload:
         return [self.caller] * callers + list(self.beside)
 
     def expected(self, callers: int, operations: int) -> State:
-        """Return the state after so many operations of the whole team."""
+        """Return the state after a number of operations of the whole team."""
         state = State({what: amount * operations for what, amount in self.caller.per_operation.items()})
         for kind in self.team(callers):
             state.update(kind.prepared())

@@ -1,6 +1,6 @@
-"""Dialects for the tests of `.sql` files: stores to plan and run queries on, written once, and each dialect's own part.
+"""Dialects for the tests of `.sql` files: stores to plan and run queries on, and a part for each dialect.
 
-A dialect is one entry in `CASES`; what it must be able to do is `Case` and `Store`.
+A dialect is one entry in `CASES`, and implements `Case` and `Store`.
 """
 
 from dialects.case import Case, Store

@@ -38,11 +38,11 @@ class Store(Protocol):
         ...
 
     def dump(self) -> list[str]:
-        """Return all tables and rows, a line for each, in an order that is always the same."""
+        """Return all tables and rows, a line for each, in a stable order."""
         ...
 
     def undone(self) -> AbstractContextManager[None]:
-        """Undo at the end what was done within."""
+        """Undo the block's changes at its end."""
         ...
 
     def list_indexes(self) -> set[str]:
@@ -54,7 +54,7 @@ class Store(Protocol):
         ...
 
     def update_statistics(self) -> None:
-        """Have the planner know what the tables hold."""
+        """Update the planner's statistics."""
         ...
 
 
@@ -64,17 +64,17 @@ class Case(Protocol):
     name: str
     queries: QuerySet
     planned_by: str
-    """The version whose plans are the snapshots; others word them otherwise."""
+    """The version whose plans are the snapshots; others use other words."""
     works_without_statistics: bool
     """Whether plans must keep to the headers in a store without statistics too."""
     large: int
-    """How many workflows the store for plans has; its planner must have reason to take an index rather than another."""
+    """How many workflows the store for plans has: enough for the planner to prefer one index to another."""
     reference_indexes: frozenset[str]
-    """Indexes of the reference, which may be there for it alone."""
+    """Indexes that may exist only for the reference."""
     indexes_of_keys: frozenset[str]
-    """Indexes that are there to keep a key unique, whether or not a query uses them."""
+    """Indexes that keep a key unique, whether or not a query uses them."""
     own_part: Mapping[str, Params]
-    """Parameters for queries that only this dialect has, or that need others than `results.params_of` gives."""
+    """Parameters for queries that only this dialect has, or that cannot use those of `results.params_of`."""
     session: Sequence[str]
     """Queries that work on the connection, not on tables, in an order in which they can run."""
     scripts: Mapping[str, tuple[str, tuple[str, ...]]]
@@ -88,15 +88,15 @@ class Case(Protocol):
         ...
 
     def start(self, fixture: Callable[[str], Any]) -> None:
-        """Take what else it needs from the fixtures, by their names, before anything below is called."""
+        """Get further fixtures by name, before anything below is called."""
         ...
 
     def stop(self) -> None:
-        """Remove what is not in a folder."""
+        """Remove everything outside of folders."""
         ...
 
     def provider(self, folder: Path, clock: ManualClock) -> SqlPersistenceProvider:
-        """Return a provider of a store that is new and empty, which `open` then opens again."""
+        """Return a provider of a new, empty store, which `open` then opens again."""
         ...
 
     def open(self, folder: Path) -> AbstractContextManager[Store]:

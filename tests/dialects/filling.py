@@ -1,4 +1,4 @@
-"""What the stores hold in which queries are planned, and run."""
+"""The contents of the stores in which queries are planned and run."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -17,13 +17,13 @@ from wfe_sql.testing.samples import full_event, full_instance, full_pointer, ful
 
 START = datetime(2026, 5, 28, 20, 0, tzinfo=UTC)
 LIVE = 12
-"""One workflow, event and subscription in so many is not done yet."""
+"""One workflow, event and subscription in this many is unfinished."""
 CHILDREN = 10
-"""One workflow in so many has no root; it is the root of those that follow."""
+"""One workflow in this many has no root; it is the root of those that follow."""
 
 
 async def fill_large(provider: SqlPersistenceProvider, workflows: int) -> None:
-    """Store what a host has after a while: most of it is done."""
+    """Store what a host has after a while: most of it is finished."""
     async with provider:
         await asyncio.gather(*(_run_workflow(provider, number) for number in range(workflows)))
 
@@ -125,7 +125,7 @@ async def fill_small(provider: SqlPersistenceProvider) -> None:
 
 
 async def _leave_orphans(provider: SqlPersistenceProvider) -> None:
-    """Store what hangs on a workflow, or an event, that is gone."""
+    """Store rows that belong to a deleted workflow or event."""
     await provider.create_event_subscription(
         full_subscription(id="subscription-gone", workflow_id="gone", execution_pointer_id="gone", event_key="gone")
     )

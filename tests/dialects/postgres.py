@@ -34,7 +34,7 @@ def _helper(name: str, **names: str) -> bytes:
 
 
 class PostgresTestStore:
-    """A connection such as the library's own, and the loop that it belongs to."""
+    """A connection like the library's, and its event loop."""
 
     def __init__(self, url: str, schema: str, queries: QuerySet) -> None:
         self._queries = queries

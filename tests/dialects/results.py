@@ -1,4 +1,4 @@
-"""With which parameters each query is run for its snapshot, and how what it did is written down."""
+"""The parameters of each query for its snapshot, and how its results are written down."""
 
 import difflib
 import json
@@ -51,7 +51,7 @@ DEFAULTS: Mapping[str, Any] = {
     "worker_id": "worker",
     "workflow_id": "workflow-1",
 }
-"""Values of parameters, unless one of the next two has another."""
+"""Default values of parameters; the next two override them."""
 
 DEFAULTS_OF_FILE: Mapping[str, Mapping[str, Any]] = {
     "events": {"id": "event-2", "as_at": BOUND},
@@ -139,7 +139,7 @@ FIND_NOTHING = {
     *("check_integrity", "check_copy", "check_foreign_keys", "find_rows_without_id", "find_old_snapshots"),
     *("find_missing_pointers", "hold_rows"),
 }
-"""Queries that return what is wrong, and nothing is."""
+"""Queries that return problems, of which there are none."""
 
 RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "has_statistics": ["update_statistics"],
@@ -161,11 +161,11 @@ RUN_BEFORE: Mapping[str, Sequence[str]] = {
     "renew_event_claim_group": ["claim_runnable_events_group"],
     "release_event_claim_group": ["claim_runnable_events_group"],
 }
-"""Queries without which another would have nothing to do."""
+"""Queries that must run first, so that another has something to do."""
 
 
 LEADS = load_sqlite_queries()
-"""The queries that groups run many of, with the parameters that their units have."""
+"""The queries that groups combine, with the parameters of their units."""
 
 PARTS: Mapping[str, Mapping[str, Params]] = {
     "create_new_workflow": {
@@ -190,7 +190,7 @@ PARTS: Mapping[str, Mapping[str, Params]] = {
     "get_workflow_instance": {"get_execution_pointers": {"workflow_id": "workflow-1"}},
     "get_workflow_instance_by_name": {"get_execution_pointers_by_name": {"name": "order-full"}},
 }
-"""The other queries of a unit that begins with a query."""
+"""The other queries of a unit, by its first query."""
 
 OTHERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Params]]] = {
     "create_new_workflow": ({"id": "workflow-new-2", "name": "other"}, {}),
@@ -214,7 +214,7 @@ OTHERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Params]]] = {
     "claim_runnable_instances": ({"token": "other"}, {}),
     "claim_runnable_events": ({"token": "other"}, {}),
 }
-"""What a second unit has otherwise, and its other queries; else it is about a row that is not there."""
+"""Parameters and other queries of a second unit; by default it refers to a row that does not exist."""
 
 
 TOGETHER: Mapping[str, Mapping[str, Any]] = {
@@ -222,7 +222,7 @@ TOGETHER: Mapping[str, Mapping[str, Any]] = {
     "claim_runnable_instances": {"row_limit": 1},
     "claim_runnable_events": {"row_limit": 1},
 }
-"""What units have otherwise when there are two, so that there is something for each."""
+"""Parameters of two units, so that there is something for each."""
 
 
 def unit_of(lead: str, case: Case, **otherwise: Any) -> list[Statement]:
@@ -244,7 +244,7 @@ def _statements(parts: Mapping[str, Params]) -> list[Statement]:
 
 
 def params_of(query: Query, case: Case) -> Params:
-    """Return the parameters with which a query finds or changes something in the small store."""
+    """Return parameters with which a query finds or changes something in the small store."""
     if query.params == ("units",):
         lead = query.name.removesuffix("_group")
         unit = unit_of(lead, case, **TOGETHER.get(lead, {}))
@@ -260,14 +260,14 @@ def params_of(query: Query, case: Case) -> Params:
 
 
 def run_before(store: Store, query: str, case: Case) -> None:
-    """Run what a query needs to have something to do, in the form that the dialect has."""
+    """Run the queries that must run first, in the dialect's form."""
     for name in RUN_BEFORE.get(query, ()):
         known = case.queries.get(name) or case.queries[f"{name}_group"]
         store.run(known.name, params_of(known, case))
 
 
 def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]:
-    """Run a query and undo it; return what it returned and changed as text, and whether that is anything at all."""
+    """Run a query and undo it; return its results and changes as text, and whether there are any."""
     with store.undone():
         run_before(store, query.name, case)
         before = store.dump()
@@ -285,14 +285,14 @@ def run_and_describe(store: Store, query: Query, case: Case) -> tuple[str, bool]
 
 
 def in_order(rows: list[Any], query: Query) -> list[Any]:
-    """Sort rows that come in no order; those of units have one only within each unit."""
+    """Sort unordered rows; rows of units are ordered only within each unit."""
     if "in no order" in query.summary:
         return sorted(rows, key=repr)
     return sorted(rows, key=itemgetter(0)) if query.params == ("units",) else rows
 
 
 def changed_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Return what differs: of a row that was changed only the columns that differ, of definitions whole lines."""
+    """Return the differences: the changed columns of rows, and the changed lines of definitions."""
     diff = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:1] in "-+"][2:]
     rows: dict[tuple[str, Any], list[Row]] = {}
     lines = []
@@ -319,7 +319,7 @@ def _shown(value: Any) -> str:
 
 
 def _describe_row(row: Any) -> str:
-    """Write each column on a line of its own, a JSON document on several."""
+    """Write each column on its own line, a JSON document on several."""
     columns = [
         part
         for column in (row if isinstance(row, tuple) else (row,))

@@ -37,7 +37,7 @@ def _dump(connection: sqlite3.Connection) -> list[str]:
         cursor = connection.execute(HELPERS.list_rows.sql.replace(":table_name", table))
         names = [column[0] for column in cursor.description]
         rows = [row_line(table, dict(zip(names, row, strict=True))) for row in cursor]
-        lines += sorted(rows) if table == "sqlite_stat1" else rows  # its order is another in each version of SQLite
+        lines += sorted(rows) if table == "sqlite_stat1" else rows  # its order differs between versions of SQLite
     return lines
 
 
@@ -131,7 +131,7 @@ class SqliteCase:
         """Need nothing: there is no server."""
 
     def stop(self) -> None:
-        """Leave all to the folders' end."""
+        """Do nothing: everything is in folders."""
 
     def provider(self, folder: Path, clock: ManualClock) -> SqlitePersistenceProvider:
         return SqlitePersistenceProvider(folder / "store.db", clock=clock)
@@ -140,7 +140,7 @@ class SqliteCase:
     def open(self, folder: Path) -> Iterator[SqliteTestStore]:
         with closing(_connect(folder / "store.db")) as connection:
             store = SqliteTestStore(self.queries, connection)
-            store.run("enforce_foreign_keys", {})  # the plan of a deletion has those that go with it
+            store.run("enforce_foreign_keys", {})  # the plan of a deletion includes cascading ones
             yield store
 
     def run_script(self, folder: Path, name: str) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Opens a store; with the name of a query, is killed by SIGKILL where that query would run in a transaction.
+"""Opens a store; with the name of a query, SIGKILL ends it where that query would run in a transaction.
 
 Without one, says "ready", waits for a line on stdin, opens the store, and prints the next number of a sequence.
 """

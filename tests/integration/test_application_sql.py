@@ -1,4 +1,4 @@
-"""The application's own queries: loaded from its folder, run in units of work and by `fetch`, on tables of its own."""
+"""The application's queries: loaded from its folder, run in units of work and by `fetch`, on its own tables."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""Reads on the event loop: only brief ones, and never for more than a small part of its time."""
+"""Reads on the event loop: only brief ones, for at most a small part of its time."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ BIG: Unit = [Statement("get_execution_pointers", {"workflow_id": "big"})]
 
 
 class Seconds:
-    """A clock that moves on by so much each time it is looked at."""
+    """A clock that advances by some time at each reading."""
 
     def __init__(self) -> None:
         self.now, self.each_look = 0.0, 0.0
@@ -34,7 +34,7 @@ class Seconds:
 
 @pytest.fixture
 async def provider(tmp_path: Path, clock: Seconds) -> AsyncIterator[SqlitePersistenceProvider]:
-    """A store whose reads on the event loop take no time, unless a test lets the clock move."""
+    """A store whose reads on the event loop take no time unless a test advances the clock."""
     async with SqlitePersistenceProvider(tmp_path / "store.db") as opened:
         await opened.create_new_workflow(sample_instance(id="small"))
         await opened.create_new_workflow(
@@ -60,7 +60,7 @@ def brief_reader(provider: SqlitePersistenceProvider, clock: Seconds, run: Run |
 
 @contextmanager
 def held(connections: Sequence[Any]) -> Iterator[None]:
-    """Keep the threads of connections busy."""
+    """Keep the connections' threads busy."""
     let_go = threading.Event()
     tasks = [asyncio.ensure_future(connection.run(lambda _: let_go.wait(timeout=30))) for connection in connections]
     try:

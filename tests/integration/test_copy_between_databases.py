@@ -1,4 +1,4 @@
-"""A store moves from SQLite to PostgreSQL and back, and is the same."""
+"""A store that moves from SQLite to PostgreSQL and back is the same."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ async def postgres(postgres_url: str, schema: str) -> AsyncIterator[PostgresPers
 
 
 async def _fill(provider: SqlPersistenceProvider) -> None:
-    """Store something of everything; ids whose order depends on who compares them."""
+    """Store one of everything, with ids whose order depends on the collation."""
     for id_ in ("a-1", "A-1", "a1", "ä", "Z", "~", "order 2", "order-10"):
         pointers = [full_pointer(id=f"{id_}-{number}") for number in (3, 1, 2)]
         pointers.append(ExecutionPointer(step_id=9, id=f"{id_}-0"))
@@ -71,7 +71,7 @@ async def _fill(provider: SqlPersistenceProvider) -> None:
     await provider.claim_runnable_events(TIME, "host-1", lease=DAY, limit=1)
     free = {"external_token": None, "external_worker_id": None, "external_token_expiry": None}
     await provider.create_event_subscription(full_subscription(id="ended", workflow_id="Z", **free))
-    for id_ in ("ended", "Z"):  # one that nobody holds, and one that a worker does
+    for id_ in ("ended", "Z"):  # one that nobody holds, and one that a worker holds
         await provider.terminate_subscription(id_)
     changed = await provider.get_workflow_instance("Z")
     changed.execution_pointers.insert(0, ExecutionPointer(step_id=7, id="first"))
@@ -173,7 +173,7 @@ async def test_hosts_go_on_with_a_copy(
 
 
 async def test_what_the_reference_wrote(postgres: PostgresPersistenceProvider, tmp_path: Path) -> None:
-    """Its times have nine decimals, which are cut and not rounded, and its floats may have an exponent."""
+    """Its times have nine decimals, which must be cut, not rounded, and its floats may have an exponent."""
     file = Path(shutil.copy(DATA / "wfe-sqlite-1.11.4.db", tmp_path / "reference.db"))
     with closing(sqlite3.connect(file)) as connection, connection:
         data = '{"large": 1e16, "small": 1E-7, "zero": -0.0, "text": "-0.0 1e5", "deep": [[-0e0]]}'

@@ -1,4 +1,4 @@
-"""Files with bytes that are not what was written: whatever is asked of them, what comes is an answer or our error."""
+"""Files with changed bytes: every call returns an answer or raises one of our errors."""
 
 import random
 import sqlite3
@@ -21,7 +21,7 @@ COPIES = 30
 
 
 def damage(whole: bytes, seed: int) -> bytes:
-    """Return a copy with 1 to 40 bytes that are others, the same ones for the same seed."""
+    """Return a copy with 1 to 40 changed bytes, the same ones for the same seed."""
     chance = random.Random(seed)
     copy = bytearray(whole)
     for _ in range(chance.choice([1, 3, 10, 40])):
@@ -62,7 +62,7 @@ def calls(provider: SqlPersistenceProvider, ids: list[str], backup: Path) -> Ite
 
 
 async def ask_everything(url: str, ids: list[str], backup: Path) -> list[WfeError]:
-    """Return the errors of ours that came; any other is raised."""
+    """Return our errors; raise any other."""
     errors: list[WfeError] = []
     try:
         async with connect(url) as provider:

@@ -1,4 +1,4 @@
-"""What other programs and people write into a store: what polls, purges and checks make of it, on both databases."""
+"""What polls, purges and checks do with rows that other programs and people wrote, on both databases."""
 
 import asyncio
 from collections.abc import Callable
@@ -49,7 +49,7 @@ async def test_a_sequence_that_has_come_to_its_end(connect_store: Connect, by_ha
 
 @pytest.fixture
 def keep_rows(backend: str, by_hand: ByHand) -> Callable[[str], None]:
-    """Return what has the database keep every row of a table that is deleted, without a word."""
+    """Return a trigger that silently keeps every row of a table that is deleted."""
 
     def keep(table: str) -> None:
         if backend == "sqlite":
@@ -99,7 +99,7 @@ async def test_two_purges_at_once_are_no_rows_that_stay(connect_store: Connect) 
 
 
 async def test_a_token_set_beside_the_making_of_its_subscription(connect_store: Connect) -> None:
-    """It is taken, or not there yet; nobody else holds it."""
+    """It is acquired, or does not exist yet; nobody else holds it."""
     async with connect_store() as one, connect_store() as other:
         for number in range(150):
             id_ = f"s{number}"

@@ -1,4 +1,4 @@
-"""A poll that finds nothing costs nothing: no lock that others wait for, and no commit."""
+"""A poll that finds nothing takes no lock that others wait for, and commits nothing."""
 
 import sqlite3
 from contextlib import closing
@@ -33,7 +33,7 @@ async def poll(provider: SqlPersistenceProvider) -> None:
 
 
 async def fill(provider: SqlPersistenceProvider) -> None:
-    """Store what is not due yet, and what another host holds."""
+    """Store work that is not due yet, and work that another host holds."""
     await provider.create_new_workflow(sample_instance(next_execution=MS))
     await provider.create_event(full_event(is_processed=False, event_time=TIME))
     assert len(await provider.claim_runnable_instances(TIME, "other", lease=LEASE, limit=1)) == 1

@@ -1,4 +1,4 @@
-"""Maintenance of SQLite files: what is found wrong, moved, and left alone."""
+"""Maintenance of SQLite files: what it finds, moves, and leaves alone."""
 
 import asyncio
 import itertools
@@ -366,7 +366,7 @@ async def test_a_backup_that_is_cancelled_leaves_nothing(tmp_path: Path, provide
         while not (under_way := list(tmp_path.glob(".backup*"))) and not backup.done():
             await asyncio.sleep(0)
         if under_way and backup.cancel():
-            break  # it may end before it is seen
+            break  # it may end before the test sees it
     with pytest.raises(asyncio.CancelledError):
         await backup
     assert not list(tmp_path.glob(".*"))
@@ -464,7 +464,7 @@ async def test_a_workflow_that_changed_between_is_not_purged(
 
 
 def _store_many(file: Path, count: int) -> None:
-    """Store finished workflows faster than a host would: this is about memory."""
+    """Store finished workflows faster than a host would: this test measures memory."""
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.executemany(
             "INSERT INTO workflows (id, name, definition_id, version, status, data, create_time, complete_time)"
@@ -495,7 +495,7 @@ async def _check(provider: SqlitePersistenceProvider) -> int:
 async def test_memory_does_not_grow_with_the_store(
     tmp_path: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[int]]
 ) -> None:
-    """What 10,000 more take is less than their ids alone would; some of it comes and goes with the threads."""
+    """10,000 more take less memory than their ids alone would; threads take and free some of it."""
     peaks = []
     for count in (2_000, 12_000):
         file = tmp_path / f"{count}.db"

@@ -1,4 +1,4 @@
-"""Files that an earlier release of the reference wrote, and files that are no stores of ours."""
+"""Files of an earlier release of the reference, and files that are not stores."""
 
 import shutil
 import signal
@@ -42,7 +42,7 @@ def rows_of(file: Path) -> dict[str, Any]:
 
 
 def schema_of(file: Path) -> dict[str, Any]:
-    """Everything that SQLite says of the tables, columns, keys, indexes and triggers."""
+    """Everything that SQLite reports about tables, columns, keys, indexes and triggers."""
     with closing(sqlite3.connect(file)) as connection:
 
         def ask(pragma: str, of: str) -> list[Any]:

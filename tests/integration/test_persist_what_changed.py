@@ -1,4 +1,4 @@
-"""Persisting writes what changed, and is right however much changed and whoever wrote in between."""
+"""Persisting writes only what changed, and is correct whatever changed and whoever wrote in between."""
 
 import asyncio
 import pickle
@@ -31,7 +31,7 @@ ConnectStore = Callable[..., SqlPersistenceProvider]
 
 @pytest.fixture
 def schema(empty_schema: str) -> str:
-    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
     return empty_schema
 
 
@@ -86,7 +86,7 @@ async def test_what_did_not_change_is_not_written(
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_any_change_is_stored(provider: SqlPersistenceProvider, seed: int) -> None:
-    """Random changes by two who hold the same workflow, one of whom overwrites the other without knowing."""
+    """Random changes by two callers with the same workflow, one of which overwrites the other unknowingly."""
     dice = random.Random(seed)
     stored = sample_instance(execution_pointers=[full_pointer(id=f"p{n}") for n in range(dice.randrange(5))])
     await provider.create_new_workflow(stored)
@@ -171,7 +171,7 @@ async def test_integers_beyond_64_bits_inside_json(provider: SqlPersistenceProvi
 
 
 async def test_what_is_stored_over_a_conflict_is_what_was_passed_at_the_call(provider: SqlPersistenceProvider) -> None:
-    """Somebody else wrote in between, so there is a second attempt, which writes all of it."""
+    """Somebody else wrote in between, so a second attempt writes everything."""
     pointers = [full_pointer(id="same"), full_pointer(id="changed"), full_pointer(id="big", outcome=2**70)]
     stored = sample_instance(execution_pointers=pointers)
     await provider.create_new_workflow(stored)

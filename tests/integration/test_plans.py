@@ -1,4 +1,4 @@
-"""What the header of each query says of its plan is what the database does; a reviewer reads each plan that changed.
+"""The header of each query matches the database's plan; a reviewer reads each plan that changed.
 
 To record plans that changed on purpose: pytest tests/integration/test_plans.py --snapshot-update
 """
@@ -39,7 +39,7 @@ UNPLANNED = [
 
 @pytest.fixture(scope="module")
 def open_filled(tmp_path_factory: pytest.TempPathFactory, dialects: None) -> Iterator[OpenFilled]:
-    """Open the large store of a dialect, with or without statistics; each is made once."""
+    """Open the large store of a dialect, with or without statistics; each is created once."""
     stores: dict[tuple[str, bool], Store] = {}
     with ExitStack() as stack:
 
@@ -56,7 +56,7 @@ def open_filled(tmp_path_factory: pytest.TempPathFactory, dialects: None) -> Ite
 
 
 def _named_indexes(case: Case) -> list[str]:
-    """Return the indexes that headers name, but for those that come with a key and cannot be dropped."""
+    """Return the indexes that headers name, except those of keys, which cannot be dropped."""
     named = {index for query in case.queries.values() for index in query.index}
     return sorted(index for index in named if index.startswith("idx_"))
 

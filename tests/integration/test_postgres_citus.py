@@ -1,4 +1,4 @@
-"""What Citus asks of the queries, and of the reading of its errors, as far as a server without it can tell."""
+"""What Citus requires of the queries, and how its errors are read, as far as a server without it can show."""
 
 import re
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_no_query_has_a_form_that_citus_refuses(query: Query) -> None:
 
 @pytest.fixture
 def planned_anew(tmp_path: Path) -> Path:
-    """A folder with a version of set_up_connection that has the server make a plan for each value, as on Citus."""
+    """A folder with a version of set_up_connection that lets the server plan for each value, as on Citus."""
     text = QUERIES["set_up_connection"].text
     assert text.count("'force_generic_plan'") == 1
     (tmp_path / "connection.sql").write_text(text.replace("'force_generic_plan'", "'force_custom_plan'"))
@@ -87,7 +87,7 @@ async def test_queries_need_no_generic_plan(postgres_url: str, schema: str, plan
 
 @pytest.fixture
 def raised_by_worker(postgres_url: str, schema: str) -> Callable[..., None]:
-    """A function that has each new workflow, or persist, meet an error with a message and no other fields."""
+    """A function that makes each new workflow, or persist, fail with an error that has only a message."""
 
     def raise_(event: str, code: str, message: str) -> None:
         with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as connection:

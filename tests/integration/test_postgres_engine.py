@@ -1,4 +1,4 @@
-"""What the PostgreSQL engine promises beside what every backend does: cancellation, its end, and rest."""
+"""What the PostgreSQL engine promises beyond the conformance suite: cancellation, closing, and idling."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ AssertSound = Callable[[], Awaitable[None]]
 
 @pytest.fixture
 def schema(empty_schema: str) -> str:
-    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
     return empty_schema
 
 
@@ -46,7 +46,7 @@ async def test_what_came_back_unreadable_may_have_been_written(
     schema: str,
     tmp_path: Path,
 ) -> None:
-    """A claim by a tuned query that does not pass over what Python has no time for."""
+    """A claim by a tuned query that does not skip times that Python cannot represent."""
     own = load_postgres_queries()["claim_runnable_events_group"]
     (tmp_path / "events.sql").write_text(own.text.replace(" AND event_time >= '0001-01-01 00:00:00+00'", ""))
     for id_ in ("bad", "good"):
@@ -63,7 +63,7 @@ async def test_what_came_back_unreadable_may_have_been_written(
 
 
 async def test_a_unit_that_waits_alone_is_a_plain_statement(postgres_url: str, schema: str, tmp_path: Path) -> None:
-    """Its query is tuned to store large letters, that of the group is not."""
+    """Its query is tuned to store capital letters, the group's is not."""
     own = load_postgres_queries()["create_event"]
     (tmp_path / "events.sql").write_text(own.text.replace(" :event_key", " upper(:event_key)"))
     async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=tmp_path) as tuned:
@@ -75,7 +75,7 @@ async def test_a_unit_that_waits_alone_is_a_plain_statement(postgres_url: str, s
 
 
 async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:
-    """Return as soon as a statement waits for what the transaction holds."""
+    """Return once a statement waits for what the transaction holds."""
     waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
     async with asyncio.timeout(10):
         while (await (await by_hand.execute(waiting)).fetchone()) != (True,):
@@ -86,7 +86,7 @@ async def _somebody_waits(by_hand: psycopg.AsyncConnection) -> None:
 def assert_sound(
     provider: PostgresPersistenceProvider, admin: Callable[..., Any], postgres_url: str, schema: str
 ) -> AssertSound:
-    """A function that asserts that all connections are free again, work, and are in no transaction."""
+    """A function that asserts that all connections are free, work, and are not in a transaction."""
 
     async def assert_sound() -> None:
         async with asyncio.timeout(10):
@@ -158,7 +158,7 @@ async def test_a_statement_that_an_administrator_cancels(
 async def test_a_caller_that_is_cancelled_while_its_statement_waits(
     provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection, assert_sound: AssertSound
 ) -> None:
-    """The statement has been sent: it goes on, and others that went with it are answered."""
+    """The statement was sent: it continues, and others sent with it get their answers."""
     await asyncio.gather(*(provider.create_event(full_event(id=id_, is_processed=False)) for id_ in ("e1", "e2")))
     await by_hand.execute("UPDATE events SET event_data = event_data WHERE id = 'e1'")
     cancelled, other = [asyncio.create_task(provider.mark_event_processed(id_)) for id_ in ("e1", "e2")]
@@ -207,7 +207,7 @@ async def test_close_waits_until_the_listening_connection_is_given_up(
 async def test_an_opening_that_is_cancelled(
     postgres_url: str, schema: str, admin: Callable[..., Any], steps: int
 ) -> None:
-    """At whatever step, it leaves no connection and nothing that a later one stumbles over."""
+    """At every step, it leaves no connection and no state that could disturb a later one."""
     provider = PostgresPersistenceProvider(make_conninfo(postgres_url, application_name=schema), schema=schema)
     opening = asyncio.create_task(provider.open())
     for _ in range(steps * 4):
@@ -223,7 +223,7 @@ async def test_an_opening_that_is_cancelled(
 async def test_a_check_that_is_cancelled_gives_its_connection_back(
     provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection, assert_sound: AssertSound
 ) -> None:
-    """It runs in the caller's own task, on a connection that it holds."""
+    """It runs in the caller's task, on a connection that it holds."""
     await by_hand.execute("LOCK TABLE workflows IN ACCESS EXCLUSIVE MODE")
     for _ in range(4):
         checking = asyncio.create_task(provider.check())
@@ -271,7 +271,7 @@ async def test_close_waits_for_a_statement_that_waits(
 
 
 async def test_an_idle_provider_does_nothing(provider: PostgresPersistenceProvider, assert_sound: AssertSound) -> None:
-    """It has no task, and one timer: when to close connections that nobody uses."""
+    """It has no task, and one timer, which closes unused connections."""
     await provider.create_new_workflow(sample_instance(id="w1"))
     await asyncio.gather(
         *(provider.next_definition_sequence("order") for _ in range(10)),
@@ -288,7 +288,7 @@ async def test_an_idle_provider_does_nothing(provider: PostgresPersistenceProvid
 async def test_a_connection_that_is_in_use_at_the_end(
     provider: PostgresPersistenceProvider, by_hand: psycopg.AsyncConnection, admin: Callable[..., Any], schema: str
 ) -> None:
-    """It is closed when it comes back."""
+    """It is closed when it is returned."""
     await by_hand.execute("LOCK TABLE wfe_sql_store IN ACCESS EXCLUSIVE MODE")
     using = asyncio.create_task(provider.ensure_store_exists())
     await _somebody_waits(by_hand)

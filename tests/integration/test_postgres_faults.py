@@ -1,4 +1,4 @@
-"""Faults on a real PostgreSQL server: what is acknowledged stays, what fails says so, and the pool recovers."""
+"""Faults on a real PostgreSQL server: acknowledged writes stay, failed calls raise, and the pool recovers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -51,7 +51,7 @@ WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY
 
 
 async def waiting_backends(ask: Callable[[str], Any]) -> list[int]:
-    """Return, as soon as there are some, the backends that wait for what the person holds."""
+    """Return the backends that wait for what the person holds, once there are some."""
     while not (rows := ask(WAITING)):
         await asyncio.sleep(0)
     return [pid for (pid,) in rows]
@@ -109,7 +109,7 @@ async def test_a_read_whose_answer_is_lost_is_repeated_where_it_may_wait(relay: 
         assert await reading == stored
 
 
-# a server that is not there
+# a server that does not run
 
 
 async def test_without_a_server_calls_fail_at_once(provider: PostgresPersistenceProvider, relay: Any) -> None:

@@ -1,4 +1,4 @@
-"""What waits together goes to PostgreSQL as one statement; who is alone pays one round trip."""
+"""Units that wait together go to PostgreSQL as one statement; a single unit takes one round trip."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ LEASE = timedelta(minutes=1)
 
 @pytest.fixture
 def schema(empty_schema: str) -> str:
-    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
     return empty_schema
 
 
@@ -50,7 +50,7 @@ def run_sql(postgres_url: str, schema: str) -> Callable[..., list[Any]]:
 
 
 async def _call_each(provider: PostgresPersistenceProvider, *, counted: Callable[[str], None]) -> None:
-    """Make every hot call, one after the other, and tell after each which it was."""
+    """Make every hot call, one after the other, and report each after it was made."""
     instance = full_instance(status="Runnable", next_execution=0)
     event, subscription = full_event(is_processed=False), full_subscription()
     held: dict[ClaimKind, Claim] = {}
@@ -133,14 +133,12 @@ async def test_what_waits_together_goes_together(
     for call in calls:
         relay.round_trips = 0
         await asyncio.gather(*(call(instance) for instance in instances))
-        assert (
-            relay.round_trips <= 12 + callers / 25
-        )  # few batches, and on new connections their set-up and preparation
+        assert relay.round_trips <= 12 + callers / 25  # few batches; new connections also need set-up and preparation
     assert await provider.get_workflow_instances([f"w{number}" for number in range(callers)]) == instances
 
 
 async def test_callers_stay_together_from_call_to_call(provider: PostgresPersistenceProvider, relay: Any) -> None:
-    """Even those of whom one was first: a commit for each of two halves would cost twice as much."""
+    """Even if one came first: two halves would need two commits, and cost twice as much."""
 
     async def draw(number: int) -> None:
         await asyncio.sleep(0.001 * (number % 2))
@@ -171,7 +169,7 @@ async def test_what_comes_while_a_statement_waits_for_a_lock_goes_on_without_it(
 async def test_two_writes_of_one_workflow_are_both_done(
     provider: PostgresPersistenceProvider, run_sql: Callable[..., list[Any]]
 ) -> None:
-    """Waiting together they cannot be one statement: it would do only one of them."""
+    """They cannot become one statement, which would do only one of them."""
     stored = sample_instance()
     await provider.create_new_workflow(stored)
     copies = [await provider.get_workflow_instance(stored.id) for _ in range(10)]
@@ -245,13 +243,13 @@ async def test_one_bad_unit_of_many_fails_alone(provider: PostgresPersistencePro
     fields = {"NUL": "ExecutionPointer.outcome", "beyond 32 bits": "WorkflowInstance.version"}
     assert getattr(raised.value, "field", None) == fields.get(bad)
     assert [outcome for at, outcome in enumerate(outcomes) if at != 31] == [None] * 63
-    assert relay.round_trips < 40  # each of its batch is tried once
+    assert relay.round_trips < 40  # each unit of its batch is tried once
     instances[31] = before
     assert await provider.get_workflow_instances([instance.id for instance in instances]) == instances
 
 
 async def test_refused_units_are_each_sent_twice_at_most(relay: Any, schema: str) -> None:
-    """Together and alone: each attempt that fails is an entry in the server's log."""
+    """Once together and once alone: each failed attempt is an entry in the server's log."""
     async with PostgresPersistenceProvider(relay.url, schema=schema, max_connections=1) as provider:
         await provider.create_event(full_event())
         events = [full_event(id=f"e{number}") for number in range(64)]
@@ -302,7 +300,7 @@ async def test_closing_finishes_what_is_pending(relay: Any, schema: str) -> None
 async def test_claims_of_one_statement_go_by_the_earliest_clock(
     postgres_url: str, schema: str, kind: ClaimKind
 ) -> None:
-    """What has expired for the caller whose clock is fast is still held for the other."""
+    """A claim that has expired by the faster clock still holds by the other."""
     now = ContextVar("now", default=TIME)
     async with PostgresPersistenceProvider(postgres_url, schema=schema, clock=now.get) as provider:
         claim_some = provider.claim_runnable_instances

@@ -1,4 +1,4 @@
-"""Several hosts on one PostgreSQL schema: nobody waits for ever, and nothing is mixed up."""
+"""Several hosts on one PostgreSQL schema: nobody waits for ever, and nobody gets another's results."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +38,7 @@ async def by_hand(postgres_url: str, schema: str) -> AsyncIterator[psycopg.Async
 
 
 async def _somebody_waits(connection: psycopg.AsyncConnection, count: int = 1) -> None:
-    """Return as soon as so many statements wait for locks, the first for what the connection's transaction holds."""
+    """Return once this many statements wait for locks, the first for what the connection's transaction holds."""
     waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
     while (await (await connection.execute(waiting)).fetchone()) != (count,):
         pass
@@ -74,7 +74,7 @@ async def test_workflows_persisted_in_opposite_order(open_host: Open, postgres_u
 async def test_who_waits_to_release_a_claim_holds_no_other_row(
     open_host: Open, by_hand: psycopg.AsyncConnection, postgres_url: str, schema: str, kind: ClaimKind
 ) -> None:
-    """So two hosts that give back the same claims, in opposite order, cannot wait for each other."""
+    """So two hosts that release the same claims in opposite order cannot wait for each other."""
     host = await open_host()
     for id_ in "abc":
         await host.create_new_workflow(sample_instance(id=id_))
@@ -95,7 +95,7 @@ async def test_who_waits_to_release_a_claim_holds_no_other_row(
 async def test_what_was_written_while_a_persist_waited_is_overwritten_whole(
     open_host: Open, by_hand: psycopg.AsyncConnection
 ) -> None:
-    """The statement that waits for the row does not see the pointer; without a second look it would stay."""
+    """The statement that waits for the row does not see the pointer, which would stay without a second look."""
     host = await open_host()
     instance = full_instance()
     await host.create_new_workflow(instance)
@@ -181,7 +181,7 @@ async def test_a_deadlock_is_run_again(open_host: Open, by_hand: psycopg.AsyncCo
 async def test_a_claim_takes_no_more_than_its_limit_whatever_the_plan(
     open_host: Open, by_hand: psycopg.AsyncConnection
 ) -> None:
-    """A planner that takes the table for empty may run a subquery for each row, and each run takes as many again."""
+    """A planner that considers the table empty may run a subquery for each row, and each run claims more."""
     host = await open_host()
     handled: list[str] = []
 

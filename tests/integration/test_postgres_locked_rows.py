@@ -1,4 +1,4 @@
-"""Somebody keeps a row locked, such as psql left in a transaction: only those who want that row wait."""
+"""Somebody keeps a row locked, such as psql in an open transaction: only units for that row wait."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -26,7 +26,7 @@ Call = Callable[[int], Awaitable[object]]
 
 @pytest.fixture
 def schema(empty_schema: str) -> str:
-    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
     return empty_schema
 
 
@@ -43,7 +43,7 @@ def somebody(postgres_url: str, schema: str) -> Iterator[psycopg.Connection]:
 
 
 async def _calls(provider: PostgresPersistenceProvider) -> dict[str, tuple[str, Call]]:
-    """Fill the store, and return calls that each change the row of a number, and the statement that locks the 8th."""
+    """Fill the store, and return calls that each change a row by number, and the statement that locks the 8th."""
     workflows = [
         full_instance(id=f"w{n:02}", name=f"w{n:02}", status="Runnable", next_execution=0) for n in range(COUNT)
     ]
@@ -97,7 +97,7 @@ async def test_all_others_are_answered_while_a_row_is_locked(
 async def test_units_without_the_locked_rows_are_stored_while_they_are_locked(
     provider: PostgresPersistenceProvider, somebody: psycopg.Connection
 ) -> None:
-    """Each unit changes a workflow, an event and a subscription; of three of them somebody holds one row."""
+    """Each unit changes a workflow, an event and a subscription; somebody holds one row of three units."""
     await _calls(provider)
     workflows = await provider.get_workflow_instances([f"w{n:02}" for n in range(COUNT)])
     somebody.execute("SELECT 1 FROM workflows WHERE id = 'w03' FOR UPDATE")
@@ -257,7 +257,7 @@ async def test_many_locked_rows_of_calls_that_run_alone_leave_a_connection_to_re
 async def test_waiting_for_a_locked_row_ends_for_all_who_want_it(
     provider: PostgresPersistenceProvider, somebody: psycopg.Connection, pass_time: Callable[[float], None]
 ) -> None:
-    """One waits at the server, and those behind it no longer than it may."""
+    """One waits at the server, and those behind it no longer than its timeout."""
     await provider.schedule_command(ScheduledCommand.process_event("e7", 0))
     somebody.execute("SELECT 1 FROM scheduled_commands FOR UPDATE")
     waiting = [

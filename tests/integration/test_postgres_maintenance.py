@@ -1,4 +1,4 @@
-"""Maintenance of PostgreSQL stores: what is found wrong, what a role may, and what hosts do meanwhile."""
+"""Maintenance of PostgreSQL stores: findings, privileges, and hosts that work meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -42,7 +42,7 @@ ByHand = Callable[..., list[Any]]
 
 @pytest.fixture
 def by_hand(postgres_url: str, schema: str) -> ByHand:
-    """Run statements as a person at the psql prompt would, and return the rows of the last."""
+    """Run statements like a person at the psql prompt, and return the rows of the last."""
 
     def run(*statements: str) -> list[Any]:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -146,7 +146,7 @@ async def test_sizes(provider: PostgresPersistenceProvider) -> None:
     await provider.create_event(full_event(event_data=[str(uuid4()) for _ in range(9_999)]))
     after = await provider.stats()
     assert after.size_bytes > before.size_bytes > 0
-    assert after.free_bytes is None  # no honest answer without an extension
+    assert after.free_bytes is None  # no answer without an extension
 
 
 # one moment
@@ -195,7 +195,7 @@ async def test_a_workflow_that_came_back_to_life_between_is_not_purged(
 async def test_a_purge_waits_for_a_host_that_writes(
     provider: PostgresPersistenceProvider, postgres_url: str, schema: str, status: WorkflowStatus
 ) -> None:
-    """It deletes the pointers too that the host adds, or leaves alone what the host brings back to life."""
+    """It also deletes pointers that the host adds, or leaves alone a workflow that the host makes Runnable again."""
     await fill(provider, "a")
     async with await psycopg.AsyncConnection.connect(postgres_url) as host:
         await host.execute(f"SET search_path TO {schema}")
@@ -242,7 +242,7 @@ async def test_hosts_that_persist_what_is_deleted(provider: PostgresPersistenceP
 async def test_a_role_that_may_only_read(
     by_hand: ByHand, provider: PostgresPersistenceProvider, schema: str, make_role: Callable[..., str]
 ) -> None:
-    """It suffices for all that reads, even where the index that a later version adds is missing."""
+    """It is enough for all reads, even if an index that a later version adds is missing."""
     await fill(provider)
     url = make_role()
     role = conninfo_to_dict(url)["user"]
@@ -308,7 +308,7 @@ async def test_ids_of_the_reference_s_tables_get_the_order_of_their_bytes(
 
 
 async def test_what_queries_cost(provider: PostgresPersistenceProvider, by_hand: ByHand, schema: str) -> None:
-    """A view stands in for the extension's, with statements as the server shows them."""
+    """A view replaces the extension's, with statements in the server's form."""
     with pytest.raises(StoreError, match="CREATE EXTENSION pg_stat_statements"):
         await provider.query_stats()
     by_hand(
@@ -322,7 +322,7 @@ async def test_what_queries_cost(provider: PostgresPersistenceProvider, by_hand:
         QueryStats(name="persist", calls=1, mean_ms=50.0, rows=1, buffers=0),
         QueryStats(name="get_event", calls=4, mean_ms=2.0, rows=3, buffers=6),
     ]
-    by_hand("DROP VIEW pg_stat_statements")  # which other stores of the database would find
+    by_hand("DROP VIEW pg_stat_statements")  # other stores of the database would find it
 
 
 async def test_the_server_sees_who_calls_and_what(postgres_url: str, schema: str, by_hand: ByHand) -> None:
@@ -344,7 +344,7 @@ async def test_the_server_sees_who_calls_and_what(postgres_url: str, schema: str
 
 
 async def test_values_stay_out_of_the_servers_log(postgres_url: str, schema: str) -> None:
-    """Even where the server is told to log them with errors."""
+    """Even if the server is configured to log them with errors."""
     url = make_conninfo(postgres_url, options="-c log_parameter_max_length_on_error=-1")
     store = PostgresStore(
         PostgresTarget(url, timedelta(seconds=10)), load_postgres_queries(), schema=schema, statement_timeout=None
@@ -356,7 +356,7 @@ async def test_values_stay_out_of_the_servers_log(postgres_url: str, schema: str
 
 
 async def test_who_keeps_an_old_snapshot(postgres_url: str, schema: str) -> None:
-    """A person's transaction that has been open since before what the check calls overdue."""
+    """A person's transaction that has been open for longer than the check allows."""
     with psycopg.connect(make_conninfo(postgres_url, application_name="psql")) as left_open:
         left_open.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         left_open.execute("SELECT 1")

@@ -1,4 +1,4 @@
-"""Numbers that come from sequences: none is wasted, none is given twice, and it is said before they come to an end."""
+"""Numbers of sequences: none is wasted or used twice, and `check` warns before they run out."""
 
 import asyncio
 from collections.abc import Callable
@@ -66,7 +66,7 @@ async def test_check_warns_when_half_of_the_numbers_are_given(
 
 
 async def _fill_and_set_back(url: str, schema: str, run_sql: RunSql) -> None:
-    """Leave what a store has once logical replication took over: the rows, and sequences that never counted."""
+    """Leave a store as logical replication does: rows, and sequences that never counted."""
     async with PostgresPersistenceProvider(url, schema=schema) as provider:
         pointers = [full_pointer(id=f"p{number}") for number in range(30)]
         await provider.create_new_workflow(sample_instance(id="w", name="w", execution_pointers=pointers))

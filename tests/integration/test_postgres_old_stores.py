@@ -1,4 +1,4 @@
-"""Schemas that an early release of the reference made, from before workflows had names, or that are none of ours."""
+"""Schemas of an early release of the reference, from before workflows had names, and schemas that are not stores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def backend() -> str:
 
 @pytest.fixture
 def old(schema: str, by_hand: ByHand) -> str:
-    """The name of a schema as wfe-postgres 1.0.0 left it."""
+    """The name of a schema of wfe-postgres 1.0.0."""
     by_hand(f"CREATE SCHEMA {schema}")
     by_hand(OLD.read_text())
     return schema
@@ -134,7 +134,7 @@ async def test_names_are_there_and_unique_from_then_on(postgres_url: str, old: s
 
 
 async def test_names_that_are_there_already_stay(postgres_url: str, old: str, by_hand: ByHand) -> None:
-    """Somebody has begun to bring it up to date by hand."""
+    """Somebody has begun to upgrade it by hand."""
     by_hand("ALTER TABLE workflows ADD COLUMN name TEXT")
     by_hand("UPDATE workflows SET name = 'order-1' WHERE id = 'old-1'")
     await open_and_close(postgres_url, old)
@@ -144,7 +144,7 @@ async def test_names_that_are_there_already_stay(postgres_url: str, old: str, by
 async def test_it_is_brought_up_to_date_as_a_whole_or_not_at_all(
     postgres_url: str, old: str, by_hand: ByHand, catalog: Catalog
 ) -> None:
-    """The table that comes last cannot be: a view is in its place, and a view has no indexes."""
+    """The last table cannot be created: a view has its name, and a view has no indexes."""
     by_hand("ALTER TABLE execution_errors RENAME TO moved; CREATE VIEW execution_errors AS SELECT * FROM moved")
     before = catalog(old)
     with pytest.raises(StoreError, match="execution_errors"):

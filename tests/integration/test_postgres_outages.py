@@ -1,4 +1,4 @@
-"""The server is stopped or killed under a load of writes, and comes back."""
+"""The server is stopped or killed under load, and comes back."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ UNKNOWN = "it is not known whether the write was committed"
 
 
 class Load:
-    """Writers that go on whatever happens; the state of step n is that data is n, and n + 1 pointers say n as well.
+    """Writers that continue whatever happens; in the state of step n, data is n, and n + 1 pointers have n too.
 
     Attributes:
         acknowledged: The last step of each workflow that was acknowledged.
@@ -159,7 +159,7 @@ async def test_waiting_for_the_server_ends(server: OwnServer) -> None:
 
 
 async def test_a_server_that_was_started_again_while_nobody_called(server: OwnServer) -> None:
-    """Its connections are dead and have not been used since; no call notices."""
+    """Its connections are dead and unused since; no call notices."""
     async with open_(server) as provider:
         await asyncio.gather(*(provider.get_runnable_instances(TIME) for _ in range(10)))
         server.stop()
@@ -190,10 +190,10 @@ async def test_closing_while_the_server_is_away(server: OwnServer) -> None:
 
 
 async def was_tried(server: OwnServer) -> None:
-    """Stand in for a server that is away until somebody has tried to connect a few times more."""
+    """Stand in for a server that is down until somebody has tried to connect a few more times."""
     info = conninfo_to_dict(server.url)
     path = Path(str(info["host"])) / f".s.PGSQL.{info.get('port') or 5432}"
-    path.unlink(missing_ok=True)  # of the server that is gone
+    path.unlink(missing_ok=True)  # of the server that was stopped
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()

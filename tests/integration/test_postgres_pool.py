@@ -1,4 +1,4 @@
-"""What goes wrong between a provider and a PostgreSQL server that both run, and what calls make of it."""
+"""What goes wrong between a provider and a running PostgreSQL server, and what calls do then."""
 
 import asyncio
 import socket
@@ -55,7 +55,7 @@ async def by_hand(postgres_url: str, schema: str) -> AsyncIterator[psycopg.Async
 
 @pytest.fixture
 def host_name() -> str:
-    """What a host calls itself to the server."""
+    """The name of a host's connections on the server."""
     return f"host {uuid4().hex}"
 
 
@@ -65,7 +65,7 @@ def named_url(postgres_url: str, host_name: str) -> str:
 
 
 async def _waits(admin: Admin, host: str, *, count: int = 1) -> None:
-    """Return as soon as so many statements of a host wait for locks."""
+    """Return once this many statements of a host wait for locks."""
     async with asyncio.timeout(10):
         while admin("count_waiting", application=host) != count:
             await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_a_connection_that_is_ended_while_its_statement_runs(
     by_hand: psycopg.AsyncConnection,
     wait_for_server: timedelta,
 ) -> None:
-    """A write may have been stored, so it is not run again even by those who wait for the server."""
+    """A write may have been stored, so it does not run again, even with `wait_for_server`."""
     host = await open_(named_url, wait_for_server=wait_for_server)
     await by_hand.execute(
         "INSERT INTO events (id, event_name, event_key, event_data, event_time) VALUES ('e1', 'n', 'k', '1', now())"
@@ -117,7 +117,7 @@ async def test_a_connection_that_is_ended_while_its_statement_runs(
 async def test_a_connection_that_is_ended_while_it_waits_for_a_row(
     open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection
 ) -> None:
-    """Nothing was written by then, so those who wait for the server have it run again."""
+    """Nothing was written by then, so with `wait_for_server` it runs again."""
     host = await open_(named_url, wait_for_server=timedelta(minutes=1))
     await host.create_event(full_event(id="e1", is_processed=False))
     await hold_event(by_hand, "e1")
@@ -162,7 +162,7 @@ async def test_a_serialization_failure_is_run_again(
 async def test_what_the_server_refuses(
     open_: Open, admin: Admin, code: str, tries: int, kind: type[StoreError], message: str
 ) -> None:
-    """The errors are the server's own; a trigger raises them, and a sequence, which nothing rolls back, counts them."""
+    """A trigger raises the server's errors, and a sequence, which nothing rolls back, counts them."""
     host = await open_()
     admin("refuse_events")
     admin("set_refusal", code=code)
@@ -202,13 +202,13 @@ async def test_a_server_that_never_answers(pass_time: PassTime) -> None:
 
 
 async def _ends(call: Coroutine[Any, Any, Any], pass_time: PassTime) -> Any:
-    """Pass the time that a call waits for, and return what becomes of it."""
+    """Pass the time that a call waits for, and return its outcome."""
     task = asyncio.create_task(call)
     for _ in range(20):
         await asyncio.sleep(0)
     while not task.done():
         pass_time(1)
-        for _ in range(500):  # what a server that is there takes a moment for is not to last for seconds
+        for _ in range(500):  # a server that answers after a moment must not seem silent for seconds
             await asyncio.sleep(0)
     return task.result()
 
@@ -216,7 +216,7 @@ async def _ends(call: Coroutine[Any, Any, Any], pass_time: PassTime) -> Any:
 async def test_connections_that_nobody_uses_are_closed(
     open_: Open, named_url: str, admin: Admin, host_name: str, pass_time: PassTime
 ) -> None:
-    """The one that was used last is used next, so the others are not used."""
+    """The one used last is used next, so the others stay unused."""
     host = await open_(named_url)
     await asyncio.gather(*(host.get_runnable_instances(TIME) for _ in range(5)))
     pass_time(9 * MINUTE)
@@ -230,7 +230,7 @@ async def test_connections_that_nobody_uses_are_closed(
 
 
 async def _has_connections(admin: Admin, host: str, count: int) -> None:
-    """Return as soon as a host has so many connections."""
+    """Return once a host has this many connections."""
     async with asyncio.timeout(10):
         while admin("count_connections", application=host) != count:
             await asyncio.sleep(0)
@@ -291,7 +291,7 @@ async def test_callers_are_served_in_the_order_in_which_they_came(small_pool: Co
 
 
 async def test_callers_that_are_cancelled_while_they_connect(small_pool: ConnectionPool) -> None:
-    """At whatever step, the place is free again."""
+    """At every step, the place is free again."""
     for steps in range(30):
         using = small_pool.connection()
         taking = asyncio.create_task(using.__aenter__())
@@ -334,7 +334,7 @@ async def test_a_full_pool(
 async def test_callers_that_give_up_while_the_pool_is_full(
     open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection
 ) -> None:
-    """The server stops what has begun, what has not is never done, and each place is free again."""
+    """The server stops statements that have begun, the others never run, and each place is free again."""
     host = await open_(named_url, max_connections=4)
     await by_hand.execute("LOCK TABLE scheduled_commands IN ACCESS EXCLUSIVE MODE")
     commands = [ScheduledCommand.process_workflow(f"w{number}", 0) for number in range(5)]
@@ -366,7 +366,7 @@ async def test_callers_that_give_up_while_the_pool_is_full(
 async def test_a_statement_whose_callers_have_all_given_up(
     open_: Open, named_url: str, admin: Admin, host_name: str, by_hand: psycopg.AsyncConnection
 ) -> None:
-    """Also one that serves several: the server stops, once nobody wants it any more."""
+    """Also one that serves several callers: the server stops it once all of them were cancelled."""
     host = await open_(named_url, max_connections=1)
     assert await host.next_definition_sequence("order") == 1
     await by_hand.execute("UPDATE definition_sequences SET next_num = 10")
@@ -406,7 +406,7 @@ async def test_a_server_that_takes_fewer_connections_than_the_pool_would_like(
 async def test_connections_that_the_server_takes_again(
     open_: Open, make_role: Callable[..., str], admin: Admin, by_hand: psycopg.AsyncConnection, pass_time: PassTime
 ) -> None:
-    """The pool has as many as it would like within a second of the server giving them."""
+    """The pool grows to its full size within a second after the server allows it."""
     limited = make_role(connections=2)
     await open_()
     role = str(conninfo_to_dict(limited)["user"])

@@ -42,7 +42,7 @@ def transaction_url(postgres_url: str) -> Iterator[str]:
 
 
 async def test_two_stores_with_two_hosts_each(pooled_url: str, new_schema: Callable[[], str]) -> None:
-    """Each host's work lands in its own schema, and no number is given out twice."""
+    """Each host writes to its own schema, and no number is used twice."""
     schemas = [new_schema(), new_schema()]
     async with AsyncExitStack() as stack:
         hosts = [
@@ -71,7 +71,7 @@ async def test_nothing_of_ours_stays_on_a_servers_connection(transaction_url: st
         await host.check()
         with pytest.raises(SerializationError):
             await host.get_workflow_instance_by_name("\0")
-    # PgBouncer before 1.21 may keep a connection for a client that uses it no longer, until that client goes.
+    # PgBouncer before 1.21 may keep a connection for a client that no longer uses it, until that client disconnects.
     held = [psycopg.connect(transaction_url) for _ in range(3)]
     try:
         for other in held:
@@ -123,7 +123,7 @@ async def test_what_is_not_a_call_of_a_host(transaction_url: str, schema: str) -
 
 
 async def test_plans_and_tuned_queries(transaction_url: str, schema: str, tmp_path: Path) -> None:
-    """What looks at queries without running them finds the store's tables, and keeps nothing."""
+    """Looking at queries without running them finds the store's tables, and keeps nothing."""
     async with PostgresPersistenceProvider(transaction_url, schema=schema):
         pass
     own = load_postgres_queries()

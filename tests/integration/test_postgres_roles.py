@@ -1,4 +1,4 @@
-"""What a role may do on a PostgreSQL server; and its password, which nobody but the server is told."""
+"""What a role may do on a PostgreSQL server; and its password, which only the server gets."""
 
 import logging
 import re
@@ -30,7 +30,7 @@ SECRET = "hunter2/ä@:%?#"
 
 @pytest.fixture
 def grant(postgres_url: str) -> Grant:
-    """What an administrator does who is shown an error that says what to grant."""
+    """Do what an error tells an administrator to grant."""
 
     def grant(message: str) -> None:
         said = re.findall(r"GRANT .*? TO \w+", message)
@@ -91,7 +91,7 @@ async def test_a_role_with_rights_on_a_store_that_exists_only(
 
 
 async def test_what_the_errors_say_is_enough(schema: str, make_role: MakeRole, postgres_url: str, grant: Grant) -> None:
-    """A role that may nothing on a store that is complete."""
+    """A role without privileges on a complete store."""
     async with PostgresPersistenceProvider(postgres_url, schema=schema):
         pass
     url = make_role()
@@ -138,7 +138,7 @@ async def test_a_role_that_may_only_read(schema: str, make_role: MakeRole, postg
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Callable[[BaseException], str]:
-    """All that is shown of an error, its causes included, and all that was logged until then."""
+    """Everything shown of an error, including its causes, and everything logged so far."""
     for logger in ("psycopg", "psycopg.pool", "wfe_sql", "asyncio"):
         caplog.set_level(logging.DEBUG, logger)
 
@@ -161,7 +161,7 @@ def _assert_secret(text: str) -> None:
 async def test_the_password_is_not_shown(
     own_server: OwnServer, heard: Callable[[BaseException], str], schema: str
 ) -> None:
-    """By a server that refuses it, one that is away, and a database that does not exist."""
+    """With a server that refuses it, one that is down, and a database that does not exist."""
     own_server.start()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

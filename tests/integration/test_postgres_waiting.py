@@ -1,4 +1,4 @@
-"""Waiting for work on PostgreSQL: who is notified, at what price, and what happens where nobody can be."""
+"""Waiting for work on PostgreSQL: who is notified, at what cost, and what happens without notifications."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from wfe_sql.testing import ManualClock, full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 
 SOON = 10.0
-"""Seconds within which what is awaited happens, on a slow machine too."""
+"""Seconds within which everything awaited happens, even on a slow machine."""
 HOUR = timedelta(hours=1)
 SHORT = timedelta(milliseconds=100)
 NOW = int(TIME.timestamp() * 1000)
@@ -30,12 +30,12 @@ def due() -> Event:
 
 
 async def begin(provider: PostgresPersistenceProvider, asks: Callable[[], int], *, asked: int = 1) -> Any:
-    """Return a task that waits, once the server knows of it."""
+    """Return a waiting task, once the server knows of it."""
     waiting = asyncio.create_task(provider.wait_for_work())
     async with asyncio.timeout(SOON):
         while asks() < asked:
             await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)  # the look that comes after it was asked
+    await asyncio.sleep(0.05)  # the look after it asked
     assert not waiting.done()
     return waiting
 
@@ -47,7 +47,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def asks(postgres_url: str) -> Any:
-    """A function that counts those who ask to be woken."""
+    """A function that counts the requests to be woken."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
 
         def count() -> int:
@@ -63,7 +63,7 @@ def asks(postgres_url: str) -> Any:
 
 @pytest.fixture
 def heard(postgres_url: str) -> Any:
-    """A function that returns what was notified since it was called last."""
+    """A function that returns the notifications since its last call."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("LISTEN wfe_sql")
         yield lambda: [notification.payload for notification in connection.notifies(timeout=0.1)]
@@ -134,7 +134,7 @@ async def test_other_stores_are_left_alone(
 async def test_a_transaction_that_began_to_write_before_anybody_asked(
     postgres_url: str, schema: str, clock: ManualClock, asks: Callable[[], int], admin: Admin
 ) -> None:
-    """It did not notify, and is committed after the look at the store."""
+    """It did not notify, and commits after the look at the store."""
     options: dict[str, Any] = {"clock": clock, "fallback_interval": HOUR, "poll_interval": SHORT}
     async with PostgresPersistenceProvider(postgres_url, schema=schema, **options) as provider:
         with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as writer:
@@ -162,7 +162,7 @@ async def test_an_idle_wait_commits_nothing(
 
         first, second = commits(), commits()
         await asyncio.sleep(1.5)
-        assert commits() - second == second - first  # those of the counting itself
+        assert commits() - second == second - first  # the notifications of counting itself
         waiting.cancel()
 
 
@@ -238,7 +238,7 @@ async def test_a_notification_that_is_lost_costs_the_fallback_interval(
 
 
 async def test_a_server_that_restarts(own_server: OwnServer, schema: str, clock: ManualClock) -> None:
-    """A wait says so, as every call does, unless the provider waits for the server; then it goes on."""
+    """A wait raises, as every call does, unless the provider has `wait_for_server`; then it continues."""
     options: dict[str, Any] = {"clock": clock, "fallback_interval": HOUR, "poll_interval": SHORT}
     async with (
         PostgresPersistenceProvider(own_server.url, schema=schema, **options) as hasty,

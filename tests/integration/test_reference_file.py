@@ -1,4 +1,4 @@
-"""A file that the Rust crate wrote, and what its own reader returns from it."""
+"""A file that the Rust crate wrote, and what the crate reads from it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a host hears of its units of work: on_unit, and the log."""
+"""Reports of units of work: on_unit, and the log."""
 
 import asyncio
 import logging
@@ -13,10 +13,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from joining import WAYS, Way
 from servers import OwnServer
 from wfe_sql import (
     Claim,
     ClaimLostError,
+    EventNotFoundError,
     PostgresPersistenceProvider,
     SqlitePersistenceProvider,
     SubscriptionNotFoundError,
@@ -25,11 +27,11 @@ from wfe_sql import (
     WorkflowInstance,
 )
 from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.testing import ManualClock, full_event, full_pointer, sample_instance
+from wfe_sql.testing import ManualClock, full_event, full_pointer, full_subscription, sample_instance
 from wfe_sql.testing.samples import TIME
 
 NOW = timedelta(0)
-"""As `slow_unit`, it has every unit be slow."""
+"""As `slow_unit`, it makes every unit slow."""
 
 MINUTE = timedelta(minutes=1)
 DATA = Path(__file__).parent.parent / "data"
@@ -135,6 +137,56 @@ async def test_one_whose_caller_is_cancelled_is_told_when_it_has_ended(open_: Op
     await provider.close()
     assert 1 <= len(heard) <= 2
     assert {unit.outcome for unit in heard} == {"ok"}
+
+
+async def test_reads_of_a_snapshot_are_told(open_: Open) -> None:
+    caller: ContextVar[str] = ContextVar("caller")
+    heard: list[tuple[str, Any]] = []
+    provider = await open_(on_unit=lambda unit: heard.append((caller.get(), without_times(unit))))
+    caller.set("creating")
+    await provider.create_event(full_event(id="e1"))
+    heard.clear()
+    caller.set("dumping")
+    assert [row async for row in provider.dump()]
+    assert {name for name, _ in heard} == {"dumping"}
+    assert ("dumping", (("export_events",), False, 1, 1, "ok")) in heard
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if "+" not in way.name], ids=str)
+async def test_a_unit_in_the_callers_transaction_is_told_when_it_was_added(
+    way: Way, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    caller: ContextVar[str] = ContextVar("caller")
+    heard: list[tuple[str, Any]] = []
+    provider: SqlPersistenceProvider
+    options: dict[str, Any] = {"on_unit": lambda unit: heard.append((caller.get(), without_times(unit)))}
+    if way.dialect == "sqlite":
+        target = str(tmp_path / "x.db")
+        provider = SqlitePersistenceProvider(target, **options)
+    else:
+        target = request.getfixturevalue("postgres_url")
+        provider = PostgresPersistenceProvider(target, schema=request.getfixturevalue("schema"), **options)
+    caller.set("the caller")
+    async with provider, AsyncExitStack() as closing:
+        transaction = await way.connect(target)
+        closing.push_async_callback(transaction.close)
+        unit = provider.unit()
+        unit.create_event(full_event(id="e1"))
+        subscribed = unit.subscribe(full_subscription(id="s1", event_name="paid", event_key="k1"))
+        assert heard == []
+        await transaction.add(unit)
+        told = [
+            ("the caller", (("create_event_subscription", "create_event"), True, 2, 1, "ok")),
+            ("the caller", (("get_events_since",), False, len(subscribed.event_ids), 1, "ok")),
+        ]
+        assert heard == told
+        unit = provider.unit()
+        unit.mark_event_processed("unknown")
+        with pytest.raises(EventNotFoundError):
+            await transaction.add(unit)
+        assert heard == [*told, ("the caller", (("mark_event_processed",), True, 0, 1, "EventNotFoundError"))]
+        await transaction.rollback()
+    assert len(heard) == 3
 
 
 async def test_an_error_of_the_listener_harms_nobody(open_: Open, caplog: pytest.LogCaptureFixture) -> None:
@@ -291,7 +343,7 @@ async def test_calls_that_wait_for_a_connection(
 async def test_work_that_a_deadlock_undid(
     postgres_url: str, schema: str, admin: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A person locks two events in one order, and a call of ours in the other: the server ends ours, which goes on."""
+    """A person locks two events in one order, and our call in the other: the server ends ours, which runs again."""
     caplog.set_level(logging.DEBUG, "wfe_sql")
     async with PostgresPersistenceProvider(postgres_url, schema=schema, application_name=schema) as provider:
         await provider.create_event(full_event(id="e1"))

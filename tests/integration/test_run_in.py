@@ -1,4 +1,4 @@
-"""Units of work in an application's own transactions, through every driver."""
+"""Units of work in an application's transactions, through every driver."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
 
 FEW = {"sqlite3", "sqlite+aiosqlite async session", "asyncpg", "postgresql+psycopg session"}
-"""What stands for all ways in most tests: with async and without, the driver alone and SQLAlchemy."""
+"""The ways that represent all others in most tests: with and without async, the driver alone and SQLAlchemy."""
 MOST_SLOW = [way if way.name in FEW else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
 ON_SQLITE = [param for param, way in zip(MOST_SLOW, WAYS, strict=True) if way.dialect == "sqlite"]
 ON_POSTGRES = [param for param, way in zip(MOST_SLOW, WAYS, strict=True) if way.dialect == "postgres"]
@@ -61,7 +61,7 @@ def target(way: Way, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_provider(way: Way, target: str, request: pytest.FixtureRequest) -> Callable[..., SqlPersistenceProvider]:
-    """A function that makes a provider of the test's store."""
+    """A function that returns a provider of the test's store."""
 
     def make_provider(mode: str = "rwc", **options: Any) -> SqlPersistenceProvider:
         if way.dialect == "sqlite":
@@ -76,7 +76,7 @@ def make_provider(way: Way, target: str, request: pytest.FixtureRequest) -> Call
 async def provider(
     way: Way, target: str, make_provider: Callable[..., SqlPersistenceProvider], request: pytest.FixtureRequest
 ) -> AsyncIterator[SqlPersistenceProvider]:
-    """A provider of an empty store, in whose database the application has a table."""
+    """A provider of an empty store, in a database where the application has a table."""
     if way.dialect == "sqlite":
         with closing(sqlite3.connect(target)) as connection:
             connection.execute("CREATE TABLE orders (id TEXT)")
@@ -91,7 +91,7 @@ async def provider(
 
 @pytest.fixture
 async def connect(way: Way, target: str) -> AsyncIterator[Connect]:
-    """A function that connects as an application does, to the store's database or another."""
+    """A function that connects like an application, to the store's database or another."""
     opened: list[Transaction] = []
 
     async def connect(to: str = target, *, in_autocommit: bool = False) -> Transaction:
@@ -142,7 +142,7 @@ async def test_a_unit_is_stored_when_the_caller_commits(provider: SqlPersistence
 
 
 async def test_a_unit_may_come_first(provider: SqlPersistenceProvider, connect: Connect) -> None:
-    """The driver, or SQLAlchemy, has begun no transaction yet: it promised one."""
+    """The driver, or SQLAlchemy, has not begun its transaction yet."""
     transaction = await connect()
     unit = provider.unit()
     unit.create_event(full_event(id="e"))
@@ -172,7 +172,7 @@ async def test_when_the_caller_rolls_back_nothing_is_stored(provider: SqlPersist
     with pytest.raises(WorkflowNotFoundError):
         await provider.get_workflow_instance("new")
     assert (await provider.get_workflow_instance("loaded")).description == "an order"
-    # The instances remember what they did before, so what they do next is right.
+    # The instances remember their state from before, so the next persist is correct.
     await provider.create_new_workflow(new)
     await provider.persist_workflow(loaded)
     assert await provider.get_workflow_instance("loaded") == loaded
@@ -235,7 +235,7 @@ async def test_a_unit_that_fails_leaves_the_transaction_as_it_was(
 async def test_what_an_error_means_is_asked_in_the_transaction(
     provider: SqlPersistenceProvider, connect: Connect
 ) -> None:
-    """The pointer's owner and the workflow's revision are the transaction's own, so nobody else can tell of them."""
+    """Only the transaction can see the pointer's owner and the workflow's revision."""
     transaction = await connect()
     first, second = sample_instance(id="first"), sample_instance(id="second")
     second.execution_pointers = first.execution_pointers
@@ -272,7 +272,7 @@ async def test_a_conflict_may_be_overwritten(
 
 @pytest.mark.parametrize("way", DRIVERS, ids=str, indirect=True)
 async def test_every_operation(provider: SqlPersistenceProvider, connect: Connect) -> None:
-    """Each driver has to say each parameter so that the server takes it for what its column is."""
+    """Each driver must send each parameter so that the server gives it the type of its column."""
     for id_ in ("ended", "taken", "given back"):
         free = full_subscription(id=id_, external_token=None, external_worker_id=None, external_token_expiry=None)
         await provider.create_event_subscription(free)
@@ -388,7 +388,7 @@ def _other_database(url: str) -> str:
 async def test_a_connection_to_another_server_is_refused(
     own_server: OwnServer, provider: SqlPersistenceProvider, connect: Connect
 ) -> None:
-    """Its database may have the same name, and a schema of the same name."""
+    """Its database and schema may have the same names."""
     await _refused(provider, await connect(own_server.url), "it is connected to another database")
 
 
@@ -413,7 +413,7 @@ async def test_a_transaction_that_has_failed_is_refused(
 async def test_a_connection_of_another_kind_is_refused(
     dialect: str, other: Way, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """One with async where there is none, one without where there is, and one of the other kind of database."""
+    """An asynchronous one for run_in_sync, a synchronous one for run_in, and one to the other kind of database."""
     url: str = str(tmp_path / "other.db") if other.dialect == "sqlite" else request.getfixturevalue("postgres_url")
     provider: SqlPersistenceProvider = SqlitePersistenceProvider(tmp_path / "store.db")
     if dialect == "postgres":
@@ -493,7 +493,7 @@ async def test_a_store_in_memory_has_no_other_connections(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("way", [way for way in WAYS if not way.is_async], ids=str, indirect=True)
 async def test_another_thread_may_add_a_unit(way: Way, target: str, provider: SqlPersistenceProvider) -> None:
-    """As a web framework without async does, whose requests have threads of their own, and no event loop."""
+    """As in a web framework without async, whose requests run on threads without an event loop."""
     unit = provider.unit()
     unit.create_event(full_event(id="e"))
 
@@ -551,7 +551,7 @@ async def test_a_transaction_that_has_read_an_old_moment_is_busy(
 async def test_a_unit_that_fails_does_not_hold_the_lock_of_all_writers(
     target: str, provider: SqlPersistenceProvider, connect: Connect
 ) -> None:
-    """Where it began the transaction itself; the caller may not think of rolling back what was never begun."""
+    """If it began the transaction itself: the caller may not think of rolling it back."""
     transaction = await connect()
     unit = provider.unit()
     unit.mark_event_processed("unknown")
@@ -626,7 +626,7 @@ async def test_settings_are_as_they_were_after_the_commit(
     unit.create_event(full_event(id="e"))
     await transaction.add(unit)
     await transaction.commit()
-    if way.name != "asyncpg":  # a transaction of asyncpg's is over; its connection is in autocommit again
+    if way.name != "asyncpg":  # asyncpg's transaction has ended; its connection is in autocommit again
         assert await transaction.run("SHOW search_path") == [("public, pg_catalog",)]
     assert await transaction.run(_SETTINGS) == before
 
@@ -647,7 +647,7 @@ async def test_a_temporary_table_is_not_taken_for_the_store_s(
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.name == "asyncpg"], ids=str, indirect=True)
 async def test_codecs_of_asyncpg_change_nothing(provider: SqlPersistenceProvider, connect: Connect) -> None:
-    """Hosts of asyncpg commonly have JSON encoded by the driver, which would encode ours once more."""
+    """Users of asyncpg often let the driver encode JSON, which would encode ours twice."""
     transaction = await connect()
     for kind in ("json", "jsonb"):
         await transaction.connection.set_type_codec(kind, schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
@@ -672,7 +672,7 @@ async def test_what_psycopg_is_set_to_changes_nothing(provider: SqlPersistencePr
     transaction = await connect()
     connection = transaction.connection
     connection.row_factory = psycopg.rows.dict_row
-    connection.adapters.register_dumper(str, psycopg.types.string.StrDumper)  # which says that texts are of type text
+    connection.adapters.register_dumper(str, psycopg.types.string.StrDumper)  # it sends texts with the type text
     instance = full_instance(id="w")
     unit = provider.unit()
     unit.create_new_workflow(instance)
@@ -764,7 +764,7 @@ async def test_a_lent_connection_of_a_pool_of_asyncpg(postgres_url: str, empty_s
 async def test_a_caller_that_is_cancelled(
     way: Way, target: str, provider: SqlPersistenceProvider, connect: Connect
 ) -> None:
-    """Where the unit waits for a row it is undone; what a thread has goes on, and the caller rolls it back."""
+    """A unit that waits for a row is undone; work on a thread continues, and the caller rolls it back."""
     instance = sample_instance(id="w")
     await provider.create_new_workflow(instance)
     transaction = await connect()

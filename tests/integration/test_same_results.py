@@ -1,4 +1,4 @@
-"""A query that both dialects have returns the same in both, and a group of units what each unit returns by itself."""
+"""A query of both dialects returns the same in both, and a group of units the results of the single units."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -52,7 +52,7 @@ def _returned(store: Store, name: str, case: Case) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return rows as values that are equal where they mean the same: documents taken apart, times as times."""
+    """Return rows as values that are equal if they mean the same: parsed documents, times as times."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, dict):

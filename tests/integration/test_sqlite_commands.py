@@ -1,4 +1,4 @@
-"""Leases of scheduled commands, as a DBA sees them in the table."""
+"""Leases of scheduled commands, as they appear in the table."""
 
 import asyncio
 import sqlite3

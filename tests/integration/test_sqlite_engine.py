@@ -1,4 +1,4 @@
-"""What the SQLite engine promises beside what every backend does: its connections, its lanes, its end."""
+"""What the SQLite engine promises beyond the conformance suite: its connections, its lanes, closing."""
 
 import asyncio
 import sqlite3
@@ -48,7 +48,7 @@ async def provider(file: Path) -> AsyncIterator[SqlitePersistenceProvider]:
 
 @contextmanager
 def write_lock(file: Path) -> Iterator[sqlite3.Connection]:
-    """Hold the file as another process that writes would."""
+    """Lock the file like another process that writes."""
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
@@ -59,7 +59,7 @@ def pragma(connection: sqlite3.Connection, name: str) -> Any:
 
 
 async def settings(provider: SqlitePersistenceProvider, name: str) -> tuple[list[Any], list[Any]]:
-    """What a pragma says on the connections that write and on those that read, the last of them on the event loop."""
+    """A pragma's values on the connections that write and that read, the last of them on the event loop."""
     engine: Any = provider._engine
     writers, readers = engine._writers.connections, [*engine._readers.connections]
     if engine._brief_reader is not None:
@@ -174,7 +174,7 @@ async def test_a_relative_path_is_relative_to_the_working_directory(
 
 
 async def test_units_that_wait_together_share_a_commit(file: Path, provider: SqlitePersistenceProvider) -> None:
-    """The log grows by a frame for each changed page of a commit; apart, 64 units write the same page 64 times."""
+    """The log grows by a frame for each changed page of a commit; 64 separate units write the same page 64 times."""
     log, frame = Path(f"{file}-wal"), 4096 + 24
     await provider.next_definition_sequence("order")
     before = log.stat().st_size
@@ -187,7 +187,7 @@ async def test_units_that_wait_together_share_a_commit(file: Path, provider: Sql
 
 
 async def test_a_transaction_takes_in_no_more_after_its_time(provider: SqlitePersistenceProvider) -> None:
-    """What comes after a workflow of 5,000 pointers, which takes far longer, is committed apart from it."""
+    """Units behind a workflow of 5,000 pointers, which takes far longer, are committed separately."""
     engine: Any = provider._engine
     batches: list[int] = []
     run_writes = engine._writers._run
@@ -344,7 +344,7 @@ async def test_an_opening_that_fails_leaves_no_thread(tmp_path: Path) -> None:
 
 
 def test_an_opening_that_fails_at_the_end_of_a_loop(tmp_path: Path) -> None:
-    """No thread may speak to a loop that is closed: pytest turns that into an error."""
+    """No thread may call a closed loop: pytest turns that into an error."""
     (tmp_path / "store.db").write_bytes(b"this is no database, whatever its name says" * 100)
     for _ in range(30):
         with no_thread_left(), pytest.raises(StoreError):
@@ -409,7 +409,7 @@ async def test_a_long_read_does_not_hold_up_short_ones(file: Path) -> None:
 
 
 async def test_a_unit_that_fails_half_done_fails_alone(provider: SqlitePersistenceProvider) -> None:
-    """Its workflow is written before its pointer is found to be another's; the other units of the batch stay."""
+    """Its workflow is written before its pointer turns out to be another's; the other units of the batch stay."""
     taken = full_pointer(id="p1")
     await provider.create_new_workflow(sample_instance(id="owner", execution_pointers=[taken]))
     thief = sample_instance(id="thief", execution_pointers=[full_pointer(id="p0"), taken])
@@ -454,7 +454,7 @@ async def test_rows_of_one_statement_are_stored_all_or_none(file: Path, provider
 
 
 class ClockOfAStall(ManualClock):
-    """A clock of a host that stands still after it claimed, while another process holds the file."""
+    """The clock of a host that is suspended after it claimed, while another process locks the file."""
 
     def __init__(self, seconds: float, locks: sqlite3.Connection) -> None:
         super().__init__()
@@ -473,7 +473,7 @@ class ClockOfAStall(ManualClock):
 async def test_commands_whose_lease_cannot_be_renewed(
     file: Path, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are handled as long as the lease is known to hold, and else left: `seconds` of 60 have passed."""
+    """They are handled only while the lease is known to hold: `seconds` of 60 have passed."""
     handled = []
     async with SqlitePersistenceProvider(file) as provider:
         await provider.schedule_command(ScheduledCommand.process_workflow("w1", 0))

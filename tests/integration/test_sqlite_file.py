@@ -1,4 +1,4 @@
-"""What happens to a SQLite store when something happens to its file, its folder, its log, or its process."""
+"""What a SQLite store does if something happens to its file, its folder, its log, or its process."""
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401 (who has no permissions cannot load it later)
@@ -62,7 +62,7 @@ def siblings(file: Path) -> list[Path]:
     return [Path(f"{file}{suffix}") for suffix in ("", "-wal", "-shm")]
 
 
-# the file that is open is the file that is named
+# the open file is the file at the path
 
 
 def delete(file: Path) -> None:
@@ -153,7 +153,7 @@ async def test_a_file_that_was_emptied(file: Path, provider: SqlitePersistencePr
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 async def test_a_log_that_was_deleted(file: Path, provider: SqlitePersistenceProvider, suffix: str) -> None:
-    """What was acknowledged before is kept by closing, which writes the log into the file."""
+    """Closing keeps what was acknowledged before, because it writes the log into the file."""
     Path(f"{file}{suffix}").unlink()
     with pytest.raises(StoreUnavailableError, match=f"lost .*{suffix}, which was deleted or moved"):
         await provider.create_new_workflow(sample_instance(id="w2"))
@@ -257,7 +257,7 @@ async def test_somebody_writes_to_what_is_read_without_locks(folder: Path) -> No
 
 
 async def test_a_log_in_a_folder_that_may_not_be_written(folder: Path) -> None:
-    """As a crash leaves it, or a copy of both."""
+    """As after a crash, or in a copy of both."""
     file = folder / "store.db"
     async with connect(file) as provider:
         await provider.create_new_workflow(sample_instance(id="w1"))
@@ -285,7 +285,7 @@ connection.executemany(
 )
 os.kill(os.getpid(), signal.SIGKILL)
 """
-"""Leaves a rollback journal, and pages in the file that must not stay."""
+"""It leaves a rollback journal, and pages in the file that must be undone."""
 
 
 async def test_the_journal_of_a_crashed_program_is_rolled_back(file: Path) -> None:
@@ -306,7 +306,7 @@ async def test_the_journal_of_a_crashed_program_is_rolled_back(file: Path) -> No
 
 @contextmanager
 def held_by_another_process(file: Path, sql: str) -> Iterator[None]:
-    """Have another process run statements on a file, and stay."""
+    """Let another process run statements on a file, and stay connected."""
     program = (
         "import sqlite3, sys\n"
         "other = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -423,7 +423,7 @@ def test_a_provider_that_is_dropped_without_close(file: Path) -> None:
 
     asyncio.run(drop())
     gc.collect()
-    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
+    assert set(threading.enumerate()) <= before  # a thread of an earlier test may have ended meanwhile
     assert open_files(file) == []
     assert not Path(f"{file}-wal").exists()
 
@@ -442,7 +442,7 @@ def test_a_provider_that_is_dropped_after_its_loop_has_ended(file: Path) -> None
     gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=20)
-    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
+    assert set(threading.enumerate()) <= before  # a thread of an earlier test may have ended meanwhile
     assert open_files(file) == []
 
 
@@ -524,7 +524,7 @@ except wfe_sql.StoreFullError as error:
 
 
 def test_a_disk_without_room_for_the_index_of_the_log(file: Path) -> None:
-    """A limit on the length of files is what a process can set for itself."""
+    """A process can set a limit on the length of files for itself."""
     command = [sys.executable, "-c", OPEN_WITH_LITTLE_ROOM, str(file), "10000"]
     opened = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"{file} has no disk space left" in opened.stdout, opened.stderr

@@ -18,7 +18,7 @@ from wfe_sql.testing import full_event
 
 
 class Exported:
-    """What is exported from one provider."""
+    """The spans and metrics of one provider."""
 
     def __init__(self) -> None:
         self._spans = InMemorySpanExporter()

@@ -1,4 +1,4 @@
-"""Text that a database cannot hold, wherever something is looked up or claimed by it."""
+"""Text that a database cannot store, wherever it is used to look something up or to claim it."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ LEASE = timedelta(minutes=1)
 async def test_each_call_with_it_fails_alone(
     connect_store: Callable[..., SqlPersistenceProvider], backend: str, text: str
 ) -> None:
-    """Refused, or not found where it can be stored, which no id can; what is asked for at the same time is answered."""
+    """It is refused, or not found if it can be stored (ids cannot); other calls at the same time get their answers."""
     async with connect_store() as provider:
         await provider.create_event(full_event(id="e1"))
         await provider.create_event_subscription(full_subscription(id="s1", external_token=None))

@@ -1,4 +1,4 @@
-"""Tuned queries of SQLite: what does for the original is taken, and what does not is refused with its file and line."""
+"""Tuned queries of SQLite: a valid replacement is accepted, any other is refused with file and line."""
 
 import sqlite3
 from pathlib import Path

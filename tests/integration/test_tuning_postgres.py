@@ -1,4 +1,4 @@
-"""Tuned queries of PostgreSQL: what does for the original is taken, and what does not is refused on opening a store."""
+"""Tuned queries of PostgreSQL: a valid replacement is accepted, any other is refused when a store is opened."""
 
 from collections.abc import Callable
 from pathlib import Path

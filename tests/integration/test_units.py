@@ -1,4 +1,4 @@
-"""Units of work where no conformance test can look: across event loops, and how they go together on PostgreSQL."""
+"""Units of work beyond the conformance suite: across event loops, and grouped on PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ MANY = 30
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def make_provider(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., SqlPersistenceProvider]:
-    """A function that makes a provider of one store."""
+    """A function that returns a provider of one store."""
     if request.param == "sqlite":
         return lambda **options: SqlitePersistenceProvider(tmp_path / "store.db", **options)
     url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("empty_schema")

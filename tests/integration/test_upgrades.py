@@ -1,4 +1,4 @@
-"""Stores of every earlier version, of this library and of the reference, and those of a version that is yet to come."""
+"""Stores of every earlier version, of this library and of the reference, and of a future version."""
 
 import shutil
 import sqlite3
@@ -52,7 +52,7 @@ def backend(old: Path) -> str:
 
 @pytest.fixture
 def old_store(old: Path, store: Path | str, by_hand: ByHand) -> Path | str:
-    """The store that is in a file of `tests/data`."""
+    """The store in a file of `tests/data`."""
     if isinstance(store, Path):
         shutil.copy(old, store)
     else:
@@ -63,7 +63,7 @@ def old_store(old: Path, store: Path | str, by_hand: ByHand) -> Path | str:
 
 @pytest.fixture
 def describe(connect_store: Provide, store: Path | str, request: pytest.FixtureRequest) -> Callable[..., set[Any]]:
-    """Return a function that says all that the database says of the test's store, or of another."""
+    """Return a function that returns everything the database reports about the test's store, or another."""
 
     def describe(place: Path | str) -> set[Any]:
         if not isinstance(place, Path):
@@ -85,7 +85,7 @@ def describe(connect_store: Provide, store: Path | str, request: pytest.FixtureR
 
 @pytest.fixture
 def fresh(store: Path | str, request: pytest.FixtureRequest) -> Path | str:
-    """Where a new store is to be."""
+    """The place of a new store."""
     if isinstance(store, Path):
         return store.with_name("fresh.db")
     name: str = request.getfixturevalue("new_schema")()
@@ -144,7 +144,7 @@ def test_both_of_our_first_stores_are_there() -> None:
     assert {path.name for path in OLD} >= {path.name for path in OURS}
 
 
-# what is yet to come
+# a future version
 
 GROWTH = {
     "sqlite": """
@@ -206,7 +206,7 @@ CREATE TABLE IF NOT EXISTS labels (
 CREATE INDEX IF NOT EXISTS idx_labels_label ON labels (label);
 """,
 }
-"""What somebody adds to `sql/<dialect>/workflows.sql`. In its view and its trigger comes the column too."""
+"""Additions to `sql/<dialect>/workflows.sql`; its view and its trigger also get the column."""
 
 
 def _additions() -> list[str]:
@@ -214,14 +214,14 @@ def _additions() -> list[str]:
 
 
 def _grow(scripts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a list of scripts with the new ones in it: the column before the trigger and the view that name it."""
+    """Return a list of scripts with the new ones: the column before the trigger and the view that use it."""
     at = scripts.index("create_workflows_revision_trigger")
     return (*scripts[:at], "add_workflows_priority", *scripts[at:], *_additions())
 
 
 @pytest.fixture
 def grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
-    """Return a function that makes the library a later one, whose stores have more."""
+    """Return a function that turns the library into a later version, whose stores have more."""
     folder = tmp_path / "sql"
     shutil.copytree(Path(str(wfe_sql.queries.find_sql())), folder)
     for dialect, growth in GROWTH.items():
@@ -321,7 +321,7 @@ async def test_a_later_version_reads_an_old_file_as_it_is(old: Path, tmp_path: P
 async def test_a_schema_that_lacks_something_says_what_when_it_may_not_be_changed(
     old_store: str, postgres_url: str, describe: Callable[..., set[Any]]
 ) -> None:
-    """PostgreSQL makes no temporary views where nothing may be written, such as on a standby."""
+    """PostgreSQL cannot create temporary views where nothing may be written, such as on a standby."""
     before = describe(old_store)
     with pytest.raises(
         StoreUnavailableError, match=r"it lacks .*workflow_documents\.id.* Open it once without mode=ro to upgrade it"
@@ -346,7 +346,7 @@ async def test_a_role_with_few_rights_goes_on_when_the_owner_has_upgraded_the_st
             await provider.get_execution_errors()
 
 
-# what a script makes is what its text says
+# what a script makes is read from its text
 
 
 def test_what_a_script_of_sqlite_makes(tmp_path: Path) -> None:

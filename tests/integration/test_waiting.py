@@ -1,4 +1,4 @@
-"""What ends a wait for work beyond the provider's own calls, and what waiting costs."""
+"""What ends a wait for work besides the provider's own calls, and what waiting costs."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from wfe_sql.testing import ManualClock, full_event
 from wfe_sql.testing.samples import TIME
 
 SOON = 10.0
-"""Seconds within which what is awaited happens, on a slow machine too."""
+"""Seconds within which everything awaited happens, even on a slow machine."""
 LATE: dict[str, Any] = {"poll_interval": timedelta(hours=1), "fallback_interval": timedelta(hours=1)}
 EVENT = (
     "INSERT INTO events (id, event_name, event_key, event_data, event_time, is_processed) "
@@ -30,7 +30,7 @@ Connect = Callable[..., SqlPersistenceProvider]
 
 @pytest.fixture
 def schema(empty_schema: str) -> str:
-    """The schema of this module's stores: none of its tests changes the tables, so they can share them."""
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
     return empty_schema
 
 
@@ -40,11 +40,11 @@ def clock() -> ManualClock:
 
 
 async def begin(provider: SqlPersistenceProvider) -> "asyncio.Task[None]":
-    """Return a task that waits, once the alarm is set and the store was looked at again."""
+    """Return a waiting task, once the alarm is set and the store was checked again."""
     waiting = asyncio.create_task(provider.wait_for_work())
     for _ in range(20):
         await provider.get_events("nothing", "", TIME)
-    await asyncio.sleep(0.05)  # the look that comes after the alarm was set
+    await asyncio.sleep(0.05)  # the look after the alarm was set
     assert not waiting.done()
     return waiting
 
@@ -95,7 +95,7 @@ async def test_a_file_that_is_gone_ends_it(tmp_path: Path, clock: ManualClock) -
 
 
 async def test_waiting_looks_at_the_clock_now_and_then(tmp_path: Path, clock: ManualClock) -> None:
-    """A clock that is set, or a machine that slept, makes nothing late."""
+    """Nothing is late if the clock is set, or the machine was suspended."""
     async with SqlitePersistenceProvider(tmp_path / "store.db", clock=clock, **LATE) as provider:
         await provider.create_event(full_event(is_processed=False, event_time=TIME + timedelta(days=1)))
         waiting = await begin(provider)
@@ -132,7 +132,7 @@ async def test_writes_beside_one_who_waits_are_looked_at_together(
 
 
 def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have it be noted how long each look takes."""
+    """Note how long each look takes."""
     looks: list[float] = []
     look = Watch.look
 
@@ -164,7 +164,7 @@ async def test_a_provider_that_is_dropped_is_forgotten(tmp_path: Path) -> None:
 async def test_what_no_reader_can_read_is_left_to_others(
     connect_store: Connect, clock: ManualClock, by_hand: Callable[[str], Any], backend: str
 ) -> None:
-    """An event at a time that Python does not have is due for nobody, and waiting goes on."""
+    """An event at a time that Python cannot represent is never due, and waiting continues."""
     async with connect_store(clock=clock, **LATE) as provider:
         never = "'x'" if backend == "sqlite" else "'infinity'"
         flag = "0" if backend == "sqlite" else "false"

@@ -1,1 +1,1 @@
-"""Random operations on stores, held against a plain model."""
+"""Random operations on stores, compared with a plain model."""

@@ -1,4 +1,4 @@
-"""Runs operations on a store and on the model, and holds what both return, raise and have stored against each other."""
+"""Runs operations on a store and on the model, and compares what both return, raise and store."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ MOMENTS = ("as_at", "as_of", "expiry", "since")
 
 @dataclass
 class Call:
-    """One call with its arguments, and what came of it on the store."""
+    """One call with its arguments, and its outcome on the store."""
 
     method: str
     host: int
@@ -52,7 +52,7 @@ class Call:
             self.outcome = error
 
     def agrees(self, model: Model, busy: Sequence[str] = ()) -> bool:
-        """Whether the model comes to the same outcome; it goes on from there."""
+        """Whether the model has the same outcome; it continues from there."""
         hints: dict[str, Any] = {}
         if self.method in RETURN_CLAIMS + RETURN_INSTANCES:
             hints["got"] = None if isinstance(self.outcome, Exception) else self.outcome
@@ -73,7 +73,7 @@ class Call:
 
 
 class Run:
-    """One run of operations on a store that is empty at first."""
+    """One run of operations, which starts with an empty store."""
 
     def __init__(self, providers: Sequence[SqlPersistenceProvider], clock: ManualClock) -> None:
         self.providers = providers
@@ -90,7 +90,7 @@ class Run:
         assert await self.dumped() == list(self.rows(self.model))
 
     async def do(self, operation: Operation) -> None:
-        """Do one operation on both, and compare what comes of it."""
+        """Run one operation on both, and compare the outcomes."""
         self.count += 1
         match operation.name:
             case "advance":
@@ -107,7 +107,7 @@ class Run:
                     self.keep(call)
 
     async def gather(self, calls: list[Call]) -> None:
-        """Make calls at the same time: some order of them, one after the other, must come to the same."""
+        """Make calls at the same time: some order of them must have the same outcome in the model."""
         self.count += max(0, len(calls) - 1)
         await asyncio.gather(*(call.run(self.provider(call)) for call in calls))
         stored = await self.dumped()
@@ -122,23 +122,23 @@ class Run:
             self.keep(call)
 
     def host_of(self, call: Call, calls: list[Call]) -> int:
-        """The host that an instance is of while calls are made at once: hosts do not share their objects."""
+        """The host of each instance while calls run at once: hosts do not share objects."""
         instance = call.arguments.get("instance", call)
         return next((other.host for other in calls if other.arguments.get("instance") is instance), call.host)
 
     def busy(self, call: Call, calls: list[Call]) -> list[str]:
-        """The ids of what the others write: PostgreSQL has claims skip rows that are locked."""
+        """The ids that the other calls write: on PostgreSQL, claims skip locked rows."""
         others = [other.arguments for other in calls if other is not call]
         ids = [arguments[name] for arguments in others for name in ("id",) if name in arguments]
         ids += [arguments[name].id for arguments in others for name in ("instance", "claim") if arguments.get(name)]
         return ids + [claim.id for other in calls if other is not call for claim in claims_of(other)]
 
     async def process_commands(self, operation: Operation) -> None:
-        """Process commands; handlers do other operations meanwhile, and the model goes from handler to handler."""
+        """Process commands; handlers run other operations meanwhile, and the model follows from handler to handler."""
         arguments = self.resolved(operation.arguments)
         script = iter(arguments.pop("handlers"))
         predicted = self.model.process_commands(**arguments)
-        failed: bool | None = None  # as a generator wants it that has not begun
+        failed: bool | None = None  # the first value sent to a new generator must be None
         handled, expected, broken, failures = [], [], list[Exception](), 0
 
         def predict() -> Any:
@@ -175,7 +175,7 @@ class Run:
         return self.providers[of.host % len(self.providers)]
 
     def keep(self, call: Call) -> None:
-        """Have later operations use what a call made."""
+        """Let later operations use what a call created."""
         if call.method in RETURN_INSTANCES and not isinstance(call.outcome, Exception):
             self.instances += call.outcome if isinstance(call.outcome, list) else [call.outcome]
         if call.method == "create_new_workflow":
@@ -183,7 +183,7 @@ class Run:
         self.claims += claims_of(call)
 
     def call(self, operation: Operation) -> Call | None:
-        """Return the call that an operation is by now; None if there is nothing yet to make it with."""
+        """Return the call that an operation means now; None if its objects do not exist yet."""
         arguments = self.resolved(operation.arguments)
         if operation.name == "create_new_workflow":
             self.clock.now += timedelta(microseconds=1)  # so that no two lives of one id begin at the same time
@@ -295,7 +295,7 @@ def text(time: datetime) -> str:
 
 
 async def _all_pages(method: Callable[..., Awaitable[Any]], arguments: dict[str, Any]) -> list[Any]:
-    """Return what tells the items of a list apart, a page after the other."""
+    """Return the keys of a list's items, page by page."""
     items: list[Any] = []
     page = await method(**arguments)
     items += page.items
@@ -314,5 +314,5 @@ async def open_hosts(
 
 
 async def empty(provider: SqlPersistenceProvider) -> None:
-    """Delete all rows, as a copy that failed is undone: quicker than a new store for each run."""
+    """Delete all rows, as after a failed copy: faster than a new store for each run."""
     await provider._engine.write([Statement("empty_store", {})])

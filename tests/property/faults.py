@@ -1,4 +1,4 @@
-"""Puts faults into copies of the code, one at a time, and prints after how many operations the model sees each.
+"""Puts faults into copies of the code, one at a time, and prints after how many operations the model finds each.
 
 Run it from the project's folder: `PYTHONPATH=tests python -m property.faults`. It works on SQLite files, with three
 hosts on each.
@@ -26,35 +26,39 @@ SQL, COMMANDS = "sql/sqlite", "src/wfe_sql/operations/commands.py"
 FREE = "\n            AND (claim_token IS NULL OR claim_expires_at <= :now)"
 FAULTS: dict[str, tuple[str, str, str]] = {
     "none": (COMMANDS, "", ""),
-    "a claim takes what is under a live lease": (f"{SQL}/workflows.sql", FREE, "\n            AND :now IS NOT NULL"),
-    "a release does not look at the token": (
+    "a claim takes what another live lease holds": (f"{SQL}/workflows.sql", FREE, "\n            AND :now IS NOT NULL"),
+    "a release does not check the token": (
         f"{SQL}/workflows.sql",
         "claim_expires_at = NULL\nWHERE id = :id AND claim_token = :token",
         "claim_expires_at = NULL\nWHERE id = :id AND :token IS NOT NULL",
     ),
-    "a persist does not look at the revision": (
+    "a persist does not check the revision": (
         f"{SQL}/workflows.sql",
-        "AND (:expected_revision IS NULL OR revision = :expected_revision)",
-        "AND (:expected_revision IS NULL OR revision IS NOT NULL)",
+        "OR (revision = :expected_revision AND",
+        "OR (:expected_revision IS NOT NULL AND",
     ),
-    "an event is marked without a look at the claim": (
+    "an event is marked without a check of the claim": (
         f"{SQL}/events.sql",
         "WHERE id = :id AND (:claim_token IS NULL OR claim_token = :claim_token)",
         "WHERE id = :id AND (:claim_token IS NULL OR id IS NOT NULL)",
     ),
-    "subscriptions come in no order": (
+    "subscriptions are not ordered": (
         f"{SQL}/event_subscriptions.sql",
         "ORDER BY subscribe_as_of, id\nLIMIT coalesce(:row_limit, -1)",
         "ORDER BY id\nLIMIT coalesce(:row_limit, -1)",
     ),
-    "of twins the later time wins": (
+    "the later time of two equal commands wins": (
         f"{SQL}/scheduled_commands.sql",
         "THEN min(execute_time, excluded.execute_time)",
         "THEN max(execute_time, excluded.execute_time)",
     ),
-    "a terminated subscription goes on": (f"{SQL}/event_subscriptions.sql", "SET terminated = 1", "SET terminated = 0"),
+    "a terminated subscription stays open": (
+        f"{SQL}/event_subscriptions.sql",
+        "SET terminated = 1",
+        "SET terminated = 0",
+    ),
     "a token cannot be renewed": (f"{SQL}/event_subscriptions.sql", " OR external_token = :token", ""),
-    "a purge takes what is younger": (
+    "a purge deletes what is too young": (
         f"{SQL}/retention.sql",
         "create_time) < :older_than",
         "create_time) >= :older_than",

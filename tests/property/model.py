@@ -1,10 +1,10 @@
 """What a store does, as plain dicts: a specification of `PersistenceProvider` and of much of maintenance.
 
-Each method has the name and the arguments of the provider's, returns what the provider must return, and raises
-`RefusedError` where the provider must raise. Rows are never changed in place, so that a copy of the model is cheap.
+Each method has the name and arguments of the provider's method, returns what that must return, and raises
+`RefusedError` if that must raise. Rows are never changed in place, so that a copy of the model is cheap.
 
-What only the store can decide is taken from what it returned, as `got`: a claim's fresh token, and which object a
-loaded instance is. `busy` are ids that others write at the same time: a claim may leave them for the next poll.
+What only the store can decide comes from its result, `got`: a claim's fresh token, and the object of a loaded instance.
+`busy` has ids that others write at the same time: a claim may leave them for the next poll.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the fields of its dataclass, and what its table has besides."""
+    """One row: the fields of its dataclass, and the other columns of its table."""
 
     fields: Fields
     claim: Claim | None = None
@@ -332,7 +332,7 @@ class Model:
     def process_commands(
         self, as_of: datetime, *, lease: timedelta, limit: int | None = None
     ) -> Generator[Fields, bool, None]:
-        """Yield each command as its handler begins; take whether the handler failed."""
+        """Yield each command as its handler begins; receive whether the handler failed."""
         after, left = (-float("inf"), 0), float("inf") if limit is None else limit
         while left > 0:
             due = [row for row in self._commands_in_order() if row.fields["execute_time"] <= ms(as_of)]
@@ -345,7 +345,7 @@ class Model:
             self._hold_commands(keys, token, lease)
             for at, key in enumerate(keys):
                 held = [other for other in keys[at:] if other in self.commands and self.commands[other].holds(token)]
-                self._hold_commands(held, token, lease)  # a host never handles what it no longer holds
+                self._hold_commands(held, token, lease)  # a host never handles a command that it no longer holds
                 if key in held:
                     failed = yield self.commands[key].fields
                     if key in self.commands and self.commands[key].holds(token):
@@ -450,13 +450,13 @@ class Model:
 def fields_of(instance: WorkflowInstance) -> Fields:
     ids = [pointer.id for pointer in instance.execution_pointers]
     values = [instance.data, *(pointer.outcome for pointer in instance.execution_pointers)]
-    if len(set(ids)) < len(ids) or any(value != value for value in values):  # NaN, which JSON has not
+    if len(set(ids)) < len(ids) or any(value != value for value in values):  # NaN, which JSON does not have
         raise RefusedError(SerializationError)
     return asdict(instance)
 
 
 def life(row: Row) -> tuple[datetime, int]:
-    """What an instance remembers: a workflow that was deleted and made again has another create_time."""
+    """What an instance remembers: a workflow that was deleted and created again has another create_time."""
     return row.fields["create_time"], row.revision
 
 

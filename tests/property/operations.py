@@ -1,8 +1,8 @@
-"""Random operations: the calls of a host, with few ids and few moments, so that they meet.
+"""Random operations: the calls of a host, with few ids and few moments, so that they collide.
 
-Moments are given from the clock's time, instances and claims by their number among those that the run has so far; all
-of it becomes arguments when the operation's turn comes. Hypothesis draws one number for each operation, from which the
-operation follows: that takes a tenth of the time that it takes to draw all of its arguments.
+Moments are relative to the clock, and instances and claims are numbers among those of the run so far; they become
+arguments when the operation runs. Hypothesis draws one number for each operation, which determines it: this takes a
+tenth of the time of drawing all arguments.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ LEASES = [timedelta(seconds=10), timedelta(minutes=1)]
 BEYOND_LEASES = timedelta(minutes=2)
 OPERATIONS_OF_A_RUN = 60
 NOTHING = 0
-"""The number of no operation: what hypothesis tries first when it makes a failing run shorter."""
+"""The number of no operation, which hypothesis tries first when it shortens a failing run."""
 
 Pick = Callable[[Random], Any]
 
@@ -140,7 +140,7 @@ CALLS: dict[str, dict[str, Pick]] = {
     "get_execution_errors": {"workflow_id": one_of(one(None), workflow_ids), "limit": limits},
     "delete_workflow": {"id": workflow_ids},
 }
-"""Calls that are one unit of work each, which may go side by side."""
+"""Calls that are one unit of work each, which may run at the same time."""
 
 LONGER_CALLS: dict[str, dict[str, Pick]] = {
     "purge_workflows": {
@@ -163,7 +163,7 @@ def _operation(name: str, arguments: dict[str, Pick]) -> Pick:
 
 
 def _processing(during: Pick) -> Pick:
-    """Process commands by handlers that may fail, each after it did something else."""
+    """Process commands with handlers that may fail, each after another operation."""
     handlers = up_to(4, both(flags, up_to(2, during)))
     return _operation("process_commands", {"as_of": as_at, "limit": limits, "lease": leases, "handlers": handlers})
 
@@ -183,5 +183,5 @@ _any = one_of(*_calls.values(), *(_calls[name] for name in _often), *[_gather] *
 
 
 def operations_of(numbers: list[int]) -> list[Operation]:
-    """Return the operations that follow from numbers."""
+    """Return the operations of some numbers."""
     return [_any(Random(number)) for number in numbers if number != NOTHING]

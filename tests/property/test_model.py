@@ -1,4 +1,4 @@
-"""Every store does what the model does, whatever is asked of it, and however much at once."""
+"""Every store does what the model does, with any calls, and with many at once."""
 
 import asyncio
 from collections.abc import Callable

@@ -93,13 +93,13 @@ def test_what_both_have_is_called_alike(name: str) -> None:
         "has_statistics",
     )
     if name not in of_their_own:
-        assert one.used_by == other.used_by  # engines, stores and planners have methods of their own names
+        assert one.used_by == other.used_by  # engines, stores and planners run queries in methods of other names
 
 
 @pytest.mark.parametrize("lead", sorted(GROUPS))
 def test_a_group_takes_what_its_lead_takes(lead: str) -> None:
     one, group = SQLITE[lead], POSTGRES[f"{lead}_group"]
-    assert set(group.used_by) <= set(one.used_by)  # what is a part of another group is used there
+    assert set(group.used_by) <= set(one.used_by)  # a part of another group is used there
     assert (group.params, group.operation) == (("units",), "")
     for param in one.params:
         assert re.search(rf"\b{param}\b", group.sql), f"{group.place} does not read {param}"

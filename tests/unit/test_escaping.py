@@ -1,4 +1,4 @@
-"""Text of others is shown, and never obeyed."""
+"""Text from outside is shown, and never obeyed."""
 
 import sys
 from unicodedata import category

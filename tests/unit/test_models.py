@@ -25,12 +25,12 @@ def millisecond_of(id_: str) -> int:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """What the system's clock says, in nanoseconds: a list of one, in the far future."""
+    """The system's clock, in nanoseconds: a list of one time, in the far future."""
     now = [time_ns() + 10**18]
     with monkeypatch.context() as patched:
         patched.setattr(models, "time_ns", lambda: now[0])
         yield now
-    models._begin_ids(0)  # or the ids of the tests that follow would stay in that future
+    models._begin_ids(0)  # otherwise the ids of later tests would stay in that future
 
 
 def test_ids_are_uuids_of_version_7() -> None:
@@ -130,7 +130,7 @@ print(*(new_id() for _ in range(1_000)))
 
 
 def test_forked_processes_make_ids_of_their_own() -> None:
-    """In the same millisecond, in which a child would go on counting where its parent stood."""
+    """In the same millisecond, a child must not continue its parent's count."""
     ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True)
     first, *ids = ended.stdout.split()
     assert len(set(ids)) == len(ids) == 5_000

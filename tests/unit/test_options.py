@@ -64,7 +64,7 @@ def test_timeouts(url: str, name: str, value: Any, message: str) -> None:
         connect(URLS[url], **options)
 
 
-# mypy finds these mistakes as well: each comment that silences it would be one too many if it did not.
+# mypy finds these mistakes too: if it did not, it would complain about the comments that silence it.
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import inspect
+import re
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -14,30 +16,71 @@ from wfe_sql import (
     MaintenanceRepository,
     PersistenceProvider,
     PointerStatus,
+    PostgresPersistenceProvider,
     ScheduledCommand,
     SqlitePersistenceProvider,
     StoreError,
+    UnitOfWork,
     WfeError,
     WorkflowInstance,
     WorkflowStatus,
 )
+from wfe_sql.operations.units import SqlUnitOfWork
 
-METHODS = [name for name in dir(PersistenceProvider) if not name.startswith("_")]
-MAINTENANCE = [name for name in dir(MaintenanceRepository) if not name.startswith("_")]
+ROOT = Path(__file__).parents[2]
+PROVIDERS = (SqlitePersistenceProvider, PostgresPersistenceProvider)
+
+
+def public_methods(protocol: type) -> list[str]:
+    return [name for name in dir(protocol) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize(
-    ("protocol", "name"),
-    [(PersistenceProvider, name) for name in METHODS] + [(MaintenanceRepository, name) for name in MAINTENANCE],
+    ("protocol", "kind", "name"),
+    [
+        (protocol, kind, name)
+        for protocol, kinds in (
+            (PersistenceProvider, PROVIDERS),
+            (MaintenanceRepository, PROVIDERS),
+            (UnitOfWork, [SqlUnitOfWork]),
+        )
+        for kind in kinds
+        for name in public_methods(protocol)
+    ],
 )
-def test_the_provider_keeps_the_signatures_of_the_protocols(protocol: type, name: str) -> None:
-    promised, kept = getattr(protocol, name), getattr(SqlitePersistenceProvider, name)
+def test_signatures_and_help_are_those_of_the_protocols(protocol: type, kind: type, name: str) -> None:
+    promised, kept = getattr(protocol, name), getattr(kind, name)
     if isinstance(promised, property):
         assert isinstance(kept, property)
     else:
         assert inspect.signature(kept) == inspect.signature(promised)
     assert promised.__doc__
     assert inspect.getdoc(kept) == inspect.getdoc(promised)  # what help() and an editor show
+
+
+def test_the_documents_list_each_method_once_with_its_parameters() -> None:
+    listed: dict[str, str | None] = {}
+    for document in (ROOT / "README.md", ROOT / "src" / "wfe_sql" / "README.md"):
+        (block,) = re.findall(r"```text\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+        for name, _, params in re.findall(r"^  (\w+)(\(([^)]*)\))? {2,}\S", block, re.MULTILINE):
+            assert name not in listed, f"{name} is listed twice"
+            listed[name] = params
+    units = set(public_methods(UnitOfWork)) - set(public_methods(PersistenceProvider))
+    assert listed.keys() == units | set(public_methods(SqlitePersistenceProvider))
+    for name, params in listed.items():
+        method = getattr(UnitOfWork if name in units else SqlitePersistenceProvider, name)
+        if isinstance(method, property):
+            continue
+        words = [word.partition("=")[0] for word in (params or "").split(", ") if word not in ("", "...")]
+        takes = {
+            f"**{each.name}" if each.kind is each.VAR_KEYWORD else each.name: each
+            for each in list(inspect.signature(method).parameters.values())[1:]
+        }
+        needed = [word for word, each in takes.items() if each.default is each.empty]
+        assert words == [word for word in takes if word in words], (
+            f"{name}({params}) has other parameters: {list(takes)}"
+        )
+        assert set(needed) <= set(words), f"{name}({params}) also needs {needed}"
 
 
 def test_every_public_name_is_exported_once() -> None:

@@ -1,4 +1,4 @@
-"""The rules that `.sql` files keep; and that every statement lives in one."""
+"""The rules of `.sql` files, and that every statement is in one."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ from wfe_sql.queries import Query, QuerySet, find_sql, load
 HEADER = "-- Does it.\n-- used by: run\n-- index: none"
 FIRST = f"-- name: first(id)^\n{HEADER}\nSELECT :id;\n\n"
 SECOND = FIRST.count("\n") + 1
-"""The line on which what follows `FIRST` begins."""
+"""The line after `FIRST`."""
 
 
 def _query(name_line: str, sql: str = "SELECT 2;", *, header: str = HEADER) -> str:
@@ -407,7 +407,7 @@ def test_a_folder_without_queries(tmp_path: Path) -> None:
     assert str(tmp_path / "dialect") in _refusal(tmp_path)
 
 
-# a tuned copy over the library's own
+# a tuned copy of a library's query
 
 
 @pytest.fixture
@@ -479,7 +479,7 @@ _NO_CHECK_SEES = {
     r":after_(id|place|definition_id)\b": "after",
     r"\bCREATE INDEX\b": "index",
 }
-"""Parts of a query that would do harm if they were lost, and what its `keep:` lines say of them."""
+"""Parts of a query that must not be lost, and what its `keep:` lines say about them."""
 
 
 @pytest.mark.parametrize("part", _NO_CHECK_SEES)
@@ -511,7 +511,7 @@ async def test_a_host_may_patch_a_method() -> None:
             pass
 
 
-# every statement lives in a .sql file
+# every statement is in a .sql file
 
 _SQL = re.compile(
     r"""\s*(
@@ -530,7 +530,7 @@ _SQL = re.compile(
 
 
 def _strings(source: str) -> Iterator[tuple[int, str]]:
-    """Every string of a module, but for docstrings and other strings that are a statement of their own."""
+    """Every string of a module, except docstrings and other strings that are statements."""
     nodes = list(ast.walk(ast.parse(source)))
     documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     for node in nodes:

@@ -1,4 +1,4 @@
-"""The SQLite library: one that is too old, or a module that is not Python's own, is refused plainly."""
+"""A SQLite library that is too old, or a sqlite3 module that is not Python's own, is refused with a clear message."""
 
 import re
 import sqlite3

@@ -41,7 +41,7 @@ PARSED = {"persistence_data", "event_data", "children", "context_item", "outcome
 
 
 def document(row: Row) -> str:
-    """Return what a query returns of a pointer's row."""
+    """Return a pointer's row as a query returns it."""
     columns = {
         column: json.loads(value) if column in PARSED and value is not None else value for column, value in row.items()
     }
@@ -49,7 +49,7 @@ def document(row: Row) -> str:
 
 
 def decoded(**changed: Any) -> ExecutionPointer:
-    """Return a pointer that came out of a document with these values."""
+    """Return the pointer of a document with these values."""
     values = json.loads(document(EXECUTION_POINTERS.encode(full_pointer(id="p1"))))
     return EXECUTION_POINTERS.decode(json.dumps(values | changed))
 
@@ -197,7 +197,7 @@ def test_a_column_that_cannot_be_read_is_named(column: str, value: Any) -> None:
 
 
 class Look(Enum):
-    """What MessagePack writes as it writes a PointerStatus."""
+    """Values that MessagePack writes like a PointerStatus."""
 
     Running = "Running"
 
@@ -208,7 +208,7 @@ def test_a_fingerprint_that_does_not_have_the_values_is_not_exact() -> None:
     assert mark is not None
     assert is_exact(mark, pointer)
     assert encode_fingerprint(mark) == EXECUTION_POINTERS.encode(pointer)
-    buffer = full_pointer(outcome=array("d", [1.5]))  # marshal takes it, as it takes NumPy's numbers
+    buffer = full_pointer(outcome=array("d", [1.5]))  # marshal accepts it, like NumPy's numbers
     without_mark: Any = full_pointer(status=Look.Running)
     again, mark, none = fingerprints([pointer, buffer, without_mark])
     assert again == fingerprints([pointer])[0]

@@ -1,4 +1,4 @@
-"""Turns of those who persist one instance."""
+"""Turns of callers that persist one instance."""
 
 import asyncio
 import gc

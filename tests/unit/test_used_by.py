@@ -1,4 +1,4 @@
-"""`used by:` in the header of a query is true: the methods named there exist and run the query."""
+"""The `used by:` in a query's header is true: the methods exist and run the query."""
 
 from collections.abc import Callable, Sequence
 from inspect import isfunction, unwrap
@@ -54,7 +54,7 @@ def _complaints(query: str, used_by: Sequence[str], users: Sequence[type]) -> li
 
 
 def _leads(query: str) -> set[str]:
-    """Return the queries that a unit has where this one runs: itself, or those whose group it is, or locks for."""
+    """Return the queries of a unit for which this one runs: itself, or those that it groups or locks for."""
     lead = query.removesuffix("_group").removesuffix("_alone")
     return {lead, *(group.lead for group in GROUPS.values() if group.lock == query)}
 
@@ -98,7 +98,7 @@ def test_the_methods_in_a_header_run_the_query(query: Query, users: Sequence[typ
 
 
 class Host:
-    """A class whose methods run queries in each way that the code does."""
+    """A class whose methods run queries in each way that the code uses."""
 
     text = "second"
 

@@ -1,4 +1,4 @@
-"""PostgreSQL is an extra: without its driver everything else works, and asking for it says what to install."""
+"""PostgreSQL is an extra: without its driver everything else works, and an error says what to install."""
 
 import subprocess
 import sys

@@ -97,7 +97,7 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
     now = found.taken_at
     output.line(hide_password(url))
     free = "" if found.free_bytes is None else f", {format_size(found.free_bytes)} of it free"
-    log = "" if not found.log_bytes else f", {format_size(found.log_bytes)} of log beside it"
+    log = "" if not found.log_bytes else f", {format_size(found.log_bytes)} of log next to it"
     output.line(f"{format_size(found.size_bytes)}{free}{log}, at {format_time(now)} UTC")
     output.line()
     by_definition: dict[str, dict[str, int]] = defaultdict(dict)
@@ -132,7 +132,7 @@ def _print_stats(output: Output, url: str, found: StoreStats) -> None:
 
 
 def print_rates(output: Output, before: StoreStats, now: StoreStats) -> None:
-    """Print how fast a store has grown since it was looked at before; what was purged meanwhile is taken off."""
+    """Print how fast a store has grown since the last look, not counting what was purged meanwhile."""
     seconds = (now.taken_at - before.taken_at).total_seconds()
     if seconds > 0:
         rows: list[list[Cell]] = [

@@ -22,7 +22,7 @@ _TRIES = 20
 def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Keep a Runnable workflow from being polled.
 
-    It stays suspended until it is resumed. Its steps and its due time stay as they are. A step that a host is running
+    It stays suspended until it is resumed. Its steps and its due time do not change. A step that a host is running
     runs to its end. A host with on_conflict="overwrite" then overwrites the change, so check again.
 
     Example: wfe-sql suspend wfe.db order-3
@@ -38,7 +38,7 @@ def suspend(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False,
 def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """Make a Suspended workflow Runnable again.
 
-    Its due time stays as it is; if it has none, it is due now, so that a host picks it up.
+    Its due time does not change; if it has none, it is due now, so that a host picks it up.
 
     Example: wfe-sql resume wfe.db order-3
     """
@@ -55,7 +55,7 @@ def resume(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, 
 def terminate(url: Url, workflow: Name, yes: Yes = False, as_json: AsJson = False, sql_dir: SqlDir = None) -> None:
     """End a workflow for good.
 
-    Its complete_time is now. Its steps and its due time stay as they are. A step that a host is running runs to its
+    Its complete_time is set to now. Its steps and its due time do not change. A step that a host is running runs to its
     end. A host with on_conflict="overwrite" then overwrites the change, so check again.
 
     Example: wfe-sql terminate wfe.db order-3 --yes
@@ -80,7 +80,7 @@ async def _change(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Load a workflow, ask, change it and store it; try again, without asking, when it was changed meanwhile.
+    """Load a workflow, ask, change it and store it; try again, without asking, if it was changed meanwhile.
 
     The reference's host does the same (wfe 1.11.4), and leaves the due time alone too.
     """

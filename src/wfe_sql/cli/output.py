@@ -32,7 +32,7 @@ STYLES = {
 """The colours of statuses; the word is always printed too."""
 
 _NARROWEST = 6
-"""The least characters that a column is cut to."""
+"""The fewest characters that a column is cut to."""
 
 
 class Output:
@@ -99,7 +99,7 @@ def _as_cell(cell: Cell) -> Text:
 
 
 def _shrink(widths: list[int], may_shrink: Sequence[bool], total: int) -> None:
-    """Narrow the widest columns that may shrink until all fit, with two blanks between them."""
+    """Narrow the widest columns that may shrink until all fit, with two spaces between them."""
     while sum(widths) + 2 * (len(widths) - 1) > total:
         width, at = max(((width, at) for at, width in enumerate(widths) if may_shrink[at]), default=(0, 0))
         if width <= _NARROWEST:

@@ -31,7 +31,7 @@ class Line:
 def tree(pointers: Sequence[ExecutionPointer], *, is_unicode: bool) -> list[Line]:
     """Return pointers in the order of a tree: those of a scope below the step that opened it, as stored otherwise.
 
-    A pointer whose scope is not there stands at the top, and so does one whose scopes go round in a circle.
+    A pointer whose scope does not exist is at the top, and so is one whose scopes form a circle.
     """
     by_id = {pointer.id: pointer for pointer in pointers}
     below: dict[str | None, list[ExecutionPointer]] = {}
@@ -53,12 +53,12 @@ def tree(pointers: Sequence[ExecutionPointer], *, is_unicode: bool) -> list[Line
 
 
 def _parent(pointer: ExecutionPointer, by_id: dict[str, ExecutionPointer]) -> str | None:
-    """Return the step that opened the innermost scope that is there; scopes stand outermost first."""
+    """Return the step that opened the innermost scope that exists; scopes are listed outermost first."""
     return next((id_ for id_ in reversed(pointer.scope) if id_ in by_id and id_ != pointer.id), None)
 
 
 def print_steps(output: Output, instance: WorkflowInstance, now: datetime) -> None:
-    """Print the steps of a workflow, of which there is one at least, each on a line as wide as the terminal."""
+    """Print the steps of a workflow, at least one, each on a line as wide as the terminal."""
     lines = tree(instance.execution_pointers, is_unicode=output.is_unicode)
     labels = [f"{line.lead}{_label(line.pointer)}" for line in lines]
     states = [line.pointer.status.value for line in lines]
@@ -92,7 +92,7 @@ def _label(pointer: ExecutionPointer) -> str:
 
 
 def _note(pointer: ExecutionPointer, now: datetime) -> str:
-    """Return what a person wants to know of a step beside its status."""
+    """Return what a person wants to know about a step besides its status."""
     notes = []
     if pointer.retry_count:
         notes.append(f"{pointer.retry_count} {'retry' if pointer.retry_count == 1 else 'retries'}")

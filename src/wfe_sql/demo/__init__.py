@@ -1,5 +1,5 @@
-"""The main job of `wfe-sql`: small workflow hosts that share a store, one of them killed.
+"""The demo: small workflow hosts that share a store, and one of them is killed.
 
-Read `host.py` to wire a host of your own; `steps.py` has what a workflow is made of, `order.py` the workflow that the
-demo runs, and `run.py` the world around the host.
+Read `host.py` to write your own host; `steps.py` has the parts of a workflow, `order.py` the workflow of the demo, and
+`run.py` the world around the hosts.
 """

@@ -1,7 +1,7 @@
-"""The orders of the demo: what an application gives to a host. As a program it is one host process of the demo.
+"""The orders of the demo: what an application gives to a host. As a program, one host process of the demo.
 
-Each step writes a line to a journal when it does its work, apart from the store, so that what was run can be compared
-with what was stored.
+Each step that works writes a line to a journal outside the store, so that what was run can be compared with what was
+stored.
 """
 
 import asyncio
@@ -19,24 +19,24 @@ from wfe_sql.demo.host import WorkflowHost
 from wfe_sql.demo.steps import Definition, Done, Sleep, Step, WaitFor
 
 _DECLINED = 2
-"""How often the bank declines a card before it takes it."""
+"""How often the bank declines a card before it accepts it."""
 
 _WORK = 0.1
-"""Seconds that a step takes after its line is in the journal and before it is done: time to be killed in."""
+"""Seconds between a step's line in the journal and its end: time for a kill."""
 
 _MAX_TASKS = 2
-"""How many orders a host works on at the same time: too few for one host to take them all."""
+"""How many orders a host works on at the same time: too few for one host to claim all."""
 
 _LEASE = timedelta(seconds=1)
-"""Short for the demo only, so that what a killed host holds is soon taken over."""
+"""Short only for the demo, so that another host soon takes over from a killed one."""
 
 
 class CardDeclinedError(Exception):
-    """The bank said no; the demo's way to have a step fail."""
+    """The bank declined the card; this makes a step of the demo fail."""
 
 
 class Run(NamedTuple):
-    """One attempt at one step, as the journal has it; a step has another attempt when the one before failed."""
+    """One attempt at one step, from the journal; after a failed attempt a step has another one."""
 
     pointer_id: str
     attempt: int
@@ -44,14 +44,14 @@ class Run(NamedTuple):
 
 
 class OrderSteps:
-    """What the steps of an order do."""
+    """The work of an order's steps."""
 
     def __init__(self, journal: Path) -> None:
-        """Set up; `journal` is the file to write a line to for each attempt at a step."""
+        """Set up; `journal` is the file that gets a line for each attempt at a step."""
         self._journal = journal
 
     def definition(self) -> Definition:
-        """Return how an order goes."""
+        """Return the definition of an order."""
         return Definition(
             "order",
             1,
@@ -67,12 +67,12 @@ class OrderSteps:
         )
 
     async def work(self, order: WorkflowInstance, pointer: ExecutionPointer) -> Done:
-        """Do the step in one go."""
+        """Complete the step at once."""
         await self._work(order, pointer)
         return Done()
 
     async def charge_card(self, order: WorkflowInstance, pointer: ExecutionPointer) -> Done:
-        """Fail, and succeed when it was retried often enough."""
+        """Fail, until it was retried often enough."""
         await self._work(order, pointer)
         if pointer.retry_count < _DECLINED:
             raise CardDeclinedError(f"attempt {pointer.retry_count + 1} for {order.name}")
@@ -86,7 +86,7 @@ class OrderSteps:
         return Done({"packed": True})
 
     async def ship(self, order: WorkflowInstance, pointer: ExecutionPointer) -> Done | WaitFor:
-        """Wait for an event first: the carrier's word, with the order's name as its key."""
+        """Wait for the carrier's event first; its key is the order's name."""
         if not pointer.event_published:
             return WaitFor("shipped", order.name)
         await self._work(order, pointer)

@@ -1,4 +1,4 @@
-"""What `wfe-sql demo` does: orders on a SQLite file, two hosts, of which one is killed half way, and one in its place.
+"""What `wfe-sql demo` does: orders on a SQLite file, and two hosts, one of which is killed half way and replaced.
 
 This is the world outside the hosts: it places orders, ships parcels, kills one host and starts another, and at the end
 compares what was run with what was stored. The host is `host.py`, the order's steps are in `order.py`.
@@ -30,7 +30,7 @@ _DEADLINE = 13.0
 """Seconds until the demo gives up."""
 
 _GRACE = 1.0
-"""Seconds that a host has to end when it is asked to."""
+"""Seconds within which a host must end when asked to."""
 
 Attempt = tuple[str, int]
 """A pointer's id and the number of the attempt at its step."""
@@ -38,7 +38,7 @@ Attempt = tuple[str, int]
 
 @dataclass(slots=True, kw_only=True)
 class DemoReport:
-    """What happened. Everything is well when `problems` is empty.
+    """What happened. All is well if `problems` is empty.
 
     Attributes:
         file: The store.
@@ -48,7 +48,7 @@ class DemoReport:
         runs_by_host: How many runs of steps each host began, by its process id, in the order in which they started.
         killed: The process id of the host that was killed.
         stored: Attempts that were stored as done, or as failed, when it was killed.
-        in_flight: Attempts that it had begun and that were not stored then; each may be run again.
+        in_flight: Attempts that it had begun but not stored; each may run again.
         repeated: Attempts that were run more than once.
         problems: What is wrong, one line each.
     """
@@ -66,15 +66,15 @@ class DemoReport:
 
 
 async def run_demo(file: Path, say: Callable[[str], None]) -> DemoReport:
-    """Run the demo on a new file, which stays, as does the journal beside it.
+    """Run the demo on a new file, which is kept, like the journal next to it.
 
     Args:
-        file: The store to make.
+        file: The store to create.
         say: Called with a line of text when something happens.
 
     Raises:
-        FileExistsError: The file or its journal is there already; nothing was changed.
-        StoreError: The store cannot be made there.
+        FileExistsError: The file or its journal already exists; nothing was changed.
+        StoreError: The store cannot be created there.
     """
     report = DemoReport(file=file, journal=file.with_name(f"{file.name}.effects.jsonl"))
     for path in (report.file, report.journal):
@@ -100,7 +100,7 @@ class _HostEndedError(Exception):
 
 
 class _Demo:
-    """The world outside; it knows of the hosts only what they store."""
+    """The world outside; all it knows about the hosts is what they store."""
 
     def __init__(self, store: PersistenceProvider, report: DemoReport, say: Callable[[str], None]) -> None:
         self._store = store
@@ -115,11 +115,11 @@ class _Demo:
         desk = WorkflowHost(self._store, [self._order], worker_id="desk")
         for number in range(_ORDERS):
             self._ids.append(await desk.start(self._order.id, {"packing_ms": 600 + 200 * number}))
-        self._say(f"{_ORDERS} orders are stored, and no host runs yet")
+        self._say(f"{_ORDERS} orders are stored; no host runs yet")
         async with AsyncExitStack() as hosts:
             first = await hosts.enter_async_context(_host_process(self._report))
             second = await hosts.enter_async_context(_host_process(self._report))
-            self._say(f"host {first.pid} starts, and host {second.pid} beside it")
+            self._say(f"hosts {first.pid} and {second.pid} start")
             while not await self._is_half_way(first.pid):
                 _check_alive(first, second)
             _check_alive(first, second)
@@ -128,15 +128,15 @@ class _Demo:
             await self._note_kill(first.pid)
             orders = self._report.orders
             self._say(f"host {first.pid} is killed with SIGKILL; stored steps: {_steps_by_status(orders)}")
-            self._say(f"{await self._ship(orders)} 'shipped' events come from outside")
+            self._say(f"{await self._ship(orders)} 'shipped' events are published")
             third = await hosts.enter_async_context(_host_process(self._report))
-            self._say(f"host {third.pid} takes its place, and host {second.pid} goes on")
+            self._say(f"host {third.pid} takes its place, and host {second.pid} continues")
             while any(order.status is WorkflowStatus.Runnable for order in await self.look()):
                 _check_alive(second, third)
         self._say("all orders have ended")
 
     async def look(self) -> list[WorkflowInstance]:
-        """Read the orders from the store, after a moment, so that a loop may do so."""
+        """Read the orders from the store after a moment; for use in a loop."""
         await asyncio.sleep(0.02)
         self._report.orders = await self._store.get_workflow_instances(self._ids)
         return self._report.orders
@@ -148,16 +148,16 @@ class _Demo:
         await self._ship(order for order in orders[: _ORDERS // 2] if _has_step(order, PointerStatus.WaitingForEvent))
         done = sum(p.status is PointerStatus.Complete for order in orders for p in order.execution_pointers)
         part = done / (_ORDERS * len(self._order.steps))
-        # Best is a moment in which it has begun a step that is not stored; a slow machine may miss them all.
+        # The best moment is when it has begun a step that is not stored; a slow machine may miss all such moments.
         return part >= 1 / 2 and (bool(begun - _stored_attempts(orders)) or part >= 2 / 3)
 
     async def _note_kill(self, pid: int) -> None:
-        """Note what was stored when a host was killed; the other one goes on meanwhile."""
+        """Note what was stored when a host was killed; the other one continues meanwhile."""
         before, after = _stored_attempts(self._report.orders), _stored_attempts(await self.look())
         begun = self._begun(lambda by: by == pid)
         taken_over = begun & self._begun(lambda by: by != pid)
         self._report.killed = pid
-        self._report.stored = before | (after - taken_over)  # what was taken over may be stored by the other one
+        self._report.stored = before | (after - taken_over)  # the other host may already have stored what it took over
         self._report.in_flight = begun - self._report.stored
 
     def _begun(self, of: Callable[[int], bool]) -> set[Attempt]:
@@ -175,7 +175,7 @@ class _Demo:
 
 @asynccontextmanager
 async def _host_process(report: DemoReport) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a host as a process of its own, and end it afterwards."""
+    """Run a host in a separate process, and end it afterwards."""
     arguments = (str(report.file), str(report.journal), str(os.getpid()))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "wfe_sql.demo.order", *arguments),
@@ -204,7 +204,7 @@ def _check_alive(*hosts: asyncio.subprocess.Process) -> None:
 
 
 def _stored_attempts(orders: Iterable[WorkflowInstance]) -> set[Attempt]:
-    """Return what the store says was run: a pointer counts its failed attempts, and a complete one had one more."""
+    """Return what ran according to the store: a pointer counts its failed attempts, and a complete one had one more."""
     return {
         (pointer.id, attempt)
         for order in orders
@@ -224,7 +224,7 @@ def _steps_by_status(orders: Iterable[WorkflowInstance]) -> str:
 
 
 def check(report: DemoReport) -> None:
-    """Compare what was run with what was stored, and note in the report who ran it, and what was wrong with that."""
+    """Compare what was run with what was stored, and note in the report who ran it, and any problems."""
     journal = read_journal(report.journal)
     report.runs_by_host |= Counter(run.pid for run in journal)
     runs = Counter((run.pointer_id, run.attempt) for run in journal)

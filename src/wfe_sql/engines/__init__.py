@@ -42,13 +42,13 @@ class Statement:
     asked: tuple[Context, bool] | None = None
 
     def failure(self, result: Any) -> Exception | None:
-        """Return what the unit fails with where the query returned this; None where it goes on."""
+        """Return the error of the unit if the query returned this; None if the unit goes on."""
         if self.otherwise is not None and not result:
             return self.otherwise
         return self.refused if self.refused is not None and not result[0] else None
 
     def name_in(self, error: Exception) -> None:
-        """Add to an error of this statement which of a unit's operations it is the error of."""
+        """Add a note to an error of this statement that says which operation of the unit failed."""
         note = f"the operation of the unit that failed: {self.operation}"
         if self.operation and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
@@ -61,10 +61,11 @@ Results = list[Any]
 """What each statement of a unit returned: rows, a row, a value, or how many rows it changed."""
 
 Script = Generator[Unit, Results, None]
-"""Yields what is to run next, and is told its results, or its error once that was undone; all it ran is one unit."""
+"""Yields the statements to run next; it is sent their results, or thrown their error once they were undone. All of them
+together are one unit."""
 
 Ended = Callable[[Results | Exception | None], None]
-"""Is called with how a unit ended."""
+"""Called with the outcome of a unit."""
 
 
 Read = Callable[[Unit], Awaitable[Results]]
@@ -190,9 +191,9 @@ class Engine(Protocol):
         ...
 
     async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
-        """Return what calls `ring`, on the event loop, when others have changed the store; the engine closes it.
+        """Return an alarm that calls `ring`, on the event loop, when others changed the store; the engine closes it.
 
-        Where it cannot tell, because the store does not let it, it has the store looked at so often, in seconds.
+        If the store cannot notify it, waiting tasks look at the store every `poll_interval` seconds.
         """
         ...
 
@@ -234,19 +235,19 @@ class Engine(Protocol):
         ...
 
     async def run_in(self, connection: object, script: Script) -> None:
-        """Run what a script yields as one unit, on a connection that is not the store's own, in its transaction.
+        """Run what a script yields as one unit, on somebody else's connection, in its transaction.
 
         The script is told the results of what it yields, or the error once that was undone. When this raises, nothing
         of the unit is left.
 
         Args:
-            connection: One with async: a driver's or SQLAlchemy's.
+            connection: An asynchronous connection, of a driver or SQLAlchemy.
             script: What to run.
         """
         ...
 
     def run_in_sync(self, connection: object, script: Script) -> None:
-        """Do as `run_in` on a connection without async, on any thread."""
+        """Like `run_in`, on a synchronous connection and any thread."""
         ...
 
     async def may_find(self, look: Statement) -> bool:
@@ -261,7 +262,7 @@ class Engine(Protocol):
         ...
 
     async def backup(self, path: Path) -> None:
-        """Copy the whole database, as it is at one moment, into a new file; writers are not blocked.
+        """Copy the whole database, as of one moment, into a new file; writers are not blocked.
 
         Raises:
             StoreError: The file already exists, or the database has its own tools for this, which the message names.

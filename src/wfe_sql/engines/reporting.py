@@ -5,18 +5,22 @@ Only names of queries, counts and times are reported, never what is stored.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
 
-from wfe_sql.engines import Results, Statement, Unit
+from wfe_sql.engines import Read, Results, Script, Statement, Unit
 from wfe_sql.errors import ClaimLostError, WorkflowConflictError
 from wfe_sql.models import UnitStats
 from wfe_sql.queries import QuerySet
 
 OnUnit = Callable[[UnitStats], None]
+
+_Ran = tuple[Unit, Results | Exception, float, float]
+"""A unit of a script, its outcome, and when it began and ended (`time.monotonic`)."""
 
 _log = logging.getLogger("wfe_sql")
 
@@ -55,6 +59,7 @@ class Reporter:
         began: float,
         *,
         together: int,
+        now: float | None = None,
     ) -> None:
         """Report units that were sent to the database together.
 
@@ -63,11 +68,12 @@ class Reporter:
             outcomes: The outcome of each.
             began: When they were sent; 0 if they never were.
             together: How many units were sent, these included.
+            now: When they ended; None if they just did.
         """
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 log_refusal(outcome)
-        now = time.monotonic()
+        now = time.monotonic() if now is None else now
         began = began or now
         if self._on_unit is None and not (units and now - units[0][1] >= self.slow):
             return
@@ -80,6 +86,36 @@ class Reporter:
                 self._tell(self._on_unit, unit, outcome, max(began - asked, 0.0), now - began, together)
         if slow:
             self._log_slow(slow, now - began, together)
+
+    def watch_read(self, read: Read) -> Read:
+        """Return a function that reads on a snapshot and reports each of its units."""
+
+        async def watched(unit: Unit) -> Results:
+            self.begin(unit, writes=False)
+            began = time.monotonic()
+            try:
+                results = await read(unit)
+            except Exception as error:
+                self.ended([(unit, began)], [error], began, together=1)
+                raise
+            self.ended([(unit, began)], [results], began, together=1)
+            return results
+
+        return watched
+
+    @contextmanager
+    def watch_script(self, script: Script) -> Iterator[Script]:
+        """Yield the script to run in the caller's transaction, and report its units when the block ends.
+
+        They are reported only then, in the context of the block, because a driver may run the script on another thread.
+        """
+        ran: list[_Ran] = []
+        try:
+            yield _noted(script, ran)
+        finally:
+            for unit, outcome, began, ended in ran:
+                self.begin(unit, writes=bool(unit[0].operation))
+                self.ended([(unit, began)], [outcome], began, together=1, now=ended)
 
     def _tell(
         self, on_unit: OnUnit, unit: Unit, outcome: Results | Exception, waited: float, worked: float, together: int
@@ -123,6 +159,22 @@ class Reporter:
             worked,
             together,
         )
+
+
+def _noted(script: Script, ran: list[_Ran]) -> Script:
+    """Yield what a script yields, and note how each unit ended, and when."""
+    unit = next(script, None)
+    while unit is not None:
+        began = time.monotonic()
+        try:
+            outcome: Results | Exception = yield unit
+        except Exception as error:
+            outcome = error
+        ran.append((unit, outcome, began, time.monotonic()))
+        try:
+            unit = script.throw(outcome) if isinstance(outcome, Exception) else script.send(outcome)
+        except StopIteration:
+            return
 
 
 def _padded(unit: Unit, results: Any) -> list[Any]:

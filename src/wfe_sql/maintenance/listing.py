@@ -1,4 +1,4 @@
-"""Pages for people of what is in the store, the newest first."""
+"""Pages of what is in the store, for people, the newest first."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime

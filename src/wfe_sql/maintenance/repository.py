@@ -19,7 +19,14 @@ from wfe_sql.models import Event, ExecutionError, WorkflowStatus
 
 
 class MaintenanceRepository(Protocol):
-    """What a DBA or operator does with a store: list, purge, check, back up. Hosts may go on working."""
+    """What a DBA or operator does with a store: list, purge, check, back up. Hosts may keep working.
+
+    Example:
+        findings = await provider.check()
+        page = await provider.list_workflows(status=WorkflowStatus.Suspended)
+        deleted = await provider.purge_workflows(WorkflowStatus.Complete, timedelta(days=30))
+        await provider.backup("orders-backup.db")
+    """
 
     async def delete_workflow(self, id: str) -> None:
         """Delete a workflow, whatever its status, with its pointers, subscriptions, errors and scheduled commands.
@@ -226,7 +233,7 @@ class MaintenanceRepository(Protocol):
         ...
 
     async def backup(self, path: str | PathLike[str]) -> None:
-        """Copy the store, as it is at one moment, into a new file, which appears only once it is complete.
+        """Copy the store, as of one moment, into a new file, which appears only once it is complete.
 
         The file can be read from a read-only disk (`?mode=ro`). A backup that was killed leaves `.NAME.*.part` behind,
         which the next backup to the same name removes.

@@ -37,7 +37,7 @@ class Transfer(Paging, MaintenanceRepository):
         await self._engine.backup(Path(path))
 
     async def copy_to(self, other: "Transfer", *, on_batch: Callable[[int, int], None] | None = None) -> CopyReport:
-        """Copy every row into another store, which must be empty and which nobody else may use meanwhile.
+        """Copy every row into another store, which must be empty and must not be used by anybody else meanwhile.
 
         Everything is copied, including claims, revisions and the order of pointers. The copy is of one moment; what
         hosts write later is not in it. At the end the copy is read back, and row counts and a digest are compared.

@@ -1,4 +1,4 @@
-"""What every host does, on the methods of the Protocols: hold claims, change, number, and load what was claimed."""
+"""What every host does, built on the Protocols: hold claims, change and number workflows, load what was claimed."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ else:
 class Hosting(_Base):
     """A `HostingRepository` for any backend that has the other Protocols of `PersistenceProvider`: inherit it.
 
-    A backend with a clock of its own gives it as `_clock`; one that can do any of this in fewer calls overrides it.
+    Set `_clock` if the backend has its own clock; override a method that the backend can do in fewer calls.
 
     Example:
         class MyProvider(Hosting):
@@ -166,11 +166,11 @@ async def _hold(host: "Hosting", claim: Claim, lease: timedelta) -> AsyncIterato
         nonlocal failure
         try:
             await _keep(host, held, lease)
-        except Exception as error:  # whatever it is, the block may not go on
+        except Exception as error:  # of any kind: the block must stop
             failure = error
             block.cancel()
 
-    renewals: list[asyncio.Task[None]] = []  # none, for a block that is over soon
+    renewals: list[asyncio.Task[None]] = []  # stays empty if the block ends soon
     loop = asyncio.get_running_loop()
     timer = loop.call_later(lease.total_seconds() / 3, lambda: renewals.append(loop.create_task(renew())))
     host._held_claims[key] = held
@@ -195,10 +195,10 @@ async def _hold(host: "Hosting", claim: Claim, lease: timedelta) -> AsyncIterato
 
 
 async def _keep(host: "Hosting", held: Held, lease: timedelta) -> None:
-    """Renew a claim now and at every third of its lease, until that is no longer possible.
+    """Renew a claim now and after every third of its lease, as long as possible.
 
     Raises:
-        ClaimLostError: Another has it, or the lease is over by the provider's clock and the store does not answer.
+        ClaimLostError: Another worker has it, or the lease has ended by the provider's clock and could not be renewed.
     """
     third = lease.total_seconds() / 3
     while not held.is_released:
@@ -212,7 +212,7 @@ async def _keep(host: "Hosting", held: Held, lease: timedelta) -> None:
                 raise
         except WfeError as error:
             _check_lease(host, held, error)
-            _log.warning("the claim on %s %r is not renewed: %s", held.claim.kind.lower(), held.claim.id, error)
+            _log.warning("the claim on %s %r could not be renewed: %s", held.claim.kind.lower(), held.claim.id, error)
         finally:
             renewing.cancel()
         await asyncio.sleep(third)
@@ -222,8 +222,8 @@ def _check_lease(host: "Hosting", held: Held, cause: Exception | None) -> None:
     claim = held.claim
     if host._clock() >= claim.expires_at:
         raise ClaimLostError(
-            f"the lease of worker {claim.worker_id!r} on {claim.kind.lower()} {claim.id!r} is over and could not be "
-            "renewed, so another may have taken it",
+            f"the lease of worker {claim.worker_id!r} on {claim.kind.lower()} {claim.id!r} has ended and could not be "
+            "renewed; another worker may have claimed it",
             claim=claim,
         ) from cause
 
@@ -235,7 +235,10 @@ async def _give_back(host: "Hosting", claim: Claim) -> None:
         pass
     except WfeError as error:
         _log.warning(
-            "%s %r is not given back, it is free when its lease is over: %s", claim.kind.lower(), claim.id, error
+            "%s %r could not be released; it stays claimed until its lease ends: %s",
+            claim.kind.lower(),
+            claim.id,
+            error,
         )
 
 
@@ -244,11 +247,10 @@ def _subscriptions(returned: object) -> Sequence[EventSubscription]:
         return ()
     if iscoroutine(returned):
         returned.close()
-        what = "function must be a plain function that returns when it is done, not an async one"
-        raise SerializationError(what, field="function")
+        raise SerializationError("function must be a plain function, not an async one", field="function")
     return listed("what function returned", EventSubscription, returned)  # type: ignore[arg-type]  # it checks the type
 
 
 def log_left_out(claim: Claim, error: WfeError) -> None:
-    """Say that a claimed workflow cannot be loaded, and stays claimed meanwhile."""
-    _log.error("workflow %r is left out until its lease is over, it cannot be read: %s", claim.id, error)
+    """Log that a claimed workflow cannot be loaded, and stays claimed."""
+    _log.error("workflow %r is left out, and stays claimed until its lease ends: %s", claim.id, error)

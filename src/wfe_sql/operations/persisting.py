@@ -115,7 +115,7 @@ def _fingerprints(stored: Stored, ids: Collection[str]) -> Mapping[str, bytes | 
 
 
 class NumberTakenError(Exception):
-    """A workflow has the name already that a number would make."""
+    """A workflow already has the name that a number would make."""
 
 
 def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
@@ -127,9 +127,9 @@ def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
 
 
 def numbered_creation(snapshot: Snapshot, draw: Statement, ended: Ended) -> list[Statement]:
-    """Return what stores a new workflow under the number that `draw` draws; first of all its name.
+    """Return the statements that store a new workflow under the number that `draw` draws; the first returns its name.
 
-    It fails with `NumberTakenError` where the name is in use.
+    They fail with `NumberTakenError` if the name is in use.
     """
     workflow = snapshot.workflow
     conflicts: dict[str, Callable[[], Exception]] = {"workflows.name": NumberTakenError}
@@ -172,7 +172,7 @@ def _change_pointers(snapshot: Snapshot, stored: Stored | None) -> list[Statemen
     """Return the statements that turn the pointers known to be stored into those of the snapshot.
 
     Their order is that of their rows, so what was kept must come first and in the same order as before, and what is
-    new after it. Otherwise all of them are written anew.
+    new after it. Otherwise all of them are written again.
     """
     ids, known = list(snapshot.fingerprints), {} if stored is None else stored.pointers
     kept = [id_ for id_ in known if id_ in snapshot.fingerprints]

@@ -1,4 +1,4 @@
-"""Units of work: operations of any kinds, and the application's own queries, stored together or not at all."""
+"""Units of work: operations of any kind, and the application's queries, stored together or not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -121,7 +121,7 @@ class _Persist(_Creation):
 
 
 class _Run(_Operation):
-    """A query of the application's own."""
+    """A query of the application."""
 
     def __init__(self, name: str, order: tuple[int, str], statement: Statement) -> None:
         super().__init__(name, order, [statement])
@@ -131,7 +131,7 @@ class _Run(_Operation):
         self.ran.value = result
 
 
-class SqlUnitOfWork:
+class SqlUnitOfWork(UnitOfWork):
     """A `UnitOfWork` on an engine."""
 
     def __init__(
@@ -416,7 +416,7 @@ class SqlUnitOfWork:
 
 
 class Units(Claims, UnitRepository):
-    """Makes units of work, and reads with the application's own queries."""
+    """Makes units of work, and reads with the application's queries."""
 
     _raises_on_conflict: bool
     _held_claims: HeldClaims
@@ -454,7 +454,7 @@ class Units(Claims, UnitRepository):
 
 
 def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement:
-    """Return the statement that runs a query of the application's own.
+    """Return the statement that runs a query of the application.
 
     Raises:
         QueryFileError: There is no query of this name.

@@ -190,7 +190,7 @@ class Watch:
             await self._look_and_tell()
             while self._waiting:
                 await self._turn(alarm)
-        except Exception as error:  # whatever it is, waiting tasks must not hang
+        except Exception as error:  # of any kind: waiting tasks must not hang
             self._fail(error)
         finally:
             self._task = None

@@ -155,7 +155,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
         for claim in claims_of(ClaimKind.Workflow, [row[:2] for row in rows], params):
             instance = None
             if workflows[claim.id][0] is not None:  # or it was changed while it was claimed
-                with suppress(CorruptRowError):  # which what is sound has too, where it stands beside what is not
+                with suppress(CorruptRowError):  # readable workflows in the same batch fail too
                     instance = self._decode_instance(workflows[claim.id], pointers_of[claim.id])
             try:
                 loaded.append((claim, instance or await self.get_workflow_instance(claim.id)))

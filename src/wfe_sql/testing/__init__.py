@@ -1,4 +1,4 @@
-"""For the tests of hosts and of other backends; the `README.md` beside this file shows how to use it.
+"""Tools for the tests of hosts and of other backends; the `README.md` beside this file shows how to use it.
 
 Fixtures come from the pytest plugin `wfe_sql_pytest`, which pytest finds by itself.
 """

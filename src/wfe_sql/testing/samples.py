@@ -1,4 +1,4 @@
-"""Objects for tests; those of `full_...` have no field with its default."""
+"""Objects for tests; those of `full_...` have no field left at its default."""
 
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta

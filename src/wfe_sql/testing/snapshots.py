@@ -12,7 +12,7 @@ async def take_snapshot(source: Any) -> Any:
     """Return the contents of a store, or models or rows, as JSON.
 
     A provider gives `{table: [row, ...]}` with the rows of its `dump`, without empty tables. Anything else is
-    converted to JSON as it is: models and rows into dicts of their fields or columns, times into RFC 3339 in UTC.
+    converted to JSON: models and rows into dicts of their fields or columns, times into RFC 3339 in UTC.
 
     Raises:
         TypeError: It contains a value of another type.

@@ -1,11 +1,13 @@
 """Wrappers around a provider for tests: they fail on demand, or count calls."""
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wfe_sql.errors import ClaimLostError, StoreBusyError, StoreUnavailableError
 from wfe_sql.models import WorkflowInstance
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 else:
     _Provider = object
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
@@ -23,9 +27,10 @@ class _Failure:
 
 
 class FailingProvider(_Provider):
-    """A provider that fails on demand; otherwise it does what the wrapped one does.
+    """A provider that fails on demand, and otherwise does what the wrapped one does.
 
-    Failures of one method happen in the order in which they were requested, one for each call.
+    Failures of one method happen in the order in which they were requested, one for each call. A failure of `unit`
+    happens at the end of the unit's block, where a unit is stored; if the block raises, the next unit fails instead.
 
     Args:
         provider: The provider that does the work, already open.
@@ -59,10 +64,12 @@ class FailingProvider(_Provider):
         """Make the next call of a method raise an error; with `stored`, after it did its work.
 
         Raises:
-            TypeError: The provider has no async method of this name.
+            TypeError: The provider has no async method of this name, and it is not "unit".
         """
-        if not iscoroutinefunction(getattr(self._wrapped, method, None)):
-            raise TypeError(f"{method!r} is not an async method of {type(self._wrapped).__name__}, so it cannot fail")
+        if method != "unit" and not iscoroutinefunction(getattr(self._wrapped, method, None)):
+            raise TypeError(
+                f"{method!r} is not an async method of {type(self._wrapped).__name__}, nor 'unit', so it cannot fail"
+            )
         self._failures[method].append(_Failure(error, stored))
 
     @property
@@ -72,6 +79,13 @@ class FailingProvider(_Provider):
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._wrapped, name)
+        if name == "unit":
+
+            @wraps(attribute)
+            def unit(*args: Any, **kwargs: Any) -> _FailingUnit:
+                return _FailingUnit(attribute(*args, **kwargs), self._failures[name])
+
+            return unit
         if not iscoroutinefunction(attribute):
             return attribute
 
@@ -81,14 +95,44 @@ class FailingProvider(_Provider):
                 return await attribute(*args, **kwargs)
             failure = failures.popleft()
             if failure.stored:
-                await attribute(*map(_without_memory, args), **{key: _without_memory(kwargs[key]) for key in kwargs})
+                await _call_without_memory(attribute, *args, **kwargs)
             raise failure.error
 
         return call
 
 
-def _without_memory(argument: Any) -> Any:
-    """Copy an instance, so that the caller's does not remember the write: the answer never came."""
+class _FailingUnit:
+    """A unit of work that fails at the end of its block."""
+
+    def __init__(self, unit: Any, failures: deque[_Failure]) -> None:
+        self._unit = unit
+        self._failures = failures
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._unit, name)
+        return partial(_call_without_memory, attribute) if self._failures and self._failures[0].stored else attribute
+
+    async def __aenter__(self) -> Self:
+        await self._unit.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failure = self._failures.popleft() if error is None and self._failures else None
+        if failure is not None and not failure.stored:
+            kind, error = type(failure.error), failure.error
+        await self._unit.__aexit__(kind, error, traceback)
+        if failure is not None:
+            raise failure.error
+
+
+def _call_without_memory(method: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    """Call a method with copies of instances, so that the caller's do not remember the write: the answer never came."""
+    return method(*map(_copied, args), **{key: _copied(value) for key, value in kwargs.items()})
+
+
+def _copied(argument: Any) -> Any:
     return copy(argument) if isinstance(argument, WorkflowInstance) else argument
 
 

@@ -1,4 +1,4 @@
-"""What is compared: each side keeps the same workflows in the same tables, of SQLite or PostgreSQL, durably."""
+"""The compared sides: each stores the same workflows in the same tables of SQLite or PostgreSQL, durably."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -10,7 +10,7 @@ from wfe_sql import Event, EventSubscription, ExecutionPointer, WorkflowInstance
 
 
 class Models(NamedTuple):
-    """The classes whose objects a side stores; all take the keywords of the library's dataclasses."""
+    """The classes that a side stores; all take the keywords of the library's dataclasses."""
 
     workflow: Callable[..., Any]
     pointer: Callable[..., Any]
@@ -22,7 +22,7 @@ DATACLASSES = Models(WorkflowInstance, ExecutionPointer, Event, EventSubscriptio
 
 
 class Store(Protocol):
-    """An open store: what of the library's `PersistenceProvider` the workloads call. Each call is one unit of work."""
+    """An open store: the part of `PersistenceProvider` that the workloads call. Each call is one unit of work."""
 
     async def next_definition_sequence(self, definition_id: str, /) -> int: ...
 
@@ -44,23 +44,23 @@ class Store(Protocol):
 
 
 class StoreWithUnits(Store, Protocol):
-    """One that also has units of work."""
+    """A store that also has units of work."""
 
     def unit(self) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Side:
-    """A way to keep workflows.
+    """A way to store workflows.
 
     Attributes:
         name: Its column in the tables.
-        setup: How it is set up, in a line for readers of the tables.
+        setup: Its settings, in a line for readers of the tables.
         open: Opens a place (see `places`) that has the baseline's tables already.
-        models: The classes of what it stores.
-        in_turns: It knows no concurrency: callers have their operations done one after the other.
-        on_finished: It is also measured on stores that are not empty.
-        has_units: It has units of work.
+        models: The classes that it stores.
+        in_turns: Whether it has no concurrency, so that callers' operations run one after the other.
+        on_finished: Whether it is also measured on filled stores.
+        has_units: Whether it has units of work.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""aiosql on aiosqlite as their documentation shows: one connection, a transaction per unit.
+"""aiosql on aiosqlite, as in their documentation: one connection, a transaction per unit.
 
 One connection cannot interleave transactions, so a lock lets one unit at a time use it.
 """
@@ -80,7 +80,7 @@ class AiosqlStore:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Commit what the block does; sqlite3 begins a transaction by itself with the first change."""
+        """Commit the block's changes; sqlite3 begins a transaction by itself with the first one."""
         async with self._lock:
             try:
                 yield self._connection

@@ -1,4 +1,4 @@
-"""Dataclasses to parameters and rows to dataclasses, as one writes it by hand with the standard library."""
+"""Dataclasses to parameters and rows to dataclasses, written by hand with the standard library."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""psycopg with its pool as its documentation shows: a transaction per unit, one statement after another.
+"""psycopg with its pool, as in its documentation: a transaction per unit, one statement after another.
 
 https://www.psycopg.org/psycopg3/docs/advanced/pool.html
 """
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from places import Schema
 
 CONNECTIONS = 10
-"""As many as the library and the reference have by default."""
+"""The default of the library and the reference."""
 
 POOL_TIMEOUT = 600
-"""Seconds that a unit waits for its turn: no reason to fail, however slow the disk is."""
+"""Seconds that a unit may wait for its turn: enough for any disk."""
 
 _queries: Any = aiosql.from_path(BASELINE.with_name("baseline_postgres.sql"), "psycopg")
 SQL = texts_of(_queries)
@@ -115,7 +115,7 @@ async def open_psycopg(schema: "Schema") -> AsyncIterator[PsycopgStore]:
 
 
 def create_baseline_tables(schema: "Schema") -> None:
-    """Make the tables that the Python sides are given."""
+    """Create the tables of the Python sides."""
     with psycopg.connect(schema.url) as connection:
         _queries.choose_schema(connection, schema=schema.name)
         _queries.create_schema(connection)

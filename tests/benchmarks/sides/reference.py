@@ -1,4 +1,4 @@
-"""The published Rust crates, driven by the program in tests/reference; it prepares and checks its store itself."""
+"""The published Rust crates, through the program in tests/reference, which prepares and checks its store itself."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from workloads import State
 FOLDER = Path(__file__).parents[2] / "reference"
 
 _PILOT = 10
-"""Operations, at least, from which it is seen how many fit into the time."""
+"""The fewest operations from which to estimate how many fit into the time."""
 
 
 class Reference:
@@ -31,10 +31,10 @@ class Reference:
 
     @classmethod
     def build(cls, *, postgres: bool, quick: bool) -> "Reference":
-        """Build the program; minutes on a new machine, nothing the next time. A quick run makes do with a debug build.
+        """Build the program; minutes on a new machine, nothing the next time. A quick run uses a debug build.
 
         Raises:
-            OSError: There is no cargo.
+            OSError: cargo is not installed.
             subprocess.CalledProcessError: It cannot be built.
         """
         profile = [] if quick else ["--release"]
@@ -62,7 +62,7 @@ class Reference:
             )
             expected = places.state_before + cell.workload.expected(cell.callers, operations)
             if "last number" in expected:
-                expected += State({"last number": 1})  # its own check draws one more
+                expected += State({"last number": 1})  # its own check takes one more
             if not self._keeps_terminated:
                 expected -= State({what: expected[what] for what in ("subscriptions", "terminated subscriptions")})
             check_state(places.read_state(place), expected, f"{self.name}, {cell}")

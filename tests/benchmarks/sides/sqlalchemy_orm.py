@@ -1,7 +1,7 @@
 """SQLAlchemy's async ORM on aiosqlite: mapped classes, a session per unit of work.
 
 Objects outlive their session (`expire_on_commit=False`) and are added to the next one when they are persisted, so the
-ORM writes what was changed and nothing else.
+ORM writes only what changed.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -21,15 +21,15 @@ from wfe_sql import PointerStatus, WorkflowStatus, utc_now
 from wfe_sql.models import new_id
 
 CONNECTIONS = 1
-"""Of 1, 2, 4 and 5 (the default) this writes fastest and has by far the best p99 in `mixed`: where SQLite lets one
-connection wait for another, it sleeps longer and longer, up to 100 ms. Two read about a tenth faster."""
+"""Of 1, 2, 4 and 5 (the default) this writes fastest and has by far the best p99 in `mixed`: if one connection waits
+for another, SQLite sleeps longer and longer, up to 100 ms. Two read about a tenth faster."""
 
 POOL_TIMEOUT = 600
-"""Seconds that a unit waits for its turn: no reason to fail, however slow the disk is."""
+"""Seconds that a unit may wait for its turn: enough for any disk."""
 
 
 class TimeText(TypeDecorator[datetime]):
-    """Aware times as text, as the tables have them; SQLAlchemy's own type for SQLite drops the zone."""
+    """Aware times as text, as in the tables; SQLAlchemy's own type for SQLite drops the zone."""
 
     impl = String
     cache_ok = True

@@ -1,4 +1,4 @@
-"""sqlite3 of the standard library: one connection, one commit for each unit, no event loop.
+"""The standard library's sqlite3: one connection, one commit for each unit, no event loop.
 
 Its methods are coroutines, so that the workloads can call them like those of the other sides, but they never wait: the
 event loop is not entered between two operations.
@@ -100,7 +100,7 @@ async def open_stdlib(file: Path) -> AsyncIterator[StdlibStore]:
 
 
 def create_baseline_tables(file: Path) -> None:
-    """Make the file that every side is given."""
+    """Create the file of every side."""
     connection = sqlite3.connect(file)
     try:
         connection.execute(SQL["use_wal"])

@@ -86,7 +86,7 @@ class PostgresAdapter:
 
 
 class NamedRowsAdapter(PostgresAdapter):
-    """The same with rows as dicts, for the application's own queries."""
+    """The same with rows as dicts, for the application's queries."""
 
     async def _all(self, cursor: Any) -> Sequence[Any]:
         names = [column.name for column in cursor.description or ()]

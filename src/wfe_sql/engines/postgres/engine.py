@@ -1,8 +1,8 @@
 """Units of work on PostgreSQL: units that wait together run as one set-based statement.
 
 A round trip and a commit cost far more than the work of a statement, so waiting units of one kind become one statement
-over a JSON array (see `grouping`); other units run as they are. A unit of one statement is its own transaction. Waiting
-units of work with several operations become one transaction of such statements.
+over a JSON array (see `grouping`); other units run by themselves. A unit of one statement is its own transaction.
+Waiting units of work with several operations become one transaction of such statements.
 """
 
 import asyncio
@@ -187,7 +187,7 @@ class PostgresEngine:
     wakes_on: WakesOn = "store"
 
     async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
-        """Return an alarm that rings when the server notifies of a change, on a connection of its own."""
+        """Return an alarm that rings when the server notifies of a change, on its own connection."""
         self.check_open()
         self._alarm = PostgresAlarm(self._store, self._queries, ring, poll_interval)
         return self._alarm
@@ -240,12 +240,16 @@ class PostgresEngine:
     async def run_in(self, connection: object, script: Script) -> None:
         """Run a script as one unit in somebody else's transaction, on an asynchronous connection."""
         entrance = self._entrance()
-        await play(self._join(await entrance.find_async(connection)), script)
+        joined = self._join(await entrance.find_async(connection))
+        with self._reporter.watch_script(script) as watched:
+            await play(joined, watched)
 
     def run_in_sync(self, connection: object, script: Script) -> None:
         """Run a script as one unit in somebody else's transaction, on a synchronous connection."""
         entrance = self._entrance()
-        run_at_once(play(self._join(entrance.find(connection)), script))
+        joined = self._join(entrance.find(connection))
+        with self._reporter.watch_script(script) as watched:
+            run_at_once(play(joined, watched))
 
     def _entrance(self) -> Entrance:
         if not self.is_open:
@@ -259,7 +263,7 @@ class PostgresEngine:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Read]:
-        """Run all reads of the block on one snapshot, on a connection of its own, which blocks nobody."""
+        """Run all reads of the block on one snapshot, on its own connection, which blocks nobody."""
         self.check_open()
         connection = await self._store.open_connection()
 
@@ -280,7 +284,7 @@ class PostgresEngine:
 
         try:
             await self._try(begin, connection, Attempt())
-            yield read
+            yield self._reporter.watch_read(read)
         finally:
             await connection.close()
 
@@ -475,7 +479,7 @@ class PostgresEngine:
         return meaning
 
     async def run_alone(self, unit: Unit, attempt: Attempt, *, writes: bool) -> Results:
-        """Run a unit as it is."""
+        """Run a unit that is not grouped."""
         if unit[0].operation:
             return await self._run_unit_of_work(unit, attempt)
         async with self._place(row_of(unit) if writes else None):

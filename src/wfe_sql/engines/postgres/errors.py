@@ -169,7 +169,7 @@ def is_retried(error: psycopg.Error) -> bool:
 def is_about_values(error: psycopg.Error) -> bool:
     """Tell whether an error comes from the values to write, and not from the state of the server.
 
-    An error of the driver's own, without a code, does not: if it cannot read the answer, the write may be committed.
+    An error of the driver itself, without a code, does not: if it cannot read the answer, the write may be committed.
     """
     return _code(error)[:2] in _VALUE_CLASSES
 

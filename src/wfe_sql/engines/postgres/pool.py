@@ -37,7 +37,7 @@ class ConnectionPool:
         open_connection: Returns a new connection, ready for use.
         size: The most connections.
         timeout: How long a caller waits for a free one; `open_connection` has its own limit.
-        slow: Seconds of such waiting from which on it is logged.
+        slow: How many seconds of such waiting are logged.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class ConnectionPool:
 
     def _close_unused(self) -> None:
         self._closing_unused = None
-        for connection, since in list(self._idle.items()):  # the one that has been idle for longest comes first
+        for connection, since in list(self._idle.items()):  # the one that has been idle longest comes first
             if _now() - since < _MAX_IDLE:
                 loop = asyncio.get_running_loop()
                 self._closing_unused = loop.call_at(since + _MAX_IDLE, self._close_unused)

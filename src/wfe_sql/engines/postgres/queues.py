@@ -60,7 +60,7 @@ class GroupQueue:
     """Units of one group, which run as one statement.
 
     Waiting units run together when the running statement has ended: callers then stay together from call to call, and a
-    commit serves many. A second statement begins beside it only if it would be full, or if the first one takes long,
+    commit serves many. Another statement begins meanwhile only if it would be full, or if the first one takes long,
     because that one probably waits for a lock and others need not wait with it.
 
     Units with the same key never run at the same time: the later one waits. A unit whose row somebody else holds waits
@@ -228,5 +228,5 @@ async def _run_all(
         future.add_done_callback(give_up_unwanted)
     try:
         return await run([unit for (unit, _), _ in batch], attempt)
-    except Exception as error:  # whatever it is, the callers must not hang
+    except Exception as error:  # of any kind: the callers must not hang
         return [error for _ in batch]

@@ -308,7 +308,7 @@ class PostgresStore:
     async def build_indexes(self, connection: Connection) -> None:
         """Build missing indexes, and those whose build was interrupted, while hosts continue to work.
 
-        Each is a statement outside a transaction, without a time limit, on a connection of its own. A pooler that lends
+        Each is a statement outside a transaction, without a time limit, on its own connection. A pooler that lends
         connections for single transactions allows neither: writers then wait, and statements time out.
         https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
         """

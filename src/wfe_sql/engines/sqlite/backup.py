@@ -19,7 +19,7 @@ from wfe_sql.queries import QuerySet
 from wfe_sql.urls import SqliteTarget, check_name
 
 _PAGES = 1_000
-"""Pages that are copied between two checks whether the caller has cancelled."""
+"""How many pages are copied before it checks again whether the caller has cancelled."""
 
 _ABOUT_THE_COPY = {
     sqlite3.SQLITE_FULL: StoreFullError,
@@ -40,7 +40,7 @@ class Backup:
         self._queries = queries
 
     async def backup(self, worker: WorkerConnection, path: Path) -> None:
-        """Copy the database of a connection, as it is at one moment, into a new file.
+        """Copy the database of a connection, as of one moment, into a new file.
 
         The file appears under its name only once it is complete, verified and on disk. It has no write-ahead log, so
         that it can be read from a read-only disk.

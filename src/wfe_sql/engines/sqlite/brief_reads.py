@@ -29,7 +29,7 @@ _STEPS = 1_000
 
 
 class BriefReader:
-    """Reads on a connection of its own; the connection's worker thread only opens and closes it.
+    """Reads on its own connection; the connection's worker thread only opens and closes it.
 
     Args:
         connection: A connection that may be used on this thread, and never waits for a lock.

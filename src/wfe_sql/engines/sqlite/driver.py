@@ -59,7 +59,7 @@ class InTransactionAdapter(SQLite3Adapter):
 
 
 class NamedRowsAdapter(InTransactionAdapter):
-    """The same with rows as dicts, for the application's own queries."""
+    """The same with rows as dicts, for the application's queries."""
 
     def select(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
         """Return all rows."""

@@ -88,7 +88,7 @@ class SqliteEngine:
         return self._queries
 
     async def open(self) -> None:
-        """Connect, and make the store where it does not exist."""
+        """Connect, and create the store if it does not exist."""
         if self._home is not None:
             raise ProviderClosedError(f"the store {self._target} was already opened; create a new provider")
         self._home = Home.here(self._target)
@@ -155,7 +155,7 @@ class SqliteEngine:
         return writers.submit(unit)
 
     async def read(self, unit: Unit) -> Results:
-        """Run a unit that changes nothing, on one snapshot; a query of the application's that writes is refused."""
+        """Run a unit that changes nothing, on one snapshot; an application's query that writes is refused."""
         readers = self._open_lane(self._readers)
         if readers is self._writers and unit[0].query in self._queries.application:
             async with self.snapshot() as read:
@@ -183,18 +183,21 @@ class SqliteEngine:
         return bool(found)
 
     async def run_in(self, connection: object, script: Script) -> None:
-        """Run a script as one unit in a transaction of somebody else, on a connection with async."""
+        """Run a script as one unit in somebody else's transaction, on an asynchronous connection."""
         found = await self._entrance().find_async(connection)
         try:
-            await found._execute(lambda: self._play(found._conn, script))
-        except ValueError as error:  # aiosqlite's, of one that is closed
+            with self._reporter.watch_script(script) as watched:
+                await found._execute(lambda: self._play(found._conn, watched))
+        except ValueError as error:  # aiosqlite raises it if the connection is closed
             if isinstance(error, WfeError):
                 raise
             raise unusable(self._target, str(error)) from error
 
     def run_in_sync(self, connection: object, script: Script) -> None:
-        """Run a script as one unit in a transaction of somebody else, on a connection without async."""
-        self._play(self._entrance().find(connection), script)
+        """Run a script as one unit in somebody else's transaction, on a synchronous connection."""
+        found = self._entrance().find(connection)
+        with self._reporter.watch_script(script) as watched:
+            self._play(found, watched)
 
     def _entrance(self) -> Entrance:
         if not self.is_open:
@@ -202,7 +205,7 @@ class SqliteEngine:
         if self._target.mode == "ro":
             raise StoreReadOnlyError(f"{self._target} is open for reading only (mode=ro)")
         if self._target.path is None:
-            raise StoreError(f"{self._target} is the provider's own: no other connection can reach it; use a file")
+            raise StoreError(f"{self._target} is in memory, where no other connection can reach it; use a file")
         return Entrance(self._target, SYNC_DRIVERS, ASYNC_DRIVERS, self._queries["get_file"].sql)
 
     def _play(self, connection: sqlite3.Connection, script: Script) -> None:
@@ -220,10 +223,10 @@ class SqliteEngine:
                 return outcome
 
             await read([Statement("begin_read", {})])
-            yield read
+            yield self._reporter.watch_read(read)
 
     async def backup(self, path: Path) -> None:
-        """Copy the whole database, as it is at one moment, into a new file."""
+        """Copy the whole database, as of one moment, into a new file."""
         async with self._connection_aside() as connection:
             await Backup(self._store, self._queries).backup(connection, path)
 
@@ -233,7 +236,7 @@ class SqliteEngine:
         return "process" if self._target.path is None else "store"
 
     async def open_alarm(self, ring: Ring, poll_interval: float) -> Alarm:
-        """Return what rings when the file was changed, on a connection of its own."""
+        """Return an alarm that rings when the file was changed, on its own connection."""
         self.check_open()
         if self._target.path is None:
             return NoAlarm()
@@ -243,7 +246,7 @@ class SqliteEngine:
 
     @property
     def log_size(self) -> int | None:
-        """How many bytes the write-ahead log has; None in memory and where there is none."""
+        """The size of the write-ahead log in bytes; None if there is none, as in memory."""
         return None if self._store.file is None else self._store.file.log_size
 
     async def is_log_held(self) -> bool | None:
@@ -356,7 +359,7 @@ class SqliteEngine:
         return outcomes
 
     def _timed_out(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return the jobs that have waited for the busy timeout: the first ones, as they are in order."""
+        """Return the jobs that have waited for the busy timeout: the first ones, because the oldest come first."""
         now = time.monotonic()
         return [job for job in jobs if now >= job[1] + self._store.busy_timeout]
 

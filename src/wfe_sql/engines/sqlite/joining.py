@@ -95,7 +95,7 @@ def play_on(joined: SqliteJoined, connection: sqlite3.Connection, script: Script
         try:
             run_at_once(play(joined, script))
         except StoreBusyError as error:
-            error.timeout = None  # the caller's connection waited, for as long as it does
+            error.timeout = None  # the caller's connection waited, as long as its own timeout says
             raise
 
 

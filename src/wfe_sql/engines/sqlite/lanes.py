@@ -81,7 +81,7 @@ class WorkerConnection(aiosqlite.Connection):
             loop, raw, work, done = errands.pop()
             try:
                 result: _T | Exception = work(raw)
-            except Exception as error:  # whatever it is, the callers must get it
+            except Exception as error:  # of any kind: the callers must get it
                 result = error
             loop.call_soon_threadsafe(done, result)
 

@@ -24,7 +24,7 @@ _READS_NO_TABLE = re.compile(r"VIRTUAL TABLE|CONSTANT ROW")
 _SORT = re.compile(r"USE TEMP B-TREE FOR .*ORDER BY")
 _MADE_BY_THE_PLAN = re.compile(r"(?:MATERIALIZE|CO-ROUTINE) (\S+)")
 _RECURSIVE = re.compile(r"WITH RECURSIVE (\w+)")
-"""What the plan makes, too; SQLite before 3.37 gives it a number for a name there."""
+"""The plan creates it too; SQLite before 3.37 shows a number instead of its name there."""
 
 
 class SqlitePlanner:

@@ -180,14 +180,14 @@ class SqliteStore:
             run("enforce_foreign_keys")
 
     def has_log(self) -> bool:
-        """Tell whether a write-ahead log lies beside the file."""
+        """Tell whether there is a write-ahead log next to the file."""
         return self.file is not None and self.file.log_size is not None
 
     def remove_empty_log(self) -> None:
         """Let SQLite remove a log that it made only for reading: a connection that may write does so when it closes."""
         if self.file is not None and self.file.log_size == 0:
             with suppress(sqlite3.Error), closing(self._connect("rw", busy_timeout=self.busy_timeout)) as connection:
-                self._parts(connection)  # where this fails the log stays, which does no harm
+                self._parts(connection)  # if this fails the log stays, which does no harm
 
     def check_in_place(self) -> None:
         """Check that the file is still the one that was opened.

@@ -1,6 +1,6 @@
 """What every backend refuses, with an error that names the field or argument, before anything is written.
 
-A class for each Protocol, as for what they promise.
+There is a class for each Protocol.
 """
 
 import math
@@ -44,7 +44,7 @@ class OwnTime(datetime):
     """A `datetime` of another library, whose arithmetic returns its own class."""
 
     def _refuse(self, *_: Any) -> Any:
-        raise AssertionError("the arithmetic of the subclass is not asked")
+        raise AssertionError("the subclass's arithmetic must not be used")
 
     __sub__: Any = _refuse
     __rsub__: Any = _refuse
@@ -69,7 +69,7 @@ class _Lookalike:
 
 
 def _own_time() -> Any:
-    """Return the time `PLAIN`, in a class and a zone of its own."""
+    """Return the time `PLAIN`, in another class and zone."""
     return OwnTime(2026, 5, 28, 22, 26, 40, 123456, tzinfo=ZoneInfo("Europe/Berlin"))
 
 
@@ -139,7 +139,7 @@ async def _never(command: ScheduledCommand) -> None:
 
 @pytest.mark.asyncio
 class TestBadWorkflows:
-    """No workflow is half written."""
+    """Bad input never leaves half a workflow."""
 
     async def test_what_is_not_json(self, provider: WorkflowRepository) -> None:
         for value in NOT_JSON:
@@ -364,7 +364,7 @@ class TestBadWorkflowsWithSubscriptions:
 
 @pytest.mark.asyncio
 class TestBadSubscriptions:
-    """No subscription is half written."""
+    """Bad input never leaves half a subscription."""
 
     async def test_what_is_not_json(self, provider: SubscriptionRepository) -> None:
         for value in NOT_JSON:
@@ -430,7 +430,7 @@ class TestBadSubscriptions:
 
 @pytest.mark.asyncio
 class TestBadEvents:
-    """No event is half written."""
+    """Bad input never leaves half an event."""
 
     async def test_what_is_not_json(self, provider: EventRepository) -> None:
         for value in NOT_JSON:
@@ -536,7 +536,7 @@ class TestBadCommands:
 
 @pytest.mark.asyncio
 class TestBadExecutionErrors:
-    """No errors are half written."""
+    """Bad input never leaves half an error."""
 
     async def test_what_cannot_be_stored(self, provider: ExecutionErrorRepository, capabilities: Capabilities) -> None:
         def error(**fields: Any) -> ExecutionError:

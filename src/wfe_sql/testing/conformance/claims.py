@@ -31,11 +31,11 @@ class ClaimedEvents(EventRepository, ClaimRepository, Protocol):
 
 
 class ClaimedWorkflowsWithSubscriptions(WorkflowsWithSubscriptions, ClaimRepository, Protocol):
-    """Workflows with what they wait for, and claims on them."""
+    """Workflows with their subscriptions, and claims on them."""
 
 
 class _Claims(ABC):
-    """What claims of both kinds promise; a subclass says what is claimed, and how it is written."""
+    """What claims of both kinds promise; a subclass says what is claimed, and how it is written to."""
 
     kind: ClaimKind
 
@@ -162,7 +162,7 @@ class _Claims(ABC):
     ) -> None:
         await self.store(provider, "abc")
         call = asyncio.create_task(self.claim(provider))
-        for _ in range(turns):  # of the event loop: the statement is waiting, sent, or answered
+        for _ in range(turns):  # turns of the event loop: the statement is waiting, sent, or answered
             await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

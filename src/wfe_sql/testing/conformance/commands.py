@@ -20,7 +20,7 @@ class Handled(list[ScheduledCommand]):
 
     @property
     def ids(self) -> list[str]:
-        """The data of the commands, in the order in which they came."""
+        """The data of the commands, in the order of their calls."""
         return [command.data for command in self]
 
 
@@ -225,7 +225,7 @@ class TestScheduledCommandRepository:
             await asyncio.Event().wait()
 
         call = asyncio.create_task(provider.process_commands(clock(), never_ends))
-        for _ in range(turns):  # of the event loop: the statement is waiting, sent, or answered
+        for _ in range(turns):  # turns of the event loop: the statement is waiting, sent, or answered
             await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""What a provider promises that raises on conflicts: nobody overwrites what somebody else changed."""
+"""What a provider that raises on conflicts promises: nobody overwrites somebody else's change."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -66,7 +66,7 @@ class TestWorkflowConflicts:
 
 @pytest.mark.asyncio
 class TestWorkflowConflictsWithSubscriptions:
-    """The subscriptions of an update that comes too late are not stored either."""
+    """If an update comes too late, its subscriptions are not stored either."""
 
     async def test_the_second_of_two_writers_hears_of_it(self, provider: WorkflowsWithSubscriptions) -> None:
         stored = sample_instance()

@@ -23,7 +23,7 @@ from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscr
 LEASE = timedelta(seconds=30)
 
 BRIEF = timedelta(milliseconds=90)
-"""A lease that is renewed soon: renewals wait by real time, and what holds goes by the clock."""
+"""A lease that is renewed soon: renewals wait in real time, while leases end by the clock."""
 
 
 async def _claimed(provider: PersistenceProvider, lease: timedelta = LEASE) -> Claim:
@@ -41,13 +41,13 @@ async def _claim(provider: PersistenceProvider, worker_id: str, lease: timedelta
 
 async def _until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not is_so():  # noqa: ASYNC110 - a renewal tells nobody
+        while not is_so():  # noqa: ASYNC110 - nothing signals a renewal
             await asyncio.sleep(0.005)
 
 
 @pytest.mark.asyncio
 class TestHold:
-    """A claim is held while a block runs."""
+    """`hold` keeps a claim while its block runs."""
 
     async def test_it_is_renewed_and_given_back(self, provider: PersistenceProvider, clock: ManualClock) -> None:
         claim = await _claimed(provider, BRIEF)
@@ -107,7 +107,7 @@ class TestHold:
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
-        await provider.renew_claim(theirs, LEASE)  # it was not given back
+        await provider.renew_claim(theirs, LEASE)  # it was not released
 
     async def test_a_block_that_goes_on_regardless_hears_of_it_too(
         self, provider: PersistenceProvider, clock: ManualClock
@@ -189,7 +189,7 @@ class TestHold:
 
 @pytest.mark.asyncio
 class TestChange:
-    """A change is made to what is stored, and not lost."""
+    """`change` applies to the stored workflow, and no change is lost."""
 
     async def test_what_is_stored_is_changed_and_returned(self, provider: PersistenceProvider) -> None:
         stored = full_instance()
@@ -278,7 +278,7 @@ class TestChange:
 
 @pytest.mark.asyncio
 class TestNumberedWorkflows:
-    """Workflows that are named by their definition and a number."""
+    """Workflows are named by their definition and a number."""
 
     async def test_names_and_numbers(self, provider: PersistenceProvider) -> None:
         first, second = (full_instance(workflow_definition_id="order", name="") for _ in range(2))
@@ -321,7 +321,7 @@ class TestNumberedWorkflows:
 
 @pytest.mark.asyncio
 class TestLoadedClaims:
-    """Claims that come with their workflows."""
+    """Claims come with their workflows."""
 
     async def test_what_is_due_comes_with_its_claim(self, provider: PersistenceProvider, clock: ManualClock) -> None:
         due = {"status": WorkflowStatus.Runnable, "name": ""}

@@ -38,7 +38,7 @@ NO_PAGE: tuple[Any, ...] = (
     *("", ",", "x", "x,y", "2026-05-28,w", "2026-05-28T20:26:40,w", "infinity,w", "2026-05-28T20:26:40+00:00,"),
     *("2026-05-28T20:26:40+00:00,\0", "2026-05-28T20:26:40+00:00,\ud800", "1,2", 7, b"x", ("x", "y")),
 )
-"""Values that no page has as its `after`."""
+"""Values that are not the `after` of any page."""
 
 
 class MaintainedProvider(
@@ -65,7 +65,7 @@ async def _store(provider: MaintainedProvider, id_: str, **fields: Any) -> None:
 
 
 async def _is_whole(provider: MaintainedProvider, id_: str) -> bool:
-    """Tell whether a workflow exists with its subscription and its error; otherwise nothing of it must exist."""
+    """Tell whether a workflow exists with its subscription and its error; if not, none of these may exist."""
     workflows = await provider.get_workflow_instances([id_])
     errors = await provider.get_execution_errors(id_)
     subscriptions = [s for s in await provider.get_subscriptions("paid", "k1", TIME) if s.workflow_id == id_]
@@ -97,7 +97,7 @@ async def _left(provider: MaintainedProvider, *ids: str) -> list[str]:
 
 @pytest.mark.asyncio
 class TestDeleting:
-    """Delete one workflow, or what is finished."""
+    """Delete one workflow, or all that are finished."""
 
     async def test_everything_that_belongs_to_a_workflow_goes_with_it(self, provider: MaintainedProvider) -> None:
         for id_ in ("stays", "goes"):
@@ -588,7 +588,7 @@ class TestMaintenanceOfCommands:
             await provider.schedule_command(ScheduledCommand.process_event(id_, 1))
         await provider.delete_workflow("goes")
         assert await _commands(provider) == [
-            ("goes", CommandName.ProcessEvent),  # an event's command is another's
+            ("goes", CommandName.ProcessEvent),  # the command of an event belongs to no workflow
             ("stays", CommandName.ProcessEvent),
             ("stays", CommandName.ProcessWorkflow),
         ]

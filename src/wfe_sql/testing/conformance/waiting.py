@@ -45,7 +45,7 @@ async def _begin(provider: PersistenceProvider, *, until: datetime | None = None
 
 
 async def _calls(provider: PersistenceProvider) -> None:
-    """Make some calls, which take longer than a look does."""
+    """Make some calls, which together take longer than a look at the store."""
     for _ in range(10):
         await provider.get_runnable_events(datetime(2000, 1, 1, tzinfo=UTC))
 
@@ -94,7 +94,7 @@ class TestWaiting:
 
 @pytest.mark.asyncio
 class TestWakingUp:
-    """`wait_for_work` of a backend with notifications. That a wait continues is checked after some calls."""
+    """`wait_for_work` of a backend with notifications. Tests let a few calls pass to see that a wait goes on."""
 
     @pytest.fixture(autouse=True)
     def _wakes(self, capabilities: Capabilities) -> None:

@@ -1,4 +1,4 @@
-"""What `persist_workflow_with_subscriptions` promises, of a backend that has both repositories."""
+"""What `persist_workflow_with_subscriptions` promises, for a backend with both repositories."""
 
 import asyncio
 from copy import deepcopy
@@ -13,7 +13,7 @@ from wfe_sql.testing.samples import TIME, full_pointer, full_subscription, sampl
 
 
 class WorkflowsWithSubscriptions(WorkflowRepository, SubscriptionRepository, Protocol):
-    """Workflows, and what they wait for."""
+    """Workflows with their subscriptions."""
 
 
 @pytest.mark.asyncio
