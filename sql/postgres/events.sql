@@ -271,6 +271,29 @@ WHERE event_name = :event_name AND event_key = :event_key AND event_time >= :sin
 ORDER BY event_time, id
 LIMIT :row_limit;
 
+-- name: get_events_since_group(units)
+-- Ids of the events of one name and key from :since on, the oldest first.
+-- used by: subscribe
+-- index: idx_events_name_key_time
+-- keep: the column unit; it tells which unit a row is for
+-- keep: ORDER BY; with a limit, the oldest must come first, or they starve
+SELECT units.unit, found.id
+FROM
+    jsonb_to_recordset(:units) AS units (
+        unit INT, event_name TEXT, event_key TEXT, since TIMESTAMPTZ, row_limit BIGINT
+    )
+CROSS JOIN
+    LATERAL (
+        SELECT event.event_time, event.id
+        FROM events AS event
+        WHERE
+            event.event_name = units.event_name AND event.event_key = units.event_key
+            AND event.event_time >= units.since
+        ORDER BY event.event_time, event.id
+        LIMIT units.row_limit
+    ) AS found
+ORDER BY units.unit, found.event_time, found.id;
+
 -- name: mark_event_processed_group(units)
 -- Removes events from the poll; changes no row if :claim_token is given and does not hold the event.
 -- used by: mark_event_processed

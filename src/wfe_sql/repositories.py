@@ -29,6 +29,9 @@ from wfe_sql.models import (
 Change = Callable[[WorkflowInstance], Sequence[EventSubscription] | None]
 """What `change` calls: it changes a workflow in place, and may return new subscriptions to store with it."""
 
+InstanceHandler = Callable[[Claim, WorkflowInstance], Awaitable[None]]
+"""What `process_instances` calls with each workflow that is due."""
+
 CommandHandler = Callable[[ScheduledCommand], Awaitable[None]]
 """What `process_commands` calls with each command that is due."""
 
@@ -723,6 +726,36 @@ class HostingRepository(Protocol):
         Raises:
             SerializationError: `as_at` is naive, `worker_id` is empty, `limit` or `lease` is not above zero, or `lease`
                 ends after the year 9999.
+        """
+        ...
+
+    async def process_instances(
+        self, worker_id: str, handler: InstanceHandler, *, lease: timedelta, max_tasks: int
+    ) -> None:
+        """Call a handler with each workflow that is due and its claim, until cancelled; meanwhile wait for work.
+
+        Each call is a task of its own and holds the claim, as `hold` does; its end gives back what no unit released.
+        A handler that raises stops no others: it is logged, and its workflow stays held for a second before it is due
+        again.
+        When this ends, by being cancelled or an error of the store, the calls are cancelled, and end before it.
+
+        Example:
+            async def run_step(claim: Claim, order: WorkflowInstance) -> None:
+                order.next_execution = None
+                async with provider.unit(claim, release=True) as unit:
+                    unit.persist_workflow(order)
+
+            await provider.process_instances("host-1", run_step, lease=timedelta(seconds=30), max_tasks=100)
+
+        Args:
+            worker_id: Who holds them, for people.
+            handler: An async callable that takes a claim and its workflow. A lost claim cancels it.
+            lease: Until when, from each renewal.
+            max_tasks: The most calls at the same time.
+
+        Raises:
+            SerializationError: `worker_id` is empty, `lease` or `max_tasks` is not above zero, `lease` ends after the
+                year 9999, or `handler` is not callable.
         """
         ...
 

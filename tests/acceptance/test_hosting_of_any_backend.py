@@ -15,6 +15,7 @@ from wfe_sql.testing.conformance.hosting import (  # noqa: F401 - the suite's cl
     TestHold,
     TestLoadedClaims,
     TestNumberedWorkflows,
+    TestProcess,
 )
 from wfe_sql.testing.samples import TIME
 

@@ -69,6 +69,7 @@ async def _call_each(provider: PostgresPersistenceProvider, *, counted: Callable
         "next_definition_sequence": lambda: provider.next_definition_sequence("order"),
         "create_new_workflow": lambda: provider.create_new_workflow(instance),
         "get_workflow_instance": lambda: provider.get_workflow_instance(instance.id),
+        "get_workflow_instances of one": lambda: provider.get_workflow_instances([instance.id]),
         "get_workflow_instance_by_name": lambda: provider.get_workflow_instance_by_name(instance.name),
         "persist_workflow": lambda: change(),
         "persist_workflow_with_subscriptions": lambda: change(subscription),
@@ -107,7 +108,7 @@ async def test_a_caller_alone_pays_one_round_trip(
         relay.round_trips = 0
 
     await _call_each(provider, counted=count)
-    assert len(paid) == 21
+    assert len(paid) == 22
     assert paid == dict.fromkeys(paid, 1)
 
 
@@ -116,10 +117,17 @@ async def test_what_waits_together_goes_together(
     provider: PostgresPersistenceProvider, relay: Any, callers: int
 ) -> None:
     instances = [full_instance(id=f"w{number}") for number in range(callers)]
+
+    async def subscribe(instance: WorkflowInstance) -> None:
+        async with provider.unit() as unit:
+            unit.subscribe(full_subscription(workflow_id=instance.id))
+
     calls: list[Callable[[WorkflowInstance], Awaitable[Any]]] = [
         provider.create_new_workflow,
         provider.persist_workflow,
+        subscribe,
         lambda instance: provider.get_workflow_instance(instance.id),
+        lambda instance: provider.get_workflow_instances([instance.id]),
         lambda instance: provider.next_definition_sequence("order"),
     ]
     for call in calls:

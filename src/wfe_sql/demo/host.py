@@ -8,26 +8,22 @@ The `README.md` beside this file has the rules.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from wfe_sql import Claim, CommandName, ExecutionError, ExecutionPointer, ScheduledCommand, epoch_ms, utc_now
+from wfe_sql import Claim, CommandName, ExecutionPointer, PointerStatus, ScheduledCommand, WorkflowInstance, utc_now
 from wfe_sql.demo import steps
-from wfe_sql.errors import ClaimLostError, WorkflowConflictError
-from wfe_sql.models import Subscribed, WorkflowInstance
-from wfe_sql.repositories import Change, PersistenceProvider, UnitOfWork
+from wfe_sql.errors import WorkflowConflictError
+from wfe_sql.repositories import PersistenceProvider
 
 _log = logging.getLogger(__name__)
 
 _PAUSE = 1.0
 """Seconds until something that failed, other than a step, is tried again."""
-
-_Work = Callable[[], Awaitable[None]]
-_Add = Callable[[UnitOfWork], Subscribed | None]
 
 
 @dataclass(slots=True)
@@ -49,9 +45,8 @@ class WorkflowHost:
         definitions: The kinds of workflow that it can run; all hosts of a store have the same.
         worker_id: What the store shows as the holder of this host's claims.
         clock: Returns the current time, aware, the one that the store goes by.
-        max_tasks: How many workflows, and how many events, to work on at the same time.
-        lease: How long what this host has taken stays with it when it is killed. It must be long compared with the time
-            that the host's process may stand still: a step whose host is late to renew is run by another host too.
+        max_tasks: How many workflows to run, and how many events to hand over, at the same time.
+        lease: How long a killed host's claims last. A host that stands still for as long loses its claims, too.
     """
 
     def __init__(
@@ -79,55 +74,29 @@ class WorkflowHost:
 
     async def run(self) -> None:
         """Run what is due until cancelled, or until the store cannot be polled; what was claimed is given back."""
+        run = self._store.process_instances
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._work_on(self._claim_workflows))
-            tasks.create_task(self._work_on(self._claim_events))
-            tasks.create_task(self._run_commands())
+            tasks.create_task(run(self._worker_id, self._run_workflow, lease=self._lease, max_tasks=self._max_tasks))
+            tasks.create_task(self._repeat(self._deliver_events))
+            tasks.create_task(self._repeat(self._run_commands))
 
-    async def _work_on(self, claim_due: Callable[[int], Awaitable[Sequence[tuple[Claim, _Work]]]]) -> None:
-        """Claim what is due and work on it, each in a task of its own, as many at a time as there may be."""
-        busy: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                claimed = await claim_due(self._max_tasks - len(busy))
-                for claim, work in claimed:
-                    busy.add(task := tasks.create_task(self._hold(claim, work)))
-                    task.add_done_callback(busy.discard)
-                if len(busy) == self._max_tasks:
-                    await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
-                elif not claimed:
+    async def _repeat(self, do_what_is_due: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                if not await do_what_is_due():
                     await self._store.wait_for_work()
+            except ExceptionGroup:  # what failed is still due
+                _log.exception("not everything that is due could be done")
+                await asyncio.sleep(_PAUSE)
 
-    async def _claim_workflows(self, limit: int) -> Sequence[tuple[Claim, _Work]]:
-        take = self._store.claim_and_load_instances
-        claimed = await take(self._clock(), self._worker_id, lease=self._lease, limit=limit)
-        return [(claim, partial(self._run_due_steps, _Turn(claim, instance))) for claim, instance in claimed]
-
-    async def _claim_events(self, limit: int) -> Sequence[tuple[Claim, _Work]]:
-        take = self._store.claim_runnable_events
-        claims = await take(self._clock(), self._worker_id, lease=self._lease, limit=limit)
-        return [(claim, partial(self._deliver_event, claim.id, claim)) for claim in claims]
-
-    async def _hold(self, claim: Claim, work: _Work) -> None:
-        try:
-            async with self._store.hold(claim, self._lease):
-                try:
-                    await work()
-                except* ClaimLostError:
-                    raise
-                except* Exception:  # the others go on, and this one is tried again after a pause
-                    _log.exception("cannot work on %s", claim.id)
-                    await asyncio.sleep(_PAUSE)
-        except* ClaimLostError:  # this host was too slow
-            _log.warning("lost %s to another host", claim.id)
-
-    async def _run_due_steps(self, turn: _Turn) -> None:
+    async def _run_workflow(self, claim: Claim, instance: WorkflowInstance) -> None:
         """Run the steps of a workflow that are due, side by side, and then those that have become due by it."""
+        turn = _Turn(claim, instance)
         while not turn.is_over:
             due = steps.due_pointers(turn.instance, self._clock())
             turn.running = len(due)
             if not due:
-                await self._persist(turn, partial(steps.settle, now=self._clock()))
+                await self._persist(turn, lambda _: None)
             elif len(due) == 1:
                 await self._run_step(turn, due[0])
             else:
@@ -136,79 +105,57 @@ class WorkflowHost:
                         tasks.create_task(self._run_step(turn, pointer))
 
     async def _run_step(self, turn: _Turn, pointer: ExecutionPointer) -> None:
-        if steps.waits_for_event(pointer):  # the host that stored the wait was killed, or nothing has come yet
-            for event_id in await self._store.get_events(
-                pointer.event_name or "", pointer.event_key or "", self._clock()
-            ):
+        instance, now = turn.instance, self._clock()
+        if pointer.status is PointerStatus.WaitingForEvent:  # nothing came, or the host was killed that stored the wait
+            name, key = pointer.event_name or "", pointer.event_key or ""
+            for event_id in await self._store.get_events(name, key, now):
                 await self._deliver_event(event_id)
-            await self._persist(turn, partial(steps.publish, pointer_ids={pointer.id}, event=None, now=self._clock()))
+            await self._persist(turn, partial(steps.publish, pointer_ids={pointer.id}, event=None, now=now))
             return
-        instance, began = turn.instance, self._clock()
+        pointer.start_time = pointer.start_time or now
         definition = self._definitions[instance.workflow_definition_id]
         body = definition.steps[pointer.step_id].body
-        result: steps.Result | Exception | None = None
+        result: steps.Outcome
         try:
             result = None if body is None else await body(instance, pointer)
         except Exception as error:  # whatever it is, it is stored, and the step is retried
             result = error
-        now = self._clock()
+        await self._persist(turn, partial(definition.apply, ran=pointer, result=result, now=self._clock()))
 
-        def add(unit: UnitOfWork) -> Subscribed | None:
-            match result:
-                case Exception():
-                    text, of = f"{type(result).__name__}: {result}", pointer.id
-                    error = ExecutionError(
-                        error_time=now, workflow_id=instance.id, execution_pointer_id=of, message=text
-                    )
-                    unit.persist_errors([error])
-                case steps.Sleep(by_command=True):
-                    due = epoch_ms(now + result.duration)
-                    unit.schedule_command(ScheduledCommand.process_workflow(instance.id, due))
-                case steps.WaitFor():
-                    return unit.subscribe(steps.subscription(instance, pointer, result))
-            return None
-
-        change = partial(definition.apply, pointer_id=pointer.id, result=result, began=began, now=now)
-        waiting = await self._persist(turn, change, add)
-        if waiting is not None and waiting.event_ids:  # it came before the wait
-            await self._deliver_event(waiting.event_ids[0])
-
-    async def _persist(self, turn: _Turn, change: Change, add: _Add = lambda _: None) -> Subscribed | None:
-        """Change a workflow and store it with what `add` adds; give it back when it is to wait now."""
+    async def _persist(self, turn: _Turn, change: Callable[[WorkflowInstance], steps.Effect | None]) -> None:
+        """Change a workflow and store it with what comes of it; give it back when it is to wait now."""
         async with turn.storing:
             turn.running -= 1
             while True:
-                change(turn.instance)
-                turn.is_over = turn.running <= 0 and not steps.due_pointers(turn.instance, self._clock())
+                add = change(turn.instance)
+                turn.is_over = not steps.settle(turn.instance, self._clock()) and turn.running <= 0
                 with suppress(WorkflowConflictError):  # an event or a command changed it meanwhile
                     async with self._store.unit(turn.claim, release=turn.is_over) as unit:
                         unit.persist_workflow(turn.instance)
-                        return add(unit)
+                        wait = None if add is None else add(unit)
+                    break
                 turn.instance = await self._store.get_workflow_instance(turn.instance.id)
+        if wait is not None and wait.event_ids:  # it came before the wait
+            await self._deliver_event(wait.event_ids[0])
 
-    async def _run_commands(self) -> None:
+    async def _deliver_events(self) -> bool:
+        """Hand over events that have come, unclaimed: of two hosts that do so at once, one has a conflict."""
+        due = await self._store.get_runnable_events(self._clock(), limit=self._max_tasks)
+        outcomes = await asyncio.gather(*map(self._deliver_event, due), return_exceptions=True)
+        if failures := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
+            raise ExceptionGroup("events could not be delivered", failures)
+        return bool(due)
+
+    async def _deliver_event(self, event_id: str) -> None:
+        """Hand an event to all who wait for it; again if a workflow was changed meanwhile, perhaps by another host."""
         while True:
-            try:
-                await self._store.process_commands(self._clock(), self._handle_command, lease=self._lease)
-            except ExceptionGroup:  # those that failed are due again
-                _log.exception("scheduled commands failed")
-                await asyncio.sleep(_PAUSE)
-            await self._store.wait_for_work()
-
-    async def _handle_command(self, command: ScheduledCommand) -> None:
-        if command.command_name is CommandName.ProcessEvent:
-            await self._deliver_event(command.data)
-        else:
-            await self._store.change(command.data, partial(steps.wake, now=self._clock()))
-
-    async def _deliver_event(self, event_id: str, claim: Claim | None = None) -> None:
-        """Hand an event to all who wait for it, again where something else changed one of them meanwhile."""
-        event = await self._store.get_event(event_id)
-        while True:
+            event = await self._store.get_event(event_id)
             waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
+            if event.is_processed and not waits:
+                return
             instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
             with suppress(WorkflowConflictError):
-                async with self._store.unit(claim, release=claim is not None) as unit:
+                async with self._store.unit() as unit:
                     for instance in instances:
                         steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
                         unit.persist_workflow(instance)
@@ -216,3 +163,12 @@ class WorkflowHost:
                         unit.terminate_subscription(wait.id)
                     unit.mark_event_processed(event_id)
                 return
+
+    async def _run_commands(self) -> None:
+        await self._store.process_commands(self._clock(), self._handle_command, lease=self._lease)
+
+    async def _handle_command(self, command: ScheduledCommand) -> None:
+        if command.command_name is CommandName.ProcessEvent:
+            await self._deliver_event(command.data)
+        else:
+            await self._store.change(command.data, partial(steps.wake, now=self._clock()))

@@ -1,4 +1,4 @@
-"""What a workflow of the demo host is made of, and how a step's result moves its pointers. Nothing here uses a store.
+"""What a workflow of the demo host is made of, and how a step's result moves its pointers. Nothing here awaits a store.
 
 A pointer is due when it is `active` and its `sleep_until` is past. What waits for something else is not active.
 """
@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from wfe_sql import Event, EventSubscription, ExecutionPointer, WorkflowInstance, epoch_ms
-from wfe_sql.models import PointerStatus, WorkflowStatus
-
-_FINISHED = (PointerStatus.Complete, PointerStatus.Failed)
+from wfe_sql import Event, EventSubscription, ExecutionError, ExecutionPointer, ScheduledCommand, epoch_ms
+from wfe_sql.models import PointerStatus, Subscribed, WorkflowInstance, WorkflowStatus
+from wfe_sql.repositories import UnitOfWork
 
 _LOOK_BACK = timedelta(minutes=1)
 """When a pointer that waits is due, in case its host is killed before it has looked for an event that came before."""
@@ -42,11 +41,13 @@ class WaitFor:
 
 
 Result = Done | Sleep | WaitFor
-
 Outcome = Result | Exception | None
 
 StepBody = Callable[[WorkflowInstance, ExecutionPointer], Awaitable[Result]]
 """What a step does. It changes nothing in its arguments; what it returns or raises is stored."""
+
+Effect = Callable[[UnitOfWork], Subscribed | None]
+"""Adds what is to be stored together with a workflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +76,13 @@ class Definition:
         instance.execution_pointers.append(self._pointer(self.steps[0].name))
         return instance
 
-    def apply(
-        self, instance: WorkflowInstance, pointer_id: str, result: Outcome, began: datetime, now: datetime
-    ) -> None:
-        """Move a pointer on by what its step returned or raised; None is the result of a step without a body."""
-        (pointer,) = (pointer for pointer in instance.execution_pointers if pointer.id == pointer_id)
-        pointer.start_time = pointer.start_time or began
-        step = self.steps[pointer.step_id]
+    def apply(self, instance: WorkflowInstance, ran: ExecutionPointer, result: Outcome, now: datetime) -> Effect | None:
+        """Move a pointer on by what its step returned or raised; a step without a body returns None."""
+        (pointer,) = (pointer for pointer in instance.execution_pointers if pointer.id == ran.id)
+        pointer.start_time, step = ran.start_time, self.steps[pointer.step_id]
         match result:
             case None if step.children and not pointer.children:
-                scope = [*pointer.scope, pointer.id]
-                children = [self._pointer(name, pointer, scope) for name in step.children]
+                children = [self._pointer(name, pointer.id, [*pointer.scope, pointer.id]) for name in step.children]
                 pointer.active, pointer.children = False, [child.id for child in children]
                 instance.execution_pointers.extend(children)
             case None:  # its children are done, or it has none
@@ -96,32 +93,46 @@ class Definition:
             case Sleep():
                 pointer.status, pointer.persistence_data = PointerStatus.Sleeping, result.remember
                 pointer.sleep_until, pointer.active = now + result.duration, not result.by_command
+                if result.by_command:
+                    command = ScheduledCommand.process_workflow(instance.id, epoch_ms(pointer.sleep_until))
+                    return lambda unit: unit.schedule_command(command)
             case WaitFor():
                 pointer.status, pointer.sleep_until = PointerStatus.WaitingForEvent, now + _LOOK_BACK
                 pointer.event_name, pointer.event_key = result.event_name, result.event_key
-            case Exception() if pointer.retry_count < step.max_retries:
-                pointer.retry_count += 1
-                pointer.status, pointer.sleep_until = PointerStatus.Sleeping, now + step.retry_after
+                subscription = EventSubscription(
+                    id=pointer.id,  # a step waits once
+                    workflow_id=instance.id,
+                    step_id=pointer.step_id,
+                    execution_pointer_id=pointer.id,
+                    event_name=result.event_name,
+                    event_key=result.event_key,
+                    subscribe_as_of=instance.create_time,
+                )
+                return lambda unit: unit.subscribe(subscription)
             case Exception():
-                pointer.status, pointer.active, pointer.end_time = PointerStatus.Failed, False, now
-                instance.status = WorkflowStatus.Suspended
-        settle(instance, now)
+                if pointer.retry_count < step.max_retries:
+                    pointer.retry_count += 1
+                    pointer.status, pointer.sleep_until = PointerStatus.Sleeping, now + step.retry_after
+                else:
+                    pointer.status, pointer.active, pointer.end_time = PointerStatus.Failed, False, now
+                    instance.status = WorkflowStatus.Suspended
+                what, at = f"{type(result).__name__}: {result}", pointer.id
+                error = ExecutionError(error_time=now, workflow_id=instance.id, execution_pointer_id=at, message=what)
+                return lambda unit: unit.persist_errors([error])
+        return None
 
     def _finish(self, instance: WorkflowInstance, pointer: ExecutionPointer, now: datetime) -> None:
         """Complete a step; go on to the next one or, after the last of a branch, back to the step that branched."""
         pointer.status, pointer.active, pointer.end_time = PointerStatus.Complete, False, now
         following = self.steps[pointer.step_id].next
         if following is not None:
-            instance.execution_pointers.append(self._pointer(following, pointer, pointer.scope))
+            instance.execution_pointers.append(self._pointer(following, pointer.id, pointer.scope))
         elif pointer.scope and _all_finished(p for p in instance.execution_pointers if p.scope == pointer.scope):
             for parent in instance.execution_pointers:
                 parent.active |= parent.id == pointer.scope[-1]
 
-    def _pointer(
-        self, name: str, predecessor: ExecutionPointer | None = None, scope: Iterable[str] = ()
-    ) -> ExecutionPointer:
+    def _pointer(self, name: str, predecessor_id: str | None = None, scope: Iterable[str] = ()) -> ExecutionPointer:
         step_id = next(place for place, step in enumerate(self.steps) if step.name == name)
-        predecessor_id = None if predecessor is None else predecessor.id
         return ExecutionPointer(step_id=step_id, step_name=name, predecessor_id=predecessor_id, scope=list(scope))
 
 
@@ -131,30 +142,14 @@ def due_pointers(instance: WorkflowInstance, now: datetime) -> list[ExecutionPoi
     return [p for p in pointers if p.active and (p.sleep_until is None or p.sleep_until <= now)]
 
 
-def waits_for_event(pointer: ExecutionPointer) -> bool:
-    """Return whether the pointer's event has not come yet."""
-    return pointer.status is PointerStatus.WaitingForEvent and not pointer.event_published
-
-
-def subscription(instance: WorkflowInstance, pointer: ExecutionPointer, wait: WaitFor) -> EventSubscription:
-    """Return what has the event delivered to a pointer; it has the pointer's id, as a step waits once."""
-    return EventSubscription(
-        id=pointer.id,
-        workflow_id=instance.id,
-        step_id=pointer.step_id,
-        execution_pointer_id=pointer.id,
-        event_name=wait.event_name,
-        event_key=wait.event_key,
-        subscribe_as_of=instance.create_time,
-    )
-
-
 def publish(instance: WorkflowInstance, pointer_ids: set[str], event: Event | None, now: datetime) -> None:
     """Hand an event to those of the pointers that still wait for one; with None, leave them until one is delivered."""
     for pointer in instance.execution_pointers:
-        if pointer.id in pointer_ids and waits_for_event(pointer):
+        if pointer.id in pointer_ids and pointer.status is PointerStatus.WaitingForEvent:
             pointer.active, pointer.sleep_until = event is not None, None
-            pointer.event_data, pointer.event_published = event and event.event_data, event is not None
+            if event is not None:
+                pointer.status, pointer.event_data = PointerStatus.Pending, event.event_data
+                pointer.event_published = True
     settle(instance, now)
 
 
@@ -166,14 +161,15 @@ def wake(instance: WorkflowInstance, now: datetime) -> None:
     settle(instance, now)
 
 
-def settle(instance: WorkflowInstance, now: datetime) -> None:
-    """Set what follows from the pointers: whether the workflow is complete, and when it is due next."""
+def settle(instance: WorkflowInstance, now: datetime) -> bool:
+    """Set what follows from the pointers: whether the workflow is complete, and when it is due; return if it is now."""
     if instance.status is WorkflowStatus.Runnable and _all_finished(instance.execution_pointers):
         instance.status, instance.complete_time = WorkflowStatus.Complete, now
     active = [p for p in instance.execution_pointers if p.active and instance.status is WorkflowStatus.Runnable]
     times = [0 if p.sleep_until is None else epoch_ms(p.sleep_until) for p in active]
     instance.next_execution = min(times, default=None)
+    return bool(due_pointers(instance, now))
 
 
 def _all_finished(pointers: Iterable[ExecutionPointer]) -> bool:
-    return all(pointer.status in _FINISHED for pointer in pointers)
+    return all(pointer.status in (PointerStatus.Complete, PointerStatus.Failed) for pointer in pointers)

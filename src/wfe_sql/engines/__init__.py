@@ -24,7 +24,7 @@ class Statement:
         query: The query's name.
         params: Its parameters by name; a list of them for a query that runs many times.
         otherwise: The error of the unit if the query returns or changes no row.
-        conflicts: The error of the unit if a unique column, "table.column", already has the value.
+        conflicts: Makes the error of the unit if a unique column, "table.column", already has the value.
         ended: For the first statement of a unit: called when the unit ended, before its caller knows, and even if the
             caller was cancelled, with the results, the error, or None if nothing ran.
         refused: The error of the unit if the row that the query returns begins with 0.
@@ -35,7 +35,7 @@ class Statement:
     query: str
     params: Params
     otherwise: Exception | None = None
-    conflicts: Mapping[str, Exception] = field(default_factory=dict)
+    conflicts: Mapping[str, Callable[[], Exception]] = field(default_factory=dict)
     ended: "Ended | None" = None
     operation: str = ""
     refused: Exception | None = None
@@ -80,6 +80,18 @@ class UniqueViolationError(StoreError):
         super().__init__(f"duplicate value for {column}; nothing was written")
 
 
+_process = os.getpid()
+
+
+def _note_fork() -> None:
+    """Note, in a child, which process this is: asking the system at each call would take longer."""
+    global _process
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 def running_loop(target: object) -> asyncio.AbstractEventLoop:
     """Return the event loop that a provider is used on.
 
@@ -108,7 +120,7 @@ class Home:
         Raises:
             StoreError: No asyncio event loop is running.
         """
-        return cls(running_loop(target), os.getpid())
+        return cls(running_loop(target), _process)
 
 
 def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
@@ -120,7 +132,7 @@ def check_usable(target: object, home: Home | None, *, is_open: bool) -> None:
     """
     if home is None or not is_open:
         raise not_open(target, home)
-    if os.getpid() != home.process:
+    if _process != home.process:
         raise StoreError(
             f"the provider of {target} belongs to process {home.process}, which this one was forked from; "
             "open one after the fork"

@@ -162,7 +162,8 @@ def is_a(connection: object, *names: str) -> bool:
 
 def unusable(target: object, why: str) -> StoreError:
     """Return the error for a connection on which no unit can run."""
-    return StoreError(f"the connection cannot take a unit of {target}: {' '.join(why.split())}. Nothing was written")
+    reason = " ".join(why.split()).removesuffix(".")
+    return StoreError(f"the connection cannot take a unit of {target}: {reason}. Nothing was written")
 
 
 NO_TRANSACTION = "it is not in a transaction, so nobody would commit the unit; begin one"

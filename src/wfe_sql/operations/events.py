@@ -55,7 +55,10 @@ class Events(Claims, EventRepository):
 def create_event(event: Event) -> Statement:
     """Return the statement that inserts an event."""
     row = EVENTS.encode(event)
-    exists = EventAlreadyExistsError(f"an event with id {event.id!r} already exists", event_id=event.id)
+
+    def exists() -> EventAlreadyExistsError:
+        return EventAlreadyExistsError(f"an event with id {row['id']!r} already exists", event_id=row["id"])
+
     return Statement("create_event", row, conflicts={"events.id": exists})
 
 

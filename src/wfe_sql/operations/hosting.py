@@ -9,7 +9,7 @@ from functools import cached_property
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, cast
 
-from wfe_sql.arguments import listed, wrong_type
+from wfe_sql.arguments import encode_count, listed, wrong_type
 from wfe_sql.durations import time_after
 from wfe_sql.errors import (
     ClaimLostError,
@@ -21,9 +21,12 @@ from wfe_sql.errors import (
     WorkflowNotFoundError,
 )
 from wfe_sql.models import Claim, ClaimKind, EventSubscription, Held, WorkflowInstance, utc_now
-from wfe_sql.repositories import Change, HostingRepository, PersistenceProvider, UnitOfWork
+from wfe_sql.repositories import Change, HostingRepository, InstanceHandler, PersistenceProvider, UnitOfWork
 
 _log = logging.getLogger("wfe_sql")
+
+_PAUSE = 1.0
+"""Seconds that a workflow stays held whose handler failed, so that it does not fail again and again."""
 
 HeldClaims = dict[tuple[ClaimKind, str, str], Held]
 """The claims that are held by `hold`, by kind, id and token."""
@@ -103,6 +106,48 @@ class Hosting(_Base):
             except (CorruptRowError, WorkflowNotFoundError) as error:
                 log_left_out(claim, error)
         return loaded
+
+    async def process_instances(
+        self, worker_id: str, handler: InstanceHandler, *, lease: timedelta, max_tasks: int
+    ) -> None:
+        if not callable(handler):
+            what = f"handler must be an async function that takes a Claim and a WorkflowInstance, not {handler!r}"
+            raise SerializationError(what, field="handler")
+        max_tasks = encode_count("max_tasks", max_tasks)
+        busy: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                limit = max_tasks - len(busy)
+                claimed = await self.claim_and_load_instances(self._clock(), worker_id, lease=lease, limit=limit)
+                for claim, instance in claimed:
+                    busy.add(task := asyncio.create_task(_process(self, claim, instance, handler, lease)))
+                    task.add_done_callback(busy.discard)
+                if len(busy) == max_tasks:
+                    await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
+                elif not claimed:
+                    await self.wait_for_work()
+        finally:
+            for task in busy:
+                task.cancel()
+            await asyncio.gather(*busy, return_exceptions=True)
+
+
+async def _process(
+    host: "Hosting", claim: Claim, instance: WorkflowInstance, handler: InstanceHandler, lease: timedelta
+) -> None:
+    try:
+        async with host.hold(claim, lease):
+            try:
+                await handler(claim, instance)
+            except* ClaimLostError:
+                raise
+            except* Exception:
+                _log.exception("the handler of workflow %r failed; it is called again", claim.id)
+                await asyncio.sleep(_PAUSE)
+    except* ClaimLostError:
+        _log.warning("workflow %r was lost to another host while it was handled", claim.id)
+    except* WfeError:
+        _log.exception("workflow %r could not be held, and is free when its lease is over", claim.id)
 
 
 @asynccontextmanager

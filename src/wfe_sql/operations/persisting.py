@@ -1,7 +1,8 @@
 """Storing an instance: a snapshot of it at the call, the statements that store it, and turns."""
 
 import asyncio
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -120,7 +121,7 @@ class NumberTakenError(Exception):
 def creation(snapshot: Snapshot, ended: Ended | None) -> list[Statement]:
     """Return the statements that store a new workflow; `ended` is called with the outcome."""
     workflow = snapshot.workflow
-    conflicts = {**_id_in_use(workflow), "workflows.name": _name_in_use(workflow)}
+    conflicts = {"workflows.id": partial(_id_in_use, workflow), "workflows.name": partial(_name_in_use, workflow)}
     create = Statement("create_new_workflow", workflow, conflicts=conflicts, ended=ended)
     return [create, *_insert_pointers(snapshot, snapshot.fingerprints)]
 
@@ -131,14 +132,15 @@ def numbered_creation(snapshot: Snapshot, draw: Statement, ended: Ended) -> list
     They fail with `NumberTakenError` if the name is in use.
     """
     workflow = snapshot.workflow
-    conflicts: dict[str, Exception] = {**_id_in_use(workflow), "workflows.name": NumberTakenError()}
+    conflicts: dict[str, Callable[[], Exception]] = {"workflows.name": NumberTakenError}
+    conflicts["workflows.id"] = partial(_id_in_use, workflow)
     create = Statement("create_numbered_workflow", workflow, otherwise=draw.otherwise, conflicts=conflicts, ended=ended)
     return [create, draw, *_insert_pointers(snapshot, snapshot.fingerprints)]
 
 
-def _id_in_use(workflow: Row) -> dict[str, Exception]:
+def _id_in_use(workflow: Row) -> WorkflowAlreadyExistsError:
     id_ = workflow["id"]
-    return {"workflows.id": WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_)}
+    return WorkflowAlreadyExistsError(f"a workflow with id {id_!r} already exists", workflow_id=id_)
 
 
 def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> list[Statement]:
@@ -155,7 +157,7 @@ def changes(snapshot: Snapshot, stored: Stored | None, ended: Ended | None) -> l
         workflow["expected_revision"] = stored.revision if is_known else _NO_REVISION
         workflow["expected_create_time"] = stored.create_time
         stored = stored if is_known else None
-    conflicts = {"workflows.name": _name_in_use(workflow)}
+    conflicts = {"workflows.name": partial(_name_in_use, workflow)}
     nothing_changed = NothingChangedError()
     persist = Statement("persist_workflow", workflow, otherwise=nothing_changed, conflicts=conflicts, ended=ended)
     return [persist, *_change_pointers(snapshot, stored)]

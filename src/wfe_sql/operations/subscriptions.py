@@ -1,6 +1,5 @@
 """The operations on event subscriptions."""
 
-from collections.abc import Mapping
 from datetime import datetime
 
 from wfe_sql.arguments import encode_argument, encode_id, encode_limit, encode_name_key_bound
@@ -53,9 +52,11 @@ class Subscriptions(Claims, SubscriptionRepository):
 def create_subscription(subscription: EventSubscription) -> Statement:
     """Return the statement that inserts a subscription."""
     row = EVENT_SUBSCRIPTIONS.encode(subscription)
-    exists = StoreError(f"a subscription with id {subscription.id!r} already exists; nothing was written")
-    conflicts: Mapping[str, Exception] = {"event_subscriptions.id": exists}
-    return Statement("create_event_subscription", row, conflicts=conflicts)
+
+    def exists() -> StoreError:
+        return StoreError(f"a subscription with id {row['id']!r} already exists; nothing was written")
+
+    return Statement("create_event_subscription", row, conflicts={"event_subscriptions.id": exists})
 
 
 def terminate_subscription(id_: str) -> Statement:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from functools import cache
 from math import isfinite
 from types import TracebackType
 from typing import Any, Self
@@ -139,17 +140,18 @@ class SqlUnitOfWork(UnitOfWork):
         now: Callable[[], str],
         claim: Claim | None,
         *,
-        check: Statement | None,
-        release: Statement | None,
+        fence: Statement | None,
+        release: bool,
         raises_on_conflict: bool,
-        held: Held | None = None,
+        held: Held | None,
     ) -> None:
         """Begin empty; see `UnitRepository.unit`."""
         self._engine = engine
         self._now = now
         self._claim = claim
-        self._check = check
-        self._release = release
+        self._fence = fence
+        self._releases = release
+        self._is_fenced = False
         self._raises_on_conflict = raises_on_conflict
         self._held = held
         self._operations: list[_Operation] = []
@@ -196,8 +198,7 @@ class SqlUnitOfWork(UnitOfWork):
             raise StoreError(f"the unit already persists the instance of workflow {id_!r}; once is enough")
         rows = [("subscription", subscription.id) for subscription in subscriptions]
         self._add(_Persist(*_named(name, id_), instance, snapshot, more), ("workflow", id_), *rows)
-        if claim is not None:
-            self._check = None
+        self._is_fenced |= claim is not None
 
     def create_event(self, event: Event) -> None:
         statement = create_event(event)
@@ -206,8 +207,7 @@ class SqlUnitOfWork(UnitOfWork):
     def mark_event_processed(self, id: str) -> None:
         claim = self._claim_on(ClaimKind.Event, id)
         self._add_plain("mark_event_processed", id, [mark_event_processed(id, claim)], "event")
-        if claim is not None:
-            self._check = None
+        self._is_fenced |= claim is not None
 
     def mark_event_unprocessed(self, id: str) -> None:
         self._add_plain("mark_event_unprocessed", id, [mark_event_unprocessed(id)], "event")
@@ -308,11 +308,9 @@ class SqlUnitOfWork(UnitOfWork):
         """
         self._check_open()
         self._is_over = True
-        if self._check is not None and self._release is not None:
-            self._check = None  # releasing checks it too
-        for name, statement in (("check_claim", self._check), ("release_claim", self._release)):
-            if statement is not None and self._claim is not None:
-                self._operations.append(_Operation(*_named(name, self._claim.id), [statement]))
+        if self._claim is not None and self._fence is not None and (self._releases or not self._is_fenced):
+            name = "release_claim" if self._releases else "check_claim"  # releasing checks it too
+            self._operations.append(_Operation(*_named(name, self._claim.id), [self._fence]))
         self._operations.sort(key=lambda operation: operation.order)
 
     def _statements(self) -> list[Statement]:
@@ -432,15 +430,18 @@ class Units(Claims, UnitRepository):
         return self._unit(claim, release=False, raises_on_conflict=True)
 
     def _unit(self, claim: Claim | None, *, release: bool, raises_on_conflict: bool) -> UnitOfWork:
-        ends = claim if release else None
+        fence, held = None, None
+        if claim is not None:
+            fence = release_claim(claim) if release else check_claim(claim)
+            held = self._held_claims.get((claim.kind, claim.id, claim.token)) if release else None
         return SqlUnitOfWork(
             self._engine,
             self._now,
             claim,
-            check=None if claim is None else check_claim(claim),
-            release=None if ends is None else release_claim(ends),
+            fence=fence,
+            release=release,
             raises_on_conflict=raises_on_conflict,
-            held=None if ends is None else self._held_claims.get((ends.kind, ends.id, ends.token)),
+            held=held,
         )
 
     async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
@@ -488,8 +489,12 @@ def _encode_value(query: str, param: str, value: Any) -> Any:
 
 def _named(name: str, id_: str) -> tuple[str, tuple[int, str]]:
     """Return the name of an operation, and its place in the order."""
-    place = next(place for place, start in enumerate(_ORDER) if name.startswith(start))
-    return f"{name}({id_!r})" if id_ else name, (place, id_)
+    return f"{name}({id_!r})" if id_ else name, (_place(name), id_)
+
+
+@cache
+def _place(name: str) -> int:
+    return next(place for place, start in enumerate(_ORDER) if name.startswith(start))
 
 
 def persist_errors(errors: Sequence[ExecutionError]) -> list[Statement]:

@@ -365,7 +365,7 @@ class PostgresEngine:
             if is_about_all(error):
                 return [unit_error(self._store, error, unit, self._store.statement_timeout) for unit in units]
         else:
-            ring(self._store.id)
+            self._note_commit()
             return outcomes
         if len(units) == 1:
             return [None]
@@ -405,8 +405,12 @@ class PostgresEngine:
         except Exception as error:
             part[0].name_in(error)
             return error
-        ring(self._store.id)
+        self._note_commit()
         return results
+
+    def _note_commit(self) -> None:
+        self.commits += 1
+        ring(self._store.id)
 
     @asynccontextmanager
     async def _transaction(
@@ -536,7 +540,7 @@ class PostgresEngine:
 
         results = await self._with_connection(work, attempt)
         if writes and any(results):
-            ring(self._store.id)
+            self._note_commit()
         return results
 
     def _is_one_statement(self, statement: Statement) -> bool:
@@ -616,7 +620,6 @@ class PostgresEngine:
         finally:
             attempt.connection = None
             await connection.stopped()
-        self.commits += attempt.may_have_committed
         return done
 
     async def _make_store(self) -> None:

@@ -233,8 +233,8 @@ def _conflict(unit: Unit, column: str, detail: str) -> Exception | None:
     for statement, error in said:
         params = statement.params
         if not isinstance(params, Sequence) and f"=({params[name]})" in detail:
-            return error
-    return said[0][1] if said else None
+            return error()
+    return said[0][1]() if said else None
 
 
 def _unique_column(error: psycopg.Error) -> str:

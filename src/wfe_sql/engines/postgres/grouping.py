@@ -144,6 +144,7 @@ GROUPS = {
         Group("next_definition_sequence", _value, key="definition_id", lock="lock_definition_sequences", shares=True),
         Group("create_event", _changed, alone="create_event"),
         Group("get_event", _row, writes=False, alone="get_event"),
+        Group("get_events_since", _rows, writes=False, alone="get_events_since"),
         Group("mark_event_processed", _changed, key="id", lock="lock_events"),
         Group("mark_event_unprocessed", _changed, key="id", lock="lock_events"),
         Group("claim_runnable_events", _rows, alike="as_at"),

@@ -422,7 +422,7 @@ class SqliteEngine:
             if code_of(error) not in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
                 raise
             column = str(error).removeprefix("UNIQUE constraint failed: ")
-            raise statement.conflicts.get(column, UniqueViolationError(column)) from error
+            raise statement.conflicts.get(column, partial(UniqueViolationError, column))() from error
         except sqlite3.OperationalError as error:
             if is_undecodable(error):
                 result = self._run_with_undecodable_text(statement, connection)

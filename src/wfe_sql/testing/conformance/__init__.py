@@ -33,7 +33,13 @@ from wfe_sql.testing.conformance.conflicts import (
 )
 from wfe_sql.testing.conformance.errors import TestExecutionErrors
 from wfe_sql.testing.conformance.events import TestEventRepository
-from wfe_sql.testing.conformance.hosting import TestChange, TestHold, TestLoadedClaims, TestNumberedWorkflows
+from wfe_sql.testing.conformance.hosting import (
+    TestChange,
+    TestHold,
+    TestLoadedClaims,
+    TestNumberedWorkflows,
+    TestProcess,
+)
 from wfe_sql.testing.conformance.maintenance import (
     TestDeleting,
     TestDump,
@@ -85,6 +91,7 @@ __all__ = [
     "TestLoadedClaims",
     "TestMaintenanceOfCommands",
     "TestNumberedWorkflows",
+    "TestProcess",
     "TestScheduledCommandRepository",
     "TestStore",
     "TestSubscriptionRepository",

@@ -1,8 +1,8 @@
-"""What `HostingRepository` promises: claims that are held, changes that are not lost, numbers, and loaded claims."""
+"""What `HostingRepository` promises: held claims, changes that are not lost, numbers, and claims loaded and handled."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -16,7 +16,7 @@ from wfe_sql.errors import (
     WorkflowNotFoundError,
 )
 from wfe_sql.models import Claim, WorkflowInstance, WorkflowStatus
-from wfe_sql.repositories import PersistenceProvider
+from wfe_sql.repositories import InstanceHandler, PersistenceProvider
 from wfe_sql.testing.clock import ManualClock
 from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
 
@@ -366,3 +366,131 @@ class TestLoadedClaims:
         good: dict[str, Any] = {"as_at": TIME, "worker_id": "one", "lease": LEASE, "limit": 1}
         with pytest.raises(SerializationError, match=next(iter(bad))):
             await provider.claim_and_load_instances(**good | bad)
+
+
+@asynccontextmanager
+async def _processing(
+    provider: PersistenceProvider, handler: InstanceHandler, *, lease: timedelta = LEASE, max_tasks: int = 10
+) -> AsyncIterator[None]:
+    processing = asyncio.create_task(provider.process_instances("one", handler, lease=lease, max_tasks=max_tasks))
+    try:
+        yield
+    finally:
+        processing.cancel()
+        with suppress(asyncio.CancelledError):
+            await processing
+
+
+@pytest.mark.asyncio
+class TestProcess:
+    """A handler is called with what is due."""
+
+    async def test_each_that_is_due_is_handled_under_its_claim(self, provider: PersistenceProvider) -> None:
+        done: list[str] = []
+
+        async def finish(claim: Claim, instance: WorkflowInstance) -> None:
+            assert (claim.id, claim.worker_id) == (instance.id, "one")
+            instance.next_execution = None
+            async with provider.unit(claim, release=True) as unit:
+                unit.persist_workflow(instance)
+            done.append(instance.id)
+
+        for number in range(5):
+            await provider.create_new_workflow(sample_instance(id=f"w{number}", next_execution=0))
+        async with _processing(provider, finish):
+            await _until(lambda: len(done) == 5)
+            await provider.create_new_workflow(sample_instance(id="later", next_execution=0))
+            await _until(lambda: len(done) == 6)
+        assert sorted(done) == ["later", "w0", "w1", "w2", "w3", "w4"]
+        assert await provider.get_runnable_instances(TIME) == []
+
+    async def test_no_more_are_handled_at_a_time_than_may_be(self, provider: PersistenceProvider) -> None:
+        at_once, most, done = 0, 0, list[str]()
+
+        async def finish(claim: Claim, instance: WorkflowInstance) -> None:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            instance.next_execution = None
+            await provider.persist_workflow(instance, claim=claim)
+            at_once -= 1
+            done.append(instance.id)
+
+        for number in range(7):
+            await provider.create_new_workflow(sample_instance(id=f"w{number}", next_execution=0))
+        async with _processing(provider, finish, max_tasks=2):
+            await _until(lambda: len(done) == 7)
+        assert most == 2
+        assert len(set(done)) == 7
+        assert await provider.get_runnable_instances(TIME) == []
+
+    async def test_one_that_fails_stays_held_for_a_while_and_stops_no_others(
+        self, provider: PersistenceProvider, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        done: list[str] = []
+
+        async def fail_once(claim: Claim, instance: WorkflowInstance) -> None:
+            done.append(instance.id)
+            if done == ["bad"]:
+                raise ValueError("mine")
+            instance.next_execution = None
+            await provider.persist_workflow(instance, claim=claim)
+
+        await provider.create_new_workflow(sample_instance(id="bad", next_execution=0))
+        async with _processing(provider, fail_once):
+            await _until(lambda: "the handler of workflow 'bad' failed" in caplog.text)
+            await provider.create_new_workflow(sample_instance(id="good", next_execution=0))
+            await _until(lambda: len(done) == 3)
+        assert done == ["bad", "good", "bad"]
+
+    async def test_when_it_ends_its_handlers_have_ended_and_their_claims_are_given_back(
+        self, provider: PersistenceProvider
+    ) -> None:
+        seen: list[str] = []
+
+        async def hang(claim: Claim, instance: WorkflowInstance) -> None:
+            seen.append("begun")
+            try:
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(0)
+                seen.append("ended")
+
+        await provider.create_new_workflow(sample_instance(id="claimed", next_execution=0))
+        async with _processing(provider, hang):
+            await _until(lambda: bool(seen))
+        assert seen == ["begun", "ended"]
+        assert (await _claim(provider, "two")).id == "claimed"
+
+    async def test_a_lost_claim_cancels_its_handler_alone(
+        self, provider: PersistenceProvider, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        theirs: list[Claim] = []
+        done: list[str] = []
+
+        async def lose(claim: Claim, instance: WorkflowInstance) -> None:
+            if instance.id == "claimed":
+                while not theirs:  # a renewal may come between
+                    clock.advance(seconds=1)
+                    theirs.extend(await provider.claim_runnable_instances(TIME, "two", lease=LEASE, limit=1))
+                await asyncio.sleep(30)
+            done.append(instance.id)
+            instance.next_execution = None
+            await provider.persist_workflow(instance, claim=claim)
+
+        await provider.create_new_workflow(sample_instance(id="claimed", next_execution=0))
+        async with _processing(provider, lose, lease=BRIEF, max_tasks=1):
+            await _until(lambda: "workflow 'claimed' was lost" in caplog.text)
+            await provider.create_new_workflow(sample_instance(id="other", next_execution=0))
+            await _until(lambda: bool(done))
+        assert done == ["other"]
+        await provider.renew_claim(theirs[0], LEASE)
+
+    @pytest.mark.parametrize("bad", [{"worker_id": ""}, {"handler": None}, {"lease": timedelta(0)}, {"max_tasks": 0}])
+    async def test_bad_input(self, provider: PersistenceProvider, bad: dict[str, Any]) -> None:
+        async def handle(claim: Claim, instance: WorkflowInstance) -> None:
+            pytest.fail("nothing is due")
+
+        good: dict[str, Any] = {"worker_id": "one", "handler": handle, "lease": LEASE, "max_tasks": 1}
+        with pytest.raises(SerializationError, match=next(iter(bad))):
+            await provider.process_instances(**good | bad)
