@@ -109,7 +109,7 @@ async def test_an_index_that_finds_the_rows_of_others(tmp_path: Path) -> None:
     file.write_bytes(content)
     async with connect(file) as provider:
         with pytest.raises(CorruptRowError, match="index and table disagree on a pointer of workflow 'workflow-,'"):
-            await provider.get_workflow_instances(["workflow-1"])
+            await provider.get_workflow_instances(["workflow-1", "workflow-2"])
 
 
 @pytest.mark.parametrize("mode", ["rwc", "ro"])
