@@ -279,7 +279,13 @@ LIMIT :row_limit;
 -- What waits for a pointer that its workflow, which is unfinished, does not have: table, id, the column and its value, and
 -- the workflow. Other references to pointers do not count: hosts may remove pointers that are done.
 -- used by: check
--- scan: open subscriptions, and all pointers
+-- scan: open subscriptions, and the pointers of unfinished workflows
+WITH unfinished AS MATERIALIZED (
+    SELECT id
+    FROM workflows
+    WHERE status IN ('Runnable', 'Suspended')
+)
+
 SELECT table_name, row_id, column_name, missing, workflow_id
 FROM (
     SELECT
@@ -304,7 +310,8 @@ FROM (
     SELECT
         'execution_pointers' AS table_name, execution_pointers.id AS row_id, 'predecessor_id' AS column_name,
         execution_pointers.predecessor_id AS missing, execution_pointers.workflow_id
-    FROM execution_pointers
+    FROM unfinished
+    INNER JOIN execution_pointers ON unfinished.id = execution_pointers.workflow_id
     WHERE
         execution_pointers.status = 'PendingPredecessor' AND execution_pointers.predecessor_id IS NOT NULL
         AND NOT EXISTS (
@@ -313,11 +320,6 @@ FROM (
             WHERE
                 predecessors.id = execution_pointers.predecessor_id
                 AND predecessors.workflow_id = execution_pointers.workflow_id
-        )
-        AND EXISTS (
-            SELECT 1
-            FROM workflows
-            WHERE workflows.id = execution_pointers.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
         )
 ) AS waiting
 ORDER BY table_name, row_id COLLATE "C"

@@ -16,6 +16,7 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing.samples import full_event, full_instance, full_pointer, full_subscription
 
 START = datetime(2026, 5, 28, 20, 0, tzinfo=UTC)
+DEFINITIONS = 5
 LIVE = 12
 """One workflow, event and subscription in this many is unfinished."""
 CHILDREN = 10
@@ -25,22 +26,28 @@ CHILDREN = 10
 async def fill_large(provider: SqlPersistenceProvider, workflows: int) -> None:
     """Store what a host has after a while: most of it is finished."""
     async with provider:
-        await asyncio.gather(*(_run_workflow(provider, number) for number in range(workflows)))
+        for number in range(DEFINITIONS):
+            await provider.next_definition_sequence(f"definition-{number}")
+        await asyncio.gather(*(_store_workflow(provider, number) for number in range(workflows)))
+        await provider.persist_errors([_error(number) for number in range(workflows)])
 
 
-async def _run_workflow(provider: SqlPersistenceProvider, number: int) -> None:
+async def _store_workflow(provider: SqlPersistenceProvider, number: int) -> None:
     at = START + timedelta(seconds=number)
-    definition = f"definition-{number % 5}"
+    definition = f"definition-{number % DEFINITIONS}"
+    is_finished = number % LIVE != 0
     workflow = WorkflowInstance(
         id=f"workflow-{number}",
-        name=f"{definition}-{await provider.next_definition_sequence(definition)}",
+        name=f"{definition}-{number // DEFINITIONS + 1}",
         root_workflow_id=f"workflow-{number - number % CHILDREN}" if number % CHILDREN else None,
         workflow_definition_id=definition,
         version=1,
         data={"number": number},
         execution_pointers=[ExecutionPointer(step_id=step) for step in range(4)],
-        next_execution=number,
+        status=WorkflowStatus.Complete if is_finished else WorkflowStatus.Runnable,
+        next_execution=None if is_finished else number,
         create_time=at,
+        complete_time=at if is_finished else None,
     )
     subscription = EventSubscription(
         workflow_id=workflow.id,
@@ -51,21 +58,27 @@ async def _run_workflow(provider: SqlPersistenceProvider, number: int) -> None:
         subscribe_as_of=at,
     )
     event = Event(
-        event_name=subscription.event_name, event_key=subscription.event_key, event_data=number, event_time=at
-    )
-    error = ExecutionError(
-        workflow_id=f"workflow-{number % 40}", execution_pointer_id="pointer", message="no", error_time=at
+        event_name=subscription.event_name,
+        event_key=subscription.event_key,
+        event_data=number,
+        event_time=at,
+        is_processed=is_finished,
     )
     await provider.create_new_workflow(workflow)
-    await provider.persist_workflow_with_subscriptions(workflow, [subscription])
+    await provider.create_event_subscription(subscription)
     await provider.create_event(event)
-    await provider.persist_errors([error])
     await provider.schedule_command(ScheduledCommand.process_workflow(workflow.id, number))
-    if number % LIVE != 0:
-        workflow.status, workflow.next_execution, workflow.complete_time = WorkflowStatus.Complete, None, at
-        await provider.persist_workflow(workflow)
+    if is_finished:
         await provider.terminate_subscription(subscription.id)
-        await provider.mark_event_processed(event.id)
+
+
+def _error(number: int) -> ExecutionError:
+    return ExecutionError(
+        workflow_id=f"workflow-{number % 40}",
+        execution_pointer_id="pointer",
+        message="no",
+        error_time=START + timedelta(seconds=number),
+    )
 
 
 async def fill_small(provider: SqlPersistenceProvider) -> None:

@@ -153,7 +153,7 @@ async def test_a_unit_may_come_first(provider: SqlPersistenceProvider, connect: 
     assert (await provider.get_event("e")).id == "e"
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str, indirect=True)
+@pytest.mark.parametrize("way", MOST_SLOW, ids=str, indirect=True)
 async def test_when_the_caller_rolls_back_nothing_is_stored(provider: SqlPersistenceProvider, connect: Connect) -> None:
     loaded = full_instance(id="loaded")
     await provider.create_new_workflow(loaded)
@@ -200,7 +200,7 @@ async def test_after_the_commit_an_instance_is_to_be_loaded_again(
     await provider.persist_workflow(loaded)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str, indirect=True)
+@pytest.mark.parametrize("way", MOST_SLOW, ids=str, indirect=True)
 async def test_a_unit_that_fails_leaves_the_transaction_as_it_was(
     way: Way, provider: SqlPersistenceProvider, connect: Connect
 ) -> None:
