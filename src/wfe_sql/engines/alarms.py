@@ -31,7 +31,7 @@ def forget(store_id: str, listener: Callable[[], None]) -> None:
 
 
 class Ring(Protocol):
-    """What an alarm calls when it rings."""
+    """What an alarm calls, on the event loop, when it rings."""
 
     def __call__(self, *, is_due: bool = False) -> None:
         """Note that the store was changed.

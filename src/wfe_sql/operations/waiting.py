@@ -157,19 +157,24 @@ class Watch:
         """Stop listening for changes."""
         forget(self._engine.store_id, self.ring)
 
-    def ring(self, *, is_due: bool = False) -> None:
-        """Note that the store was changed; called on any thread.
-
-        Args:
-            is_due: Whether the change makes something due, now or later: waiters are then told without a look.
-        """
-        self._is_due = self._is_due or is_due
+    def ring(self) -> None:
+        """Note that this process has changed the store; called on any thread."""
         if not self._is_rung:
             self._is_rung = True
             task = self._task
             if task is not None:
                 with suppress(RuntimeError):  # the loop is closed
                     task.get_loop().call_soon_threadsafe(self._wake.set)
+
+    def hear_alarm(self, *, is_due: bool = False) -> None:
+        """Note that others have changed the store; called on the event loop.
+
+        Args:
+            is_due: Whether the change makes something due, now or later: waiters are then told without a look.
+        """
+        self._is_due = self._is_due or is_due
+        self._is_rung = True
+        self._wake.set()
 
     async def look(self) -> _Due:
         """Return what is due, and when the next thing becomes due."""
@@ -198,7 +203,7 @@ class Watch:
     async def _open_alarm(self) -> Alarm:
         if self._alarm is None:
             listen(self._engine.store_id, self.ring)
-            self._alarm = await self._engine.open_alarm(self.ring, self._poll_interval)
+            self._alarm = await self._engine.open_alarm(self.hear_alarm, self._poll_interval)
         return self._alarm
 
     async def _turn(self, alarm: Alarm) -> None:
