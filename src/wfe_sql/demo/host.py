@@ -85,7 +85,7 @@ class WorkflowHost:
             try:
                 if not await do_what_is_due():
                     await self._store.wait_for_work()
-            except ExceptionGroup:  # what failed is still due
+            except ExceptionGroup:  # whatever failed is still due
                 _log.exception("not everything that is due could be done")
                 await asyncio.sleep(_PAUSE)
 
@@ -118,12 +118,12 @@ class WorkflowHost:
         result: steps.Outcome
         try:
             result = None if body is None else await body(instance, pointer)
-        except Exception as error:  # whatever it is, it is stored, and the step is retried
+        except Exception as error:  # any error is stored, and the step is retried
             result = error
         await self._persist(turn, partial(definition.apply, ran=pointer, result=result, now=self._clock()))
 
     async def _persist(self, turn: _Turn, change: Callable[[WorkflowInstance], steps.Effect | None]) -> None:
-        """Change a workflow and store it with what comes of it; give it back when it is to wait now."""
+        """Change a workflow and store it with everything that follows; release it if it now waits."""
         async with turn.storing:
             turn.running -= 1
             while True:
@@ -139,7 +139,7 @@ class WorkflowHost:
             await self._deliver_event(wait.event_ids[0])
 
     async def _deliver_events(self) -> bool:
-        """Hand over events that have come, unclaimed: of two hosts that do so at once, one has a conflict."""
+        """Deliver due events without claiming them: if two hosts do so at once, one gets a conflict."""
         due = await self._store.get_runnable_events(self._clock(), limit=self._max_tasks)
         outcomes = await asyncio.gather(*map(self._deliver_event, due), return_exceptions=True)
         if failures := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
@@ -147,7 +147,7 @@ class WorkflowHost:
         return bool(due)
 
     async def _deliver_event(self, event_id: str) -> None:
-        """Hand an event to all who wait for it; again if a workflow was changed meanwhile, perhaps by another host."""
+        """Deliver an event to everyone waiting for it; retry if another host changed a workflow meanwhile."""
         while True:
             event = await self._store.get_event(event_id)
             waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)

@@ -1,4 +1,4 @@
-"""What a workflow of the demo host is made of, and how a step's result moves its pointers. Nothing here awaits a store.
+"""What a workflow of the demo host is made of, and how a step's result moves its pointers. Nothing here uses a store.
 
 A pointer is due when it is `active` and its `sleep_until` is past. What waits for something else is not active.
 """
@@ -13,7 +13,7 @@ from wfe_sql.models import PointerStatus, Subscribed, WorkflowInstance, Workflow
 from wfe_sql.repositories import UnitOfWork
 
 _LOOK_BACK = timedelta(minutes=1)
-"""When a pointer that waits is due, in case its host is killed before it has looked for an event that came before."""
+"""When a waiting pointer is due anyway, in case its host is killed before it has looked for an earlier event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Run the step again later, woken by a scheduled command or by `next_execution`; `remember` is JSON for then."""
+    """Run the step again later, woken by a command or by `next_execution`; it finds `remember`, JSON, again."""
 
     duration: timedelta
     remember: Any
@@ -47,7 +47,7 @@ StepBody = Callable[[WorkflowInstance, ExecutionPointer], Awaitable[Result]]
 """What a step does. It changes nothing in its arguments; what it returns or raises is stored."""
 
 Effect = Callable[[UnitOfWork], Subscribed | None]
-"""Adds what is to be stored together with a workflow."""
+"""Adds what is stored together with a workflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Definition:
     steps: tuple[Step, ...]
 
     def new(self, data: dict[str, Any], now: datetime) -> WorkflowInstance:
-        """Return a workflow that is to begin now."""
+        """Return a workflow that starts now."""
         instance = WorkflowInstance(workflow_definition_id=self.id, version=self.version, data=data, create_time=now)
         instance.execution_pointers.append(self._pointer(self.steps[0].name))
         return instance
@@ -143,7 +143,7 @@ def due_pointers(instance: WorkflowInstance, now: datetime) -> list[ExecutionPoi
 
 
 def publish(instance: WorkflowInstance, pointer_ids: set[str], event: Event | None, now: datetime) -> None:
-    """Hand an event to those of the pointers that still wait for one; with None, leave them until one is delivered."""
+    """Give an event to the pointers that still wait for one; with None, they wait until one is delivered."""
     for pointer in instance.execution_pointers:
         if pointer.id in pointer_ids and pointer.status is PointerStatus.WaitingForEvent:
             pointer.active, pointer.sleep_until = event is not None, None
@@ -162,7 +162,7 @@ def wake(instance: WorkflowInstance, now: datetime) -> None:
 
 
 def settle(instance: WorkflowInstance, now: datetime) -> bool:
-    """Set what follows from the pointers: whether the workflow is complete, and when it is due; return if it is now."""
+    """Derive from the pointers whether the workflow is complete and when it is due; return whether it is due now."""
     if instance.status is WorkflowStatus.Runnable and _all_finished(instance.execution_pointers):
         instance.status, instance.complete_time = WorkflowStatus.Complete, now
     active = [p for p in instance.execution_pointers if p.active and instance.status is WorkflowStatus.Runnable]

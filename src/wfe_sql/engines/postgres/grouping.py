@@ -88,7 +88,7 @@ class Group:
         return f"{self.lead}_group"
 
     def results_of(self, rows: Rows) -> Results | None:
-        """Turn a unit's rows into the results of its queries; None if somebody else holds the row it must change."""
+        """Turn a unit's rows into the results of its queries; None if another transaction holds its row."""
         return None if self.lock and rows and rows[0][0] is None else self.results(rows)
 
     def results_alone(self, result: Any) -> Results | None:
@@ -221,8 +221,8 @@ _CHECKS = {"check_workflow_claim": "lock_workflows", "check_event_claim": "lock_
 """Queries that check a claim, each with the query that waits for the row."""
 
 _TOGETHER = frozenset({*GROUPS, *_POINTER_WRITES, *_CHECKS, "persist_errors", "schedule_command"})
-"""Queries allowed in units that run together, because none waits long. The application's own queries are not: their
-locks last until the transaction ends, in an order that is right only for their own unit."""
+"""Queries allowed in units that run together, because none waits long. The application's own queries are excluded:
+their locks last until the transaction ends, in an order that is safe only for their own unit."""
 
 
 _Part = tuple[int, int, Unit]
