@@ -94,7 +94,7 @@ def assert_sound(
             await asyncio.gather(*(provider.next_definition_sequence("order") for _ in range(20)))
             while {state for _, state in admin("list_connections", application=schema)} != {"idle"}:
                 await asyncio.sleep(0)
-            while admin("count_connections", application=schema) > 3:  # the server ends those that were closed in its time
+            while admin("count_connections", application=schema) > 3:  # the server is still ending some
                 await asyncio.sleep(0)
             with psycopg.connect(postgres_url, options=f"-c search_path={schema}") as holding:
                 holding.execute("LOCK TABLE wfe_sql_store IN ACCESS EXCLUSIVE MODE")
