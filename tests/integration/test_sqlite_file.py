@@ -425,7 +425,6 @@ def test_a_provider_that_is_dropped_without_close(file: Path) -> None:
     gc.collect()
     assert set(threading.enumerate()) <= before  # a thread of an earlier test may have ended meanwhile
     assert open_files(file) == []
-    assert not Path(f"{file}-wal").exists()
 
 
 def test_a_provider_that_is_dropped_after_its_loop_has_ended(file: Path) -> None:
