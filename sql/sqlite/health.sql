@@ -240,6 +240,7 @@ LIMIT :row_limit;
 -- the workflow. Other references to pointers do not count: hosts may remove pointers that are done.
 -- used by: check
 -- scan: open subscriptions, and all pointers
+-- keep: each +; without it, SQLite 3.35 reads the workflows first
 SELECT
     'event_subscriptions' AS table_name, event_subscriptions.id AS row_id, 'execution_pointer_id' AS column_name,
     event_subscriptions.execution_pointer_id AS missing, event_subscriptions.workflow_id
@@ -256,7 +257,7 @@ WHERE
     AND EXISTS (
         SELECT 1
         FROM workflows
-        WHERE workflows.id = event_subscriptions.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
+        WHERE workflows.id = +event_subscriptions.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
     )
 UNION ALL
 SELECT
@@ -275,7 +276,7 @@ WHERE
     AND EXISTS (
         SELECT 1
         FROM workflows
-        WHERE workflows.id = execution_pointers.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
+        WHERE workflows.id = +execution_pointers.workflow_id AND workflows.status IN ('Runnable', 'Suspended')
     )
 LIMIT :row_limit;
 
