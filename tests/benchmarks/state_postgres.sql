@@ -24,15 +24,12 @@ CHECKPOINT;
 -- name: get_bytes_logged()$
 SELECT (pg_current_wal_lsn() - '0/0'::PG_LSN)::BIGINT AS bytes_logged;
 
--- name: get_commits()$
--- Reads are in it: each statement commits.
-SELECT xact_commit
-FROM pg_stat_database
-WHERE datname = current_database();
+-- name: remove_dead_rows()#
+VACUUM workflows, execution_pointers;
 
--- name: get_next_transaction_id()$
--- Only what writes, or locks a row, takes one.
-SELECT pg_snapshot_xmax(pg_current_snapshot())::TEXT::BIGINT AS next_id;
+-- name: lock_workflow(id)$
+-- Until the transaction ends.
+SELECT id FROM workflows WHERE id = :id FOR UPDATE;
 
 -- name: describe_state()
 -- The reference has no column `terminated`.

@@ -100,17 +100,6 @@ def test_hosts_share_a_store(tmp_path: Path, where: list[str]) -> None:
     ]
 
 
-def test_an_idle_host_writes_nothing_and_needs_no_lock(tmp_path: Path) -> None:
-    results = run(BENCHMARKS / "idle.py", tmp_path, "--seconds", "0.5")["results"]
-    assert [figures["changes committed"] for figures in results.values()] == [0, 0]
-    assert all(figures["calls"] > 0 for figures in results.values())
-
-
-def test_an_idle_host_takes_a_transaction_id_only_to_begin_its_wait(tmp_path: Path) -> None:
-    results = run(BENCHMARKS / "idle.py", tmp_path, "--postgres", "--seconds", "0.5")["results"]
-    assert results["PostgreSQL"]["transaction ids"] <= 1
-
-
 @pytest.mark.parametrize("where", [[], ["--postgres", "--repeat", "1"]])
 def test_hosts_wait_for_events(tmp_path: Path, where: list[str]) -> None:
     report = run(BENCHMARKS / "waiting.py", tmp_path, "--hosts", "2", "--events", "3", "--seconds", "0.1", *where)

@@ -30,7 +30,7 @@ from sides.library import LIBRARY, LIBRARY_ON_POSTGRES
 
 from wfe_sql import Event, PersistenceProvider, connect, utc_now
 
-LEASE = timedelta(minutes=1)
+LEASE = timedelta(seconds=10)
 CALLERS = 64
 
 
@@ -65,17 +65,21 @@ async def handle_events(provider: PersistenceProvider) -> None:
 class Hosts:
     """Host processes of one store."""
 
-    def __init__(self, number: int, url: str, schema: str, log: Path) -> None:
-        self._log = log
-        with log.open("a") as said:
+    def __init__(self, number: int, url: str, schema: str, logs: Path) -> None:
+        logs.mkdir()
+        self._logs = [logs / str(each) for each in range(number)]
+        self._processes = []
+        for log in self._logs:
             command = [sys.executable, __file__, "--host", url, schema]
-            self._processes = [
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, text=True) for _ in range(number)
-            ]
+            with log.open("w") as said:
+                self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, text=True))
         self.wait_for("ready", number)
 
     def said(self, what: str) -> list[Any]:
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
+        return [line for log in self._logs for line in self._read(log, what)]
+
+    def _read(self, log: Path, what: str) -> list[Any]:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
         return [line for line in lines if what in line]
 
     def wait_for(self, what: str, number: int) -> list[Any]:
@@ -91,7 +95,8 @@ class Hosts:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        return self.wait_for("cpu", before + len(self._processes))[before:]
+        self.wait_for("cpu", before + len(self._processes))
+        return [self._read(log, "cpu")[-1] for log in self._logs]
 
     def end(self) -> None:
         for process in self._processes:
@@ -109,16 +114,16 @@ async def send(url: str, schema: str, events: int) -> None:
             await provider.create_event(Event(event_name="e", event_key="", event_data=now, event_time=utc_now()))
 
 
-def measure_waiting(options: argparse.Namespace, places: Places, log: Path) -> dict[str, float]:
+def measure_waiting(options: argparse.Namespace, places: Places, logs: Path) -> dict[str, float]:
     with places.new_store("wfe-sql") as place:
         asyncio.run(bring_up_to_date(LIBRARY_ON_POSTGRES if options.postgres else LIBRARY, place))
         url, schema = (place.url, place.name) if options.postgres else (f"sqlite:///{place}", "")
-        hosts = Hosts(options.hosts, url, schema, log)
+        hosts = Hosts(options.hosts, url, schema, logs)
         try:
             asyncio.run(send(url, schema, options.events))
             waited = [line["waited"] for line in hosts.wait_for("waited", options.events)]
             figures = {f"wait, p{share}, ms": percentile(waited, share) for share in (50, 99)}
-            time.sleep(2)
+            time.sleep(LEASE.total_seconds() + 2)  # hosts that saw a claim look again when its lease ends
             hosts.ask()
             began = time.monotonic()
             time.sleep(options.seconds)
