@@ -15,6 +15,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from places import postgres_server
+from report import ON_DISK
+
 from wfe_sql import Event, ExecutionPointer, WorkflowInstance, connect, utc_now
 from wfe_sql.demo.host import WorkflowHost
 from wfe_sql.demo.steps import Definition, Done, Step, WaitFor
@@ -111,14 +114,11 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="on PostgreSQL rather than on SQLite")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to start workflows for (default: 5)")
     parser.add_argument("--callers", type=int, nargs="+", default=_CALLERS, help="how many workflows at once")
+    parser.add_argument("--folder", type=Path, default=ON_DISK, help="where stores are made (default %(default)s)")
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url = ""
-        if arguments.postgres:
-            from places import postgres_server
-
-            url = stack.enter_context(postgres_server(folder))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wfe-sql-", dir=arguments.folder)))
+        url = stack.enter_context(postgres_server(folder)) if arguments.postgres else ""
         for callers in arguments.callers:
             place = f"{url}{'&' if '?' in url else '?'}schema=steps_{callers}" if url else str(folder / f"{callers}.db")
             print(asyncio.run(measure(place, callers, arguments.seconds)), flush=True)
