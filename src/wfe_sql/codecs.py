@@ -57,7 +57,7 @@ def _encode_text(value: Any) -> str:
 def _encode_id_to_find(value: Any) -> str:
     text = _encode_text(value)
     if "\0" in text:
-        raise ValueError(f"contains a NUL character, which an id must not: {text!r}")
+        raise ValueError(f"contains a NUL character, which no id may have: {text!r}")
     return text
 
 

@@ -457,7 +457,7 @@ def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement
     """Return the statement that runs a query of the application.
 
     Raises:
-        QueryFileError: There is no query of this name.
+        QueryFileError: No query has this name.
         SerializationError: A parameter is missing or unknown, or a value cannot be stored.
     """
     application = engine.queries.application
