@@ -152,11 +152,11 @@ def _portable_time(value: str) -> str:
     return _read_time(value) if _ODD_DECIMALS.search(value) else value
 
 
-_SORTS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(?:\d{3}){1,3})?\+00:00", re.ASCII)
+_SORTS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(?:\d{3}){0,2}(?!000)\d{3})?\+00:00", re.ASCII)
 
 
 def is_sortable(time: str) -> bool:
-    """Tell whether a stored time is in the form that sorts as text."""
+    """Tell whether a stored time is in the form that sorts as text, in which equal times are equal text."""
     return _SORTS.fullmatch(time) is not None
 
 
