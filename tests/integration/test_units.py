@@ -1,6 +1,8 @@
 """Units of work beyond the conformance suite: across event loops, and grouped on PostgreSQL."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,26 @@ async def test_on_a_provider_that_is_not_open(make_provider: Callable[..., SqlPe
         assert await provider.get_event("e")
     with pytest.raises(ProviderClosedError):
         await _store(provider.unit(), lambda unit: unit.create_event(full_event()))
+
+
+async def test_a_unit_leaves_nothing_to_the_garbage_collector(
+    make_provider: Callable[..., SqlPersistenceProvider],
+) -> None:
+    async with make_provider() as provider:
+        gc.disable()
+        try:
+            instance = sample_instance(id="w")
+            unit = provider.unit()
+            await _store(unit, lambda unit: unit.create_new_workflow(instance))
+            persist = provider.unit()
+            await _store(persist, lambda unit: unit.persist_workflow(instance))
+            kept = weakref.ref(unit), weakref.ref(persist)
+            del unit, persist
+            async with asyncio.timeout(20):  # a thread lets go of what it ran a moment later
+                while any(ref() is not None for ref in kept):
+                    await asyncio.sleep(0)
+        finally:
+            gc.enable()
 
 
 async def test_a_provider_that_overwrites(make_provider: Callable[..., SqlPersistenceProvider]) -> None:
