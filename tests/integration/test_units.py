@@ -12,9 +12,11 @@ import pytest
 from wfe_sql import (
     Event,
     EventAlreadyExistsError,
+    ExecutionError,
     PostgresPersistenceProvider,
     ProviderClosedError,
     ScheduledCommand,
+    SerializationError,
     SqlitePersistenceProvider,
     StoreError,
     UnitOfWork,
@@ -128,3 +130,19 @@ async def test_units_that_wait_together_take_one_round_trip(schema: str, relay: 
         )
         assert [number for number, error in enumerate(ended) if error is not None] == [17]
         assert isinstance(ended[17], EventAlreadyExistsError)
+
+
+async def test_errors_that_are_stored_at_once_take_one_round_trip(schema: str, relay: Any) -> None:
+    def error(number: int) -> ExecutionError:
+        return ExecutionError(workflow_id="w", execution_pointer_id=f"p{number}", message="late" if number else "\0")
+
+    async with PostgresPersistenceProvider(relay.url, schema=schema, max_connections=1) as provider:
+        await provider.persist_errors([error(1)])
+        before = relay.round_trips
+        await asyncio.gather(*(provider.persist_errors([error(number)] * 2) for number in range(1, MANY)))
+        assert relay.round_trips - before <= 2
+        ended = await asyncio.gather(
+            *(provider.persist_errors([error(number)]) for number in range(3)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in ended] == [SerializationError, type(None), type(None)]
+        assert len(await provider.get_execution_errors("w")) == 1 + 2 * (MANY - 1) + 2

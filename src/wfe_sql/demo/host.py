@@ -80,11 +80,11 @@ class WorkflowHost:
             tasks.create_task(self._repeat(self._deliver_events))
             tasks.create_task(self._repeat(self._run_commands))
 
-    async def _repeat(self, do_what_is_due: Callable[[], Awaitable[object]]) -> None:
+    async def _repeat(self, do_what_is_due: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                if not await do_what_is_due():
-                    await self._store.wait_for_work()
+                await do_what_is_due()
+                await self._store.wait_for_work()  # returns at once if more is due
             except ExceptionGroup:  # whatever failed is still due
                 _log.exception("not everything that is due could be done")
                 await asyncio.sleep(_PAUSE)
@@ -138,13 +138,12 @@ class WorkflowHost:
         if wait is not None and wait.event_ids:  # it came before the wait
             await self._deliver_event(wait.event_ids[0])
 
-    async def _deliver_events(self) -> bool:
+    async def _deliver_events(self) -> None:
         """Deliver due events without claiming them: if two hosts do so at once, one gets a conflict."""
         due = await self._store.get_runnable_events(self._clock(), limit=self._max_tasks)
         outcomes = await asyncio.gather(*map(self._deliver_event, due), return_exceptions=True)
         if failures := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
             raise ExceptionGroup("events could not be delivered", failures)
-        return bool(due)
 
     async def _deliver_event(self, event_id: str) -> None:
         """Deliver an event to everyone waiting for it; retry if another host changed a workflow meanwhile."""
