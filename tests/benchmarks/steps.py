@@ -2,9 +2,9 @@
 
     python tests/benchmarks/steps.py [--postgres] [--seconds N] [--callers N ...]
 
-Each caller starts a workflow, publishes its event when the step that waits for it has run, and starts the next one after
-its last step. They run in the host's process, so the CPU figures include them. They look at nothing in the store: the
-writer takes the wait, which is queued before the event, first.
+Each caller starts a workflow, publishes its event when the step that waits for it has run, and starts the next one
+after its last step. They run in the host's process, so the CPU figures include them. They look at nothing in the store,
+because the wait is queued before the event, and so is stored before it.
 """
 
 import argparse

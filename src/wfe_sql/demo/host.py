@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from wfe_sql import Claim, CommandName, ExecutionPointer, PointerStatus, ScheduledCommand, WorkflowInstance, utc_now
 from wfe_sql.demo import steps
@@ -65,6 +66,7 @@ class WorkflowHost:
         self._clock: Callable[[], datetime] = lambda: clock().astimezone(UTC)
         self._max_tasks = max_tasks
         self._lease = lease
+        self._delivering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self, definition_id: str, data: dict[str, Any]) -> str:
         """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up."""
@@ -147,21 +149,22 @@ class WorkflowHost:
 
     async def _deliver_event(self, event_id: str) -> None:
         """Deliver an event to everyone waiting for it; retry if another host changed a workflow meanwhile."""
-        while True:
-            event = await self._store.get_event(event_id)
-            waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
-            if event.is_processed and not waits:
-                return
-            instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
-            with suppress(WorkflowConflictError):
-                async with self._store.unit() as unit:
-                    for instance in instances:
-                        steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
-                        unit.persist_workflow(instance)
-                    for wait in waits:
-                        unit.terminate_subscription(wait.id)
-                    unit.mark_event_processed(event_id)
-                return
+        async with self._delivering.setdefault(event_id, asyncio.Lock()):  # the step that waits may find it, too
+            while True:
+                event = await self._store.get_event(event_id)
+                waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
+                if event.is_processed and not waits:
+                    return
+                instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
+                with suppress(WorkflowConflictError):
+                    async with self._store.unit() as unit:
+                        for instance in instances:
+                            steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
+                            unit.persist_workflow(instance)
+                        for wait in waits:
+                            unit.terminate_subscription(wait.id)
+                        unit.mark_event_processed(event_id)
+                    return
 
     async def _run_commands(self) -> None:
         await self._store.process_commands(self._clock(), self._handle_command, lease=self._lease)
