@@ -254,13 +254,13 @@ def _encode_strings(value: Any) -> str:
     for item in value:
         if not isinstance(item, str):
             raise ValueError(f"must be a list of str, not {value!r}")
-    return json_encoder.encode(value).decode()
+    return json_encoder.encode(value).decode() if value else "[]"
 
 
 def _encode_object(value: Any) -> str:
     if not isinstance(value, dict):
         raise ValueError(f"must be a dict, not {type(value).__name__}")
-    return _encode_json(value)
+    return _encode_json(value) if value else "{}"
 
 
 def _read_json_of(shape: Any) -> Callable[[Any], Any]:
