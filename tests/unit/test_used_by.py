@@ -59,7 +59,8 @@ def _leads(query: str) -> set[str]:
 
 
 def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
-    """Return every string in the code of a method and of what it uses: private methods, functions, constants."""
+    """Return every string in the code of a method and of what it uses: private methods, functions,
+    constants, and what runs at the end of the block of a class."""
     found: set[str] = set()
     seen: set[Any] = set()
     pending: list[Any] = [method]
@@ -70,6 +71,7 @@ def _strings(method: Callable[..., Any], users: Sequence[type]) -> set[str]:
         helpers = [function.__globals__.get(name) for name in names]
         found.update(*(helper for helper in helpers if isinstance(helper, tuple)))
         helpers += [getattr(owner, name, None) for owner in users for name in names if name.startswith("_")]
+        helpers += [getattr(helper, "__aexit__", None) for helper in helpers if helper in users]
         called = {helper for helper in helpers if hasattr(helper, "__code__")}
         pending.extend(called - seen)
         seen |= called
