@@ -73,7 +73,7 @@ def postgres_url() -> Iterator[str]:
     if url:
         yield url
         return
-    with OwnServer.started() as server:
+    with OwnServer.started(autovacuum="off") as server:  # it would change statistics while a test looks at them
         yield server.url
 
 

@@ -50,7 +50,7 @@ def run() -> Run:
 
 def _do(file: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[Any]]) -> Any:
     async def command() -> Any:
-        async with SqlitePersistenceProvider(file) as provider:
+        async with SqlitePersistenceProvider(file, max_connections=1) as provider:
             return await work(provider)
 
     return asyncio.run(command())
