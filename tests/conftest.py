@@ -73,7 +73,7 @@ def postgres_url() -> Iterator[str]:
     if url:
         yield url
         return
-    with OwnServer.started(autovacuum="off") as server:  # it would change statistics while a test looks at them
+    with OwnServer.started() as server:
         yield server.url
 
 

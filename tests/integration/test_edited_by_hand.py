@@ -100,6 +100,7 @@ async def test_two_purges_at_once_are_no_rows_that_stay(connect_store: Connect) 
 # tokens
 
 
+@pytest.mark.slow
 async def test_a_token_set_beside_the_making_of_its_subscription(connect_store: Connect) -> None:
     """It is acquired, or does not exist yet; nobody else holds it."""
     async with connect_store() as one, connect_store() as other:

@@ -41,6 +41,7 @@ async def provider(connect_store: ConnectStore) -> AsyncIterator[SqlPersistenceP
         yield opened
 
 
+@pytest.mark.slow
 async def test_one_changed_pointer_of_a_thousand_is_a_small_write(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     instance = full_instance(execution_pointers=[full_pointer(step_id=number) for number in range(1_000)])

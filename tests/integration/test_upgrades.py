@@ -109,7 +109,10 @@ async def open_and_close(provider: SqlPersistenceProvider) -> None:
         pass
 
 
-@pytest.mark.parametrize("old", OLD, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "old",
+    [pytest.param(old, id=old.name, marks=pytest.mark.slow if "1.11" in old.name else []) for old in OLD],
+)
 async def test_an_old_store_becomes_like_a_new_one(
     old_store: Path | str, fresh: Path | str, provide: Provide, describe: Callable[..., set[Any]]
 ) -> None:
