@@ -6,13 +6,11 @@ It stands for other people's backends, and shows that each part of the conforman
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import wfe_sql
 from wfe_sql import Event, EventSubscription, StoreError, WorkflowInstance, WorkflowStatus
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Items(dict[str, Any]):
@@ -79,7 +77,7 @@ class DictProvider:
     async def get_runnable_instances(self, as_at: datetime, *, limit: int | None = None) -> list[str]:
         runnable = [each for each in self._workflows.values() if each.status is WorkflowStatus.Runnable]
         due = [(each.next_execution, each.id) for each in runnable if each.next_execution is not None]
-        return [id_ for time, id_ in sorted(due) if time <= (as_at - EPOCH) // timedelta(milliseconds=1)][:limit]
+        return [id_ for time, id_ in sorted(due) if datetime.fromtimestamp(time / 1000, UTC) <= as_at][:limit]
 
     async def next_definition_sequence(self, definition_id: str) -> int:
         self._numbers[definition_id] += 1

@@ -44,8 +44,13 @@ held AS (
     SELECT definition_id
     FROM definition_sequences
     WHERE
-        definition_id = any(array(SELECT wanted.definition_id FROM wanted))
-        AND definition_id NOT IN (SELECT locked.definition_id FROM locked)
+        definition_id = any(
+            array(
+                SELECT wanted.definition_id
+                FROM wanted
+                WHERE wanted.definition_id NOT IN (SELECT locked.definition_id FROM locked)
+            )
+        )
 ),
 
 raised AS (

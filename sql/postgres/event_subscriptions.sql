@@ -230,7 +230,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN event_subscriptions AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_event_subscriptions(ids)
 -- Locks the subscriptions whose ids are in :ids, a JSON array, until the transaction ends, as lock_workflows does.

@@ -196,7 +196,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: release_event_claim_group(units)
 -- Ends claims; changes no row if the token does not hold the event.
@@ -236,7 +236,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: check_event_claim(id, token)$
 -- Returns 1 if the token holds the event; to keep it so until the transaction ends, lock the row first (lock_events).
@@ -332,7 +332,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: mark_event_unprocessed_group(units)
 -- Returns events to the poll.
@@ -371,7 +371,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN events AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: lock_events(ids)
 -- Locks the events whose ids are in :ids, a JSON array, until the transaction ends, as lock_workflows does.

@@ -225,8 +225,13 @@ held AS (
     SELECT definition_id
     FROM definition_sequences
     WHERE
-        definition_id = any(array(SELECT wanted.definition_id FROM wanted))
-        AND definition_id NOT IN (SELECT locked.definition_id FROM locked)
+        definition_id = any(
+            array(
+                SELECT wanted.definition_id
+                FROM wanted
+                WHERE wanted.definition_id NOT IN (SELECT locked.definition_id FROM locked)
+            )
+        )
 ),
 
 raised AS (
@@ -298,10 +303,14 @@ INNER JOIN held ON units.definition_id = held.definition_id;
 -- does not hold it, or :expected_revision is given and differs, as does :expected_create_time if the workflow was
 -- deleted and created again. A workflow that somebody else holds, or changed since this statement began, comes back
 -- with a null revision and is not written at all, because this statement sees its pointers as they were before.
+-- While a transaction is open, the server keeps every version of a row that was updated since it began, each with an
+-- entry in the index, and = would visit all of them, beginning with the oldest. So the newest version is looked up from
+-- the other end, by a range, and is updated at its place (ctid); the place of a later version is not visible here.
 -- Pointers are written by two statements that differ in one column, because Citus rejects a subquery in DO UPDATE SET.
 -- used by: persist_workflow, persist_workflow_with_subscriptions
 -- index: workflows_pkey, execution_pointers_pkey, idx_execution_pointers_workflow_id
 -- keep: the column unit, and a row only for a unit that found its row; a failed write would count as done
+-- keep: the range with ORDER BY id DESC LIMIT 1; with =, each write would take longer the longer a transaction is open
 -- keep: FOR UPDATE SKIP LOCKED, and the null for a row that it skips; one locked row would block all others
 -- keep: the conditions on claim_token, revision and create_time; a late host would overwrite the work of another
 -- keep: ORDER BY unit, ordinality; pointers get their positions in this order
@@ -317,63 +326,63 @@ WITH units AS (
         )
 ),
 
-seen AS (
-    SELECT workflows.id, workflows.revision
-    FROM units
-    INNER JOIN workflows ON units.id = workflows.id
-),
-
 locked AS (
-    SELECT id, revision, create_time, claim_token
-    FROM workflows
-    WHERE id = any(array(SELECT units.id FROM units))
-    FOR UPDATE SKIP LOCKED
+    SELECT
+        units.*,
+        stored.revision,
+        stored.place,
+        (units.claim_token IS NULL OR units.claim_token = stored.claim_token)
+        AND (
+            units.expected_revision IS NULL
+            OR (units.expected_revision = stored.revision AND units.expected_create_time = stored.create_time)
+        ) AS is_expected
+    FROM units
+    CROSS JOIN LATERAL (
+        SELECT revision, create_time, claim_token, ctid AS place
+        FROM workflows
+        WHERE id >= units.id AND id <= units.id
+        ORDER BY id DESC
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS stored
 ),
 
 updated AS (
     UPDATE workflows
     SET
-        name = CASE units.name WHEN '' THEN workflows.name ELSE units.name END,
-        root_workflow_id = units.root_workflow_id,
-        definition_id = units.definition_id,
-        version = units.version,
-        description = units.description,
-        reference = units.reference,
-        status = units.status,
-        data = cast(units.data AS JSONB),
-        next_execution = units.next_execution,
-        complete_time = units.complete_time,
-        last_heartbeat_at = units.now,
+        name = CASE locked.name WHEN '' THEN workflows.name ELSE locked.name END,
+        root_workflow_id = locked.root_workflow_id,
+        definition_id = locked.definition_id,
+        version = locked.version,
+        description = locked.description,
+        reference = locked.reference,
+        status = locked.status,
+        data = cast(locked.data AS JSONB),
+        next_execution = locked.next_execution,
+        complete_time = locked.complete_time,
+        last_heartbeat_at = locked.now,
         revision = locked.revision + 1
-    FROM units
-    INNER JOIN locked ON units.id = locked.id
-    INNER JOIN seen ON locked.id = seen.id AND locked.revision = seen.revision
-    WHERE
-        workflows.id = units.id
-        AND (units.claim_token IS NULL OR units.claim_token = locked.claim_token)
-        AND (
-            units.expected_revision IS NULL
-            OR (units.expected_revision = locked.revision AND units.expected_create_time = locked.create_time)
-        )
+    FROM locked
+    WHERE workflows.ctid = locked.place AND locked.is_expected
     RETURNING
-        units.unit, workflows.id, workflows.revision, workflows.create_time
+        locked.unit, workflows.id, workflows.revision, workflows.create_time,
+        locked.delete_execution_pointers, locked.delete_gone_execution_pointers, locked.upsert_execution_pointers,
+        locked.insert_execution_pointers, locked.create_event_subscription
 ),
 
 replaced AS (
-    SELECT units.unit, units.id
-    FROM units
-    INNER JOIN updated ON units.unit = updated.unit
-    WHERE units.delete_execution_pointers IS NOT NULL
+    SELECT unit, id
+    FROM updated
+    WHERE delete_execution_pointers IS NOT NULL
 ),
 
 pointers AS (
-    SELECT units.unit, pointer.*
-    FROM units
-    INNER JOIN updated ON units.unit = updated.unit
+    SELECT updated.unit, pointer.*
+    FROM updated
     CROSS JOIN
         LATERAL jsonb_populate_recordset(
             cast(NULL AS EXECUTION_POINTERS),
-            coalesce(units.upsert_execution_pointers, '[]') || coalesce(units.insert_execution_pointers, '[]')
+            coalesce(updated.upsert_execution_pointers, '[]') || coalesce(updated.insert_execution_pointers, '[]')
         ) WITH ORDINALITY AS pointer
 ),
 
@@ -389,11 +398,10 @@ gone AS (
         )
     UNION ALL
     SELECT listed.id, updated.id AS workflow_id
-    FROM units
-    INNER JOIN updated ON units.unit = updated.unit
+    FROM updated
     CROSS JOIN
         LATERAL jsonb_array_elements_text(
-            cast(units.delete_gone_execution_pointers -> 0 ->> 'ids' AS JSONB)
+            cast(updated.delete_gone_execution_pointers -> 0 ->> 'ids' AS JSONB)
         ) AS listed (id)
 ),
 
@@ -492,11 +500,10 @@ subscribed AS (
         subscription.event_name, subscription.event_key, subscription.subscribe_as_of,
         cast(subscription.subscription_data #>> '{}' AS JSONB), subscription.external_token,
         subscription.external_worker_id, subscription.external_token_expiry
-    FROM units
-    INNER JOIN updated ON units.unit = updated.unit
+    FROM updated
     CROSS JOIN
         LATERAL jsonb_populate_recordset(
-            cast(NULL AS EVENT_SUBSCRIPTIONS), units.create_event_subscription
+            cast(NULL AS EVENT_SUBSCRIPTIONS), updated.create_event_subscription
         ) AS subscription
     ORDER BY subscription.id
 )
@@ -504,10 +511,14 @@ subscribed AS (
 SELECT unit, revision, to_json(create_time) #>> '{}' AS create_time
 FROM updated
 UNION ALL
+SELECT unit, NULL AS revision, NULL AS create_time
+FROM locked
+WHERE is_expected AND unit NOT IN (SELECT updated.unit FROM updated)
+UNION ALL
 SELECT units.unit, NULL AS revision, NULL AS create_time
 FROM units
-INNER JOIN seen ON units.id = seen.id
-WHERE (seen.id, seen.revision) NOT IN (SELECT locked.id, locked.revision FROM locked);
+INNER JOIN workflows ON units.id = workflows.id
+WHERE units.unit NOT IN (SELECT locked.unit FROM locked);
 
 -- name: lock_workflows(ids)
 -- Locks the workflows whose ids are in :ids, a JSON array, until the transaction ends, so that the next statement sees
@@ -692,7 +703,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN workflows AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: release_workflow_claim_group(units)
 -- Ends claims; changes no row if the token does not hold the workflow.
@@ -732,7 +743,7 @@ SELECT
     NULL AS changed
 FROM units
 INNER JOIN workflows AS stored ON units.id = stored.id
-WHERE stored.id NOT IN (SELECT locked.id FROM locked);
+WHERE units.id NOT IN (SELECT locked.id FROM locked);
 
 -- name: check_workflow_claim(id, token)$
 -- Returns 1 if the token holds the workflow; to keep it so until the transaction ends, lock the row first

@@ -57,7 +57,7 @@ def _encode_text(value: Any) -> str:
 def _encode_id_to_find(value: Any) -> str:
     text = _encode_text(value)
     if "\0" in text:
-        raise ValueError(f"contains a NUL character, which an id must not: {text!r}")
+        raise ValueError(f"contains a NUL character, which no id may have: {text!r}")
     return text
 
 
@@ -152,11 +152,11 @@ def _portable_time(value: str) -> str:
     return _read_time(value) if _ODD_DECIMALS.search(value) else value
 
 
-_SORTS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(?:\d{3}){1,3})?\+00:00", re.ASCII)
+_SORTS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(?:\d{3}){0,2}(?!000)\d{3})?\+00:00", re.ASCII)
 
 
 def is_sortable(time: str) -> bool:
-    """Tell whether a stored time is in the form that sorts as text."""
+    """Tell whether a stored time is in the form that sorts as text, in which equal times are equal text."""
     return _SORTS.fullmatch(time) is not None
 
 
@@ -254,13 +254,13 @@ def _encode_strings(value: Any) -> str:
     for item in value:
         if not isinstance(item, str):
             raise ValueError(f"must be a list of str, not {value!r}")
-    return json_encoder.encode(value).decode()
+    return json_encoder.encode(value).decode() if value else "[]"
 
 
 def _encode_object(value: Any) -> str:
     if not isinstance(value, dict):
         raise ValueError(f"must be a dict, not {type(value).__name__}")
-    return _encode_json(value)
+    return _encode_json(value) if value else "{}"
 
 
 def _read_json_of(shape: Any) -> Callable[[Any], Any]:

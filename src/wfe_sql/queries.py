@@ -355,7 +355,7 @@ def _check_sql(place: str, sql: str, *, script: bool) -> None:
 def _check_replacement(tuned: Query, queries: Mapping[str, Query]) -> None:
     original = queries.get(tuned.name)
     if original is None:
-        raise QueryFileError(f"{tuned.place}: the library has no query of this name to replace")
+        raise QueryFileError(f"{tuned.place}: the library has no query with this name to replace")
     if set(tuned.params) != set(original.params) or tuned.operation != original.operation:
         raise QueryFileError(
             f"{tuned.place}: must keep the parameters and the operation: "

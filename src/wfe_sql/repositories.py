@@ -558,7 +558,7 @@ class UnitOfWork(Protocol):
                 in the form of stored times. The caller encodes JSON.
 
         Raises:
-            QueryFileError: There is no query of this name.
+            QueryFileError: No query has this name.
             SerializationError: A parameter is missing or unknown, or a value cannot be stored.
         """
         ...
@@ -631,7 +631,7 @@ class UnitRepository(Protocol):
             params: As for `UnitOfWork.run`.
 
         Raises:
-            QueryFileError: There is no query of this name, or it does not return rows.
+            QueryFileError: No query has this name, or it does not return rows.
             SerializationError: A parameter is missing or unknown, or a value cannot be stored.
             StoreReadOnlyError: It writes.
         """

@@ -662,3 +662,25 @@ async def test_how_many_commits_a_step_takes(workflows: int, most: float, store_
         commits += counting.commits
     print(f"{commits} commits for {workflows} workflows of 7 steps")
     assert commits / (7 * workflows) <= most
+
+
+async def test_events_that_come_with_the_waits_for_them_are_delivered_once_each(store_url: str) -> None:
+    """A step finds its event as the host does; if both delivered it at once, one would get a conflict."""
+    waiting: asyncio.Queue[str] = asyncio.Queue()
+
+    async def wait(instance: WorkflowInstance, pointer: ExecutionPointer) -> Done | WaitFor:
+        if pointer.event_published:
+            return Done()
+        waiting.put_nowait(instance.id)
+        return WaitFor("news", instance.id)
+
+    outcomes: Counter[str] = Counter()
+    async with connect(store_url, on_unit=lambda unit: outcomes.update([unit.outcome])) as store:
+        host = a_host(store, Step(name="wait", body=wait))
+        ids = [await host.start("d", {}) for _ in range(20)]
+        async with running(host):
+            for _ in ids:
+                await store.create_event(Event(event_name="news", event_key=await waiting.get(), event_data=1))
+            for id_ in ids:
+                await until(store, id_, is_complete)
+    assert set(outcomes) == {"ok"}

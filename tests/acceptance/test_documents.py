@@ -11,31 +11,21 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [
-    path
-    for folder, pattern in (
-        ("", "*.md"),
-        (".github", "*.md"),
-        ("src", "**/*.md"),
-        ("sql", "**/*.md"),
-        ("tests", "**/*.md"),
-    )
-    for path in sorted((ROOT / folder).glob(pattern))
-]
+from printed import DOCUMENTS, ROOT
+
 ELSEWHERE = {
     "sql/README.md": "test_sql_readme.py and test_sql_commands_postgres.py",
-    "src/wfe_sql/testing/README.md": "test_plugin.py",
+    "src/wfe_sql/testing/README.md": "test_testing_kit.py, and for the installation below",
 }
 """Documents whose snippets need other tests, and these tests."""
 
 
 def _blocks(document: Path, language: str) -> list[str]:
-    """Return the blocks of a language, without the README's test command, which CI runs."""
+    """Return the blocks of a language, without those that have a name: CI runs the README's."""
     if document.relative_to(ROOT).as_posix() in ELSEWHERE:
         return []
     found = re.findall(rf"(<!-- \w+ -->\n)?```{language}\n(.*?)```", document.read_text(), re.DOTALL)
-    return [text for mark, text in found if "tests" not in mark]
+    return [text for name, text in found if not name]
 
 
 def _prose(document: Path) -> str:
@@ -80,6 +70,19 @@ def test_commands_run_in_a_new_checkout(commands: str, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     _run(["bash", "-euo", "pipefail", "-c", commands], tmp_path)
+
+
+@pytest.mark.exhaustive
+def test_the_extra_for_tests_is_installed_as_printed(tmp_path: Path) -> None:
+    readme = ROOT / "src" / "wfe_sql" / "testing" / "README.md"
+    (command,) = re.findall(r"```sh\n(.*?)```", readme.read_text(), re.DOTALL)
+    _run([sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)], tmp_path)
+    _run([sys.executable, "-m", "venv", str(tmp_path / "venv")], tmp_path)
+    as_if_published = f"export PIP_FIND_LINKS={tmp_path} PATH={tmp_path}/venv/bin:$PATH\n"
+    shown = _run(
+        ["bash", "-euo", "pipefail", "-c", f"{as_if_published}{command}pytest --fixtures || [ $? = 5 ]"], tmp_path
+    )
+    assert "wfe_provider" in shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

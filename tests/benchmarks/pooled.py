@@ -1,10 +1,11 @@
 """The cost of a call directly and through PgBouncer: medians of rounds in turns, and their ratios.
 
-    python tests/benchmarks/pooled.py
+    python tests/benchmarks/pooled.py [--calls 160] [--rounds 7]
 
 It starts PostgreSQL, unless WFE_SQL_TEST_POSTGRES_URL names a server; pgbouncer must be installed.
 """
 
+import argparse
 import asyncio
 import statistics
 import sys
@@ -18,31 +19,30 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from places import postgres_server
+from report import ON_DISK
 
 from poolers import TRACKS_SINCE, pooler, version
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.testing import full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
-CALLS, ROUNDS = 160, 7
 CALLERS = (1, 16)
 
 Call = Callable[[int], Awaitable[object]]
 
 
-async def measure(urls: dict[str, str]) -> dict[str, dict[str, float]]:
+async def measure(urls: dict[str, str], calls: int, rounds: int) -> dict[str, dict[str, float]]:
     """Return the seconds of each call through each URL, by name and number of callers."""
     found: dict[str, dict[str, float]] = {}
     async with AsyncExitStack() as stack:
         sides = {side: await stack.enter_async_context(_calls(url)) for side, url in urls.items()}
         for name in next(iter(sides.values())):
             for callers in CALLERS:
-                rounds = [
-                    {side: await _cost(calls[name], callers) for side, calls in sides.items()} for _ in range(ROUNDS)
+                costs = [
+                    {side: await _cost(by_name[name], callers, calls // callers) for side, by_name in sides.items()}
+                    for _ in range(rounds)
                 ]
-                found[f"{name}, {callers}"] = {
-                    side: statistics.median(costs[side] for costs in rounds) for side in sides
-                }
+                found[f"{name}, {callers}"] = {side: statistics.median(cost[side] for cost in costs) for side in sides}
     return found
 
 
@@ -69,25 +69,33 @@ async def _calls(url: str) -> AsyncIterator[dict[str, Call]]:
         }
 
 
-async def _cost(call: Call, callers: int) -> float:
+async def _cost(call: Call, callers: int, times: int) -> float:
     async def repeat(caller: int) -> None:
-        for _ in range(CALLS // callers):
+        for _ in range(times):
             await call(caller)
 
     began = time.perf_counter()
     await asyncio.gather(*(repeat(caller) for caller in range(callers)))
-    return (time.perf_counter() - began) / (CALLS // callers * callers)
+    return (time.perf_counter() - began) / (times * callers)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--calls", type=int, default=160, help="of each kind in a round, 16 at least (default %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="the figures are their medians (default %(default)s)")
+    parser.add_argument("--folder", type=Path, default=ON_DISK, help="where the server's data is (default %(default)s)")
+    options = parser.parse_args()
     with ExitStack() as stack:
-        server = stack.enter_context(postgres_server(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wfe-sql-", dir=options.folder)))
+        server = stack.enter_context(postgres_server(folder))
         urls = {"direct": server}
         for mode in ("session", "transaction"):
             urls[mode] = stack.enter_context(pooler(server, mode))
         if version() >= TRACKS_SINCE:
             urls["transaction, tracked"] = stack.enter_context(pooler(server, "transaction", prepared=200))
-        costs = asyncio.run(measure(urls))
+        costs = asyncio.run(measure(urls, options.calls, options.rounds))
     print(f"| µs a call, callers | {' | '.join(urls)} |\n|---|{'---|' * len(urls)}")
     for name, by_side in costs.items():
         cells = (f"{cost * 1e6:,.0f} ({cost / by_side['direct']:.2f})" for cost in by_side.values())

@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from commands import run_command
 from wfe_sql import (
     PostgresPersistenceProvider,
     ScheduledCommand,
@@ -31,6 +33,20 @@ def test_no_query_has_a_form_that_citus_refuses() -> None:
         if query.operation == "#" and "position BIGINT" in query.sql:
             table = r"CREATE TABLE IF NOT EXISTS execution_pointers \([^;]*\n    position BIGINT"
             assert re.search(table, query.sql), query.place
+
+
+def test_a_schema_is_distributed_as_printed(postgres_url: str, schema: str, admin: Callable[..., Any]) -> None:
+    readme = Path(__file__).parents[2] / "sql" / "postgres" / "README.md"
+    (block,) = re.findall(r"```sql\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    command, *statements = block.replace("'wfc'", f"'{schema}'").splitlines()
+    assert command == "-- wfe-sql init postgresql://wfe@coordinator/wfe?schema=wfc"
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}"
+    assert run_command("init", url).code == 0
+    if not admin("has_citus"):
+        pytest.skip("the rest needs Citus, which the server does not have")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
 
 
 @pytest.fixture

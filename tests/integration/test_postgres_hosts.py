@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from stores import tuned
 from wfe_sql import ClaimKind, PostgresPersistenceProvider, ScheduledCommand, WorkflowInstance
+from wfe_sql.backends import load_postgres_queries
 from wfe_sql.testing import full_event, full_instance, full_pointer, sample_instance
 from wfe_sql.testing.samples import TIME
 
@@ -120,6 +123,30 @@ async def test_what_was_written_while_a_persist_waited_is_overwritten_whole(
     await by_hand.commit()
     await persisting
     assert await host.get_workflow_instance(instance.id) == built
+
+
+async def test_what_was_written_since_a_persist_began_is_overwritten_whole(
+    postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection, tmp_path: Path
+) -> None:
+    """The statement waits at a gate when it has begun, then finds the row free, but does not see the pointer."""
+    await by_hand.execute("SELECT pg_advisory_xact_lock(16, 1)")
+    gate = "CROSS JOIN (SELECT pg_advisory_xact_lock_shared(16, 1)) AS gate"
+    lock = "    CROSS JOIN LATERAL (\n        SELECT revision, create_time, claim_token, ctid"
+    folder = tuned(load_postgres_queries(), tmp_path, ("persist_workflow_group", lock, f"    {gate}\n{lock}"))
+    async with PostgresPersistenceProvider(postgres_url, schema=schema, sql_dir=folder) as host:
+        instance = full_instance()
+        await host.create_new_workflow(instance)
+        built = full_instance(id=instance.id, name=instance.name, create_time=instance.create_time)
+        persisting = asyncio.create_task(host.persist_workflow(built))
+        await _somebody_waits(by_hand)
+        await by_hand.execute("UPDATE workflows SET data = '1'")
+        await by_hand.execute(
+            "INSERT INTO execution_pointers (id, workflow_id, step_id, status) VALUES ('theirs', %s, 1, 'Pending')",
+            [instance.id],
+        )
+        await by_hand.commit()
+        await persisting
+        assert await host.get_workflow_instance(instance.id) == built
 
 
 async def test_hosts_that_replace_one_workflow_do_not_mix_their_pointers(open_host: Open) -> None:

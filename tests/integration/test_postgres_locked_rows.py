@@ -94,6 +94,28 @@ async def test_all_others_are_answered_while_a_row_is_locked(
         await calls[7]
 
 
+async def test_a_persist_does_not_look_at_every_version_that_an_open_transaction_keeps(
+    postgres_url: str, schema: str, somebody: psycopg.Connection
+) -> None:
+    """Each persist changes an indexed column, so each version has an entry in the index."""
+    instance, persists = full_instance(), 100
+    read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE schemaname = %s AND indexrelname = 'workflows_pkey'"
+    host = PostgresPersistenceProvider(postgres_url, schema=schema, application_name="persists")
+    with psycopg.connect(postgres_url, autocommit=True) as observer:
+        async with host:
+            await host.create_new_workflow(instance)
+            somebody.execute("SELECT pg_current_xact_id()")
+            ((before,),) = observer.execute(read, [schema])
+            for number in range(persists):
+                instance.next_execution = number
+                await host.persist_workflow(instance)
+        # A session that ends has counted everything.
+        while observer.execute("SELECT FROM pg_stat_activity WHERE application_name = 'persists'").fetchone():
+            pass
+        ((after,),) = observer.execute(read, [schema])
+    assert after - before < 3 * persists
+
+
 async def test_units_without_the_locked_rows_are_stored_while_they_are_locked(
     provider: PostgresPersistenceProvider, somebody: psycopg.Connection
 ) -> None:

@@ -126,7 +126,7 @@ async def test_a_refused_query_makes_no_store_and_postgres_s_error_is_the_cause(
     ("old", "new", "why"),
     [
         (f"name: {POLL}(as_at, row_limit)", f"name: {POLL}(as_at)", "must keep the parameters"),
-        (f"name: {POLL}", "name: get_runnable", "no query of this name to replace"),
+        (f"name: {POLL}", "name: get_runnable", "no query with this name to replace"),
         ("row_limit)", "row_limit)^", "must keep the parameters and the operation"),
     ],
 )

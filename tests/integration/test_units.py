@@ -1,6 +1,8 @@
 """Units of work beyond the conformance suite: across event loops, and grouped on PostgreSQL."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ import pytest
 from wfe_sql import (
     Event,
     EventAlreadyExistsError,
+    ExecutionError,
     PostgresPersistenceProvider,
     ProviderClosedError,
     ScheduledCommand,
+    SerializationError,
     SqlitePersistenceProvider,
     StoreError,
     UnitOfWork,
@@ -66,6 +70,26 @@ async def test_on_a_provider_that_is_not_open(make_provider: Callable[..., SqlPe
         await _store(provider.unit(), lambda unit: unit.create_event(full_event()))
 
 
+async def test_a_unit_leaves_nothing_to_the_garbage_collector(
+    make_provider: Callable[..., SqlPersistenceProvider],
+) -> None:
+    async with make_provider() as provider:
+        gc.disable()
+        try:
+            instance = sample_instance(id="w")
+            unit = provider.unit()
+            await _store(unit, lambda unit: unit.create_new_workflow(instance))
+            persist = provider.unit()
+            await _store(persist, lambda unit: unit.persist_workflow(instance))
+            kept = weakref.ref(unit), weakref.ref(persist)
+            del unit, persist
+            async with asyncio.timeout(20):  # a thread lets go of what it ran a moment later
+                while any(ref() is not None for ref in kept):
+                    await asyncio.sleep(0)
+        finally:
+            gc.enable()
+
+
 async def test_a_provider_that_overwrites(make_provider: Callable[..., SqlPersistenceProvider]) -> None:
     async with make_provider(on_conflict="overwrite") as provider, make_provider() as other:
         await provider.create_new_workflow(sample_instance(id="w"))
@@ -106,3 +130,19 @@ async def test_units_that_wait_together_take_one_round_trip(schema: str, relay: 
         )
         assert [number for number, error in enumerate(ended) if error is not None] == [17]
         assert isinstance(ended[17], EventAlreadyExistsError)
+
+
+async def test_errors_that_are_stored_at_once_take_one_round_trip(schema: str, relay: Any) -> None:
+    def error(number: int) -> ExecutionError:
+        return ExecutionError(workflow_id="w", execution_pointer_id=f"p{number}", message="late" if number else "\0")
+
+    async with PostgresPersistenceProvider(relay.url, schema=schema, max_connections=1) as provider:
+        await provider.persist_errors([error(1)])
+        before = relay.round_trips
+        await asyncio.gather(*(provider.persist_errors([error(number)] * 2) for number in range(1, MANY)))
+        assert relay.round_trips - before <= 2
+        ended = await asyncio.gather(
+            *(provider.persist_errors([error(number)]) for number in range(3)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in ended] == [SerializationError, type(None), type(None)]
+        assert len(await provider.get_execution_errors("w")) == 1 + 2 * (MANY - 1) + 2

@@ -4,18 +4,26 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 
-from wfe_sql import ProviderClosedError, SqlitePersistenceProvider, StoreError, StoreUnavailableError, poll_for_work
+from wfe_sql import (
+    Claim,
+    ProviderClosedError,
+    SqlitePersistenceProvider,
+    StoreError,
+    StoreUnavailableError,
+    WorkflowInstance,
+    poll_for_work,
+)
 from wfe_sql.engines import alarms
 from wfe_sql.operations.waiting import Watch
 from wfe_sql.provider import SqlPersistenceProvider
-from wfe_sql.testing import ManualClock, full_event
+from wfe_sql.testing import ManualClock, full_event, sample_instance
 from wfe_sql.testing.samples import TIME
 
 SOON = 10.0
@@ -131,6 +139,37 @@ async def test_writes_beside_one_who_waits_are_looked_at_together(
         took = len(looks) * median(looks)  # some take long because others have the processor
         assert took < (time.monotonic() - began) / 4  # a tenth, and what a busy machine adds to it
         waiting.cancel()
+
+
+async def test_a_host_that_took_all_that_was_due_waits_at_once(
+    connect_store: Connect, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, taken = asyncio.Event(), list[int]()
+    claim, wait = SqlPersistenceProvider.claim_and_load_instances, SqlPersistenceProvider.wait_for_work
+
+    async def noted_claim(provider: SqlPersistenceProvider, *args: Any, **options: Any) -> Any:
+        claimed = await claim(provider, *args, **options)
+        taken.append(len(claimed))
+        return claimed
+
+    async def noted_wait(provider: SqlPersistenceProvider, until: datetime | None = None) -> None:
+        waits.set()
+        await wait(provider, until)
+
+    async def handle(claim: Claim, instance: WorkflowInstance) -> None:
+        await asyncio.sleep(SOON)
+
+    monkeypatch.setattr(SqlPersistenceProvider, "claim_and_load_instances", noted_claim)
+    monkeypatch.setattr(SqlPersistenceProvider, "wait_for_work", noted_wait)
+    async with connect_store(clock=clock, **LATE) as provider:
+        for number in range(4):
+            await provider.create_new_workflow(sample_instance(id=f"w{number}", next_execution=0))
+        lease = timedelta(minutes=1)
+        processing = asyncio.create_task(provider.process_instances("one", handle, lease=lease, max_tasks=10))
+        await asyncio.wait_for(waits.wait(), SOON)
+        assert taken == [4]
+        processing.cancel()
+        await asyncio.wait([processing])
 
 
 def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -1,9 +1,10 @@
 """Puts faults into copies of the code, one at a time, and prints after how many operations the model finds each.
 
-Run it from the project's folder: `PYTHONPATH=tests python -m property.faults`. It works on SQLite files, with three
-hosts on each.
+Run it from the project's folder: `PYTHONPATH=tests .venv/bin/python -m property.faults`. It works on SQLite files, with
+three hosts on each.
 """
 
+import argparse
 import asyncio
 import os
 import shutil
@@ -20,7 +21,6 @@ from wfe_sql import SqlitePersistenceProvider
 from wfe_sql.testing import ManualClock
 
 PROJECT = Path(__file__).parents[2]
-AT_MOST = 20_000
 
 SQL, COMMANDS = "sql/sqlite", "src/wfe_sql/operations/commands.py"
 FREE = "\n            AND (claim_token IS NULL OR claim_expires_at <= :now)"
@@ -77,7 +77,7 @@ FAULTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def explore() -> int:
+def explore(at_most: int) -> int:
     """Return after how many operations the store differs from the model; -1 if it does not."""
     random, done, clock = Random(0), 0, ManualClock()
     with asyncio.Runner() as runner, TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def explore() -> int:
         file = Path(folder) / "store.db"
         providers = runner.run(open_hosts(stack, lambda **how: SqlitePersistenceProvider(file, clock=clock, **how)))
         try:
-            while done < AT_MOST:
+            while done < at_most:
                 numbers = [random.randrange(1, 2**32) for _ in range(OPERATIONS_OF_A_RUN)]
                 run = Run(providers, clock)
                 try:
@@ -99,30 +99,40 @@ def explore() -> int:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m property.faults", description=__doc__.partition("\n")[0])
+    parser.add_argument("--at-most", type=int, default=20_000, help="operations for each (default %(default)s)")
+    parser.add_argument("--only", choices=FAULTS, nargs="+", default=FAULTS, help="the faults (default: all)")
+    parser.add_argument("--explore", action="store_true", help="look for a fault that is already in the code")
+    options = parser.parse_args()
+    if options.explore:
+        print(explore(options.at_most))
+        return
     print("| fault | operations until it was found |\n|---|---:|")
-    for name, (file, sound, faulty) in FAULTS.items():
-        with TemporaryDirectory() as folder:
-            for part in ("src", "sql"):
-                shutil.copytree(PROJECT / part, Path(folder) / part)
-            patched = Path(folder) / file
-            text = patched.read_text()
-            if sound not in text:
-                raise SystemExit(f"{file} does not have {sound!r} any more: change the fault {name!r}")
-            patched.write_text(text.replace(sound, faulty))
-            path = os.pathsep.join([str(Path(folder) / "src"), str(PROJECT / "tests")])
-            found = subprocess.run(
-                [sys.executable, "-m", "property.faults", "explore"],
-                env=os.environ | {"PYTHONPATH": path},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-        count = int(found.stdout)
-        print(f"| {name} | {f'{count:,}' if count >= 0 else f'not in {AT_MOST:,}'} |", flush=True)
+    for name in options.only:
+        count = find(*FAULTS[name], options.at_most)
+        print(f"| {name} | {f'{count:,}' if count >= 0 else f'not in {options.at_most:,}'} |", flush=True)
+
+
+def find(file: str, sound: str, faulty: str, at_most: int) -> int:
+    """Return after how many operations a fault in a copy of the code is found; -1 if it is not."""
+    with TemporaryDirectory() as folder:
+        for part in ("src", "sql"):
+            shutil.copytree(PROJECT / part, Path(folder) / part)
+        patched = Path(folder) / file
+        text = patched.read_text()
+        if sound not in text:
+            raise SystemExit(f"{file} no longer contains {sound!r}: change the fault")
+        patched.write_text(text.replace(sound, faulty))
+        path = os.pathsep.join([str(Path(folder) / "src"), str(PROJECT / "tests")])
+        found = subprocess.run(
+            [sys.executable, "-m", "property.faults", "--explore", "--at-most", str(at_most)],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return int(found.stdout)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["explore"]:
-        print(explore())
-    else:
-        main()
+    main()

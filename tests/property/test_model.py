@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_store_does_what_the_model_does(
         providers = runner.run(open_hosts(stack, host, count=1 if store == "memory" else 3))
 
         @settings(
-            max_examples=(asked or SHORT[store]) // OPERATIONS_OF_A_RUN,
+            max_examples=ceil((asked or SHORT[store]) / OPERATIONS_OF_A_RUN),
             derandomize=asked is None,
             database=None,
             deadline=None,

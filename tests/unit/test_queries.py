@@ -432,7 +432,7 @@ def test_an_overlay_replaces_one_query(tmp_path: Path, original: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (_query("-- name: second()^"), "query second: the library has no query of this name to replace"),
+        (_query("-- name: second()^"), "query second: the library has no query with this name to replace"),
         (
             _query("-- name: row(id)^", "SELECT :id;"),
             "query row: must keep the parameters and the operation: row(id, now)^",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from wfe_sql import Claim, CommandName, ExecutionPointer, PointerStatus, ScheduledCommand, WorkflowInstance, utc_now
 from wfe_sql.demo import steps
@@ -65,6 +66,7 @@ class WorkflowHost:
         self._clock: Callable[[], datetime] = lambda: clock().astimezone(UTC)
         self._max_tasks = max_tasks
         self._lease = lease
+        self._delivering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self, definition_id: str, data: dict[str, Any]) -> str:
         """Store a new workflow named `<definition_id>-<number>` and return its id; a host that runs picks it up."""
@@ -80,11 +82,11 @@ class WorkflowHost:
             tasks.create_task(self._repeat(self._deliver_events))
             tasks.create_task(self._repeat(self._run_commands))
 
-    async def _repeat(self, do_what_is_due: Callable[[], Awaitable[object]]) -> None:
+    async def _repeat(self, do_what_is_due: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                if not await do_what_is_due():
-                    await self._store.wait_for_work()
+                await do_what_is_due()
+                await self._store.wait_for_work()  # returns at once if more is due
             except ExceptionGroup:  # whatever failed is still due
                 _log.exception("not everything that is due could be done")
                 await asyncio.sleep(_PAUSE)
@@ -138,31 +140,31 @@ class WorkflowHost:
         if wait is not None and wait.event_ids:  # it came before the wait
             await self._deliver_event(wait.event_ids[0])
 
-    async def _deliver_events(self) -> bool:
+    async def _deliver_events(self) -> None:
         """Deliver due events without claiming them: if two hosts do so at once, one gets a conflict."""
         due = await self._store.get_runnable_events(self._clock(), limit=self._max_tasks)
         outcomes = await asyncio.gather(*map(self._deliver_event, due), return_exceptions=True)
         if failures := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
             raise ExceptionGroup("events could not be delivered", failures)
-        return bool(due)
 
     async def _deliver_event(self, event_id: str) -> None:
         """Deliver an event to everyone waiting for it; retry if another host changed a workflow meanwhile."""
-        while True:
-            event = await self._store.get_event(event_id)
-            waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
-            if event.is_processed and not waits:
-                return
-            instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
-            with suppress(WorkflowConflictError):
-                async with self._store.unit() as unit:
-                    for instance in instances:
-                        steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
-                        unit.persist_workflow(instance)
-                    for wait in waits:
-                        unit.terminate_subscription(wait.id)
-                    unit.mark_event_processed(event_id)
-                return
+        async with self._delivering.setdefault(event_id, asyncio.Lock()):  # the step that waits may find it, too
+            while True:
+                event = await self._store.get_event(event_id)
+                waits = await self._store.get_subscriptions(event.event_name, event.event_key, event.event_time)
+                if event.is_processed and not waits:
+                    return
+                instances = await self._store.get_workflow_instances(list({wait.workflow_id for wait in waits}))
+                with suppress(WorkflowConflictError):
+                    async with self._store.unit() as unit:
+                        for instance in instances:
+                            steps.publish(instance, {wait.execution_pointer_id for wait in waits}, event, self._clock())
+                            unit.persist_workflow(instance)
+                        for wait in waits:
+                            unit.terminate_subscription(wait.id)
+                        unit.mark_event_processed(event_id)
+                    return
 
     async def _run_commands(self) -> None:
         await self._store.process_commands(self._clock(), self._handle_command, lease=self._lease)

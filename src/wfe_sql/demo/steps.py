@@ -166,8 +166,7 @@ def settle(instance: WorkflowInstance, now: datetime) -> bool:
     if instance.status is WorkflowStatus.Runnable and _all_finished(instance.execution_pointers):
         instance.status, instance.complete_time = WorkflowStatus.Complete, now
     active = [p for p in instance.execution_pointers if p.active and instance.status is WorkflowStatus.Runnable]
-    times = [0 if p.sleep_until is None else epoch_ms(p.sleep_until) for p in active]
-    instance.next_execution = min(times, default=None)
+    instance.next_execution = min((epoch_ms(p.sleep_until) if p.sleep_until else 0 for p in active), default=None)
     return bool(due_pointers(instance, now))
 
 

@@ -73,7 +73,7 @@ Read = Callable[[Unit], Awaitable[Results]]
 
 
 class UniqueViolationError(StoreError):
-    """A unique column already has the value, and the statement names no error for that."""
+    """A unique column already has the value, and the statement does not say which error that is."""
 
     def __init__(self, column: str) -> None:
         """Name the column as "table.column"."""

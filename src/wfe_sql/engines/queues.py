@@ -15,9 +15,13 @@ Waiting = tuple[Job, "asyncio.Future[Results]"]
 
 
 def report_end(unit: Unit, outcome: Outcome | None) -> None:
-    """Report how a unit ended to its `ended` callback, even if the caller was cancelled."""
-    if unit[0].ended is not None:
-        unit[0].ended(outcome)
+    """Report how a unit ended to its `ended` callback, even if the caller was cancelled.
+
+    The callback is dropped then: it usually refers to the unit, and only the garbage collector frees a cycle.
+    """
+    ended, unit[0].ended = unit[0].ended, None
+    if ended is not None:
+        ended(outcome)
 
 
 def resolve_futures(

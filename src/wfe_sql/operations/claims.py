@@ -113,6 +113,16 @@ def check_claim(claim: Claim) -> Statement:
     return Statement(query, _id_and_token(claim), otherwise=claim_lost(claim))
 
 
+def check_fields(claim: Claim) -> None:
+    """Check what every write with a claim reads of it.
+
+    Raises:
+        SerializationError: It is not a claim, or one of its fields is wrong.
+    """
+    _kind(claim)
+    _id_and_token(claim)
+
+
 def token_of(claim: Claim | None, kind: ClaimKind, id_: str) -> str | None:
     """Return the token that a write must show; None without a claim.
 

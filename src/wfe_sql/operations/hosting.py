@@ -124,7 +124,7 @@ class Hosting(_Base):
                     task.add_done_callback(busy.discard)
                 if len(busy) == max_tasks:
                     await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
-                elif not claimed:
+                elif len(claimed) < limit:  # this was all
                     await self.wait_for_work()
         finally:
             for task in busy:

@@ -201,7 +201,7 @@ _Turns = dict[Hashable, list["asyncio.Future[None]"]]
 
 
 class Turn:
-    """Makes concurrent persists of one instance follow each other.
+    """Makes concurrent persists of the same instances follow each other.
 
     A write that has begun continues when its caller is cancelled, and the next one must know its outcome, so the turn
     of such a caller ends with its write.
@@ -210,28 +210,33 @@ class Turn:
     _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "_Turns"]] = WeakKeyDictionary()
     """The turns taken now; providers of one store share them."""
 
-    def __init__(self, instance: WorkflowInstance, store_id: str) -> None:
-        """Prepare a turn; it lasts for the `async with` block."""
-        self._instance = instance  # keeps it alive, so that no other object gets its id()
-        self._key = (id(instance), store_id)
+    def __init__(self, instances: Iterable[WorkflowInstance], store_id: str) -> None:
+        """Prepare a turn with all of the instances; it lasts for the `async with` block."""
+        by_id = {id(instance): instance for instance in instances}
+        self._instances = by_id  # keeps them alive, so that no other object gets one's id()
+        self._keys = [(id_, store_id) for id_ in sorted(by_id)]  # in one order, so that no two wait for each other
+        self._taken: list[Hashable] = []
         self._is_writing = self._has_left = False
         loop = asyncio.get_running_loop()
         turns = self._by_loop.get(loop)
         self._turns: _Turns = self._by_loop.setdefault(loop, {}) if turns is None else turns
 
     async def __aenter__(self) -> "Turn":
-        waiting = self._turns.get(self._key)
-        if waiting is None:
-            self._turns[self._key] = []
-            return self
-        comes = asyncio.get_running_loop().create_future()
-        waiting.append(comes)
-        try:
-            await comes
-        except asyncio.CancelledError:
-            if not comes.cancelled():  # the turn came at the same moment
-                self._end()
-            raise
+        for key in self._keys:
+            waiting = self._turns.get(key)
+            if waiting is None:
+                self._turns[key] = []
+            else:
+                comes = asyncio.get_running_loop().create_future()
+                waiting.append(comes)
+                try:
+                    await comes
+                except asyncio.CancelledError:
+                    if not comes.cancelled():  # the turn came at the same moment
+                        self._taken.append(key)
+                    self._end()
+                    raise
+            self._taken.append(key)
         return self
 
     async def __aexit__(
@@ -252,11 +257,13 @@ class Turn:
             self._end()
 
     def _end(self) -> None:
-        """Give the turn to the caller that has waited longest."""
-        waiting = self._turns[self._key]
-        while waiting:
-            comes = waiting.pop(0)
-            if not comes.done():
-                comes.set_result(None)
-                return
-        del self._turns[self._key]
+        """Give the turn with each instance to the caller that has waited longest for it."""
+        for key in self._taken:
+            waiting = self._turns[key]
+            while waiting:
+                comes = waiting.pop(0)
+                if not comes.done():
+                    comes.set_result(None)
+                    break
+            else:
+                del self._turns[key]

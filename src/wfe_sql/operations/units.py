@@ -1,9 +1,8 @@
 """Units of work: operations of any kind, and the application's queries, stored together or not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +24,7 @@ from wfe_sql.models import (
     Subscribed,
     WorkflowInstance,
 )
-from wfe_sql.operations.claims import Claims, NothingChangedError, check_claim, release_claim
+from wfe_sql.operations.claims import Claims, NothingChangedError, check_claim, check_fields, release_claim
 from wfe_sql.operations.commands import schedule_command
 from wfe_sql.operations.events import create_event, mark_event_processed, mark_event_unprocessed
 from wfe_sql.operations.hosting import HeldClaims
@@ -107,7 +106,6 @@ class _Persist(_Creation):
         self.snapshot = snapshot
         self.more = more
         self.overwrites = False
-        self.turn: Turn | None = None
 
     def stored(self, store_id: str) -> Stored | None:
         return None if self.overwrites else self.instance._stored.get(store_id)
@@ -140,7 +138,6 @@ class SqlUnitOfWork(UnitOfWork):
         now: Callable[[], str],
         claim: Claim | None,
         *,
-        fence: Statement | None,
         release: bool,
         raises_on_conflict: bool,
         held: Held | None,
@@ -149,12 +146,12 @@ class SqlUnitOfWork(UnitOfWork):
         self._engine = engine
         self._now = now
         self._claim = claim
-        self._fence = fence
         self._releases = release
         self._is_fenced = False
         self._raises_on_conflict = raises_on_conflict
         self._held = held
         self._operations: list[_Operation] = []
+        self._persists: list[_Persist] = []
         self._rows: set[tuple[str, str]] = set()
         self._looks: list[tuple[Subscribed, Statement]] = []
         self._is_over = False
@@ -194,10 +191,12 @@ class SqlUnitOfWork(UnitOfWork):
         id_ = snapshot.workflow["id"]
         claim = self._claim_on(ClaimKind.Workflow, id_)
         snapshot.workflow["claim_token"] = None if claim is None else claim.token
-        if any(operation.instance is instance for operation in self._persists()):
+        if any(persist.instance is instance for persist in self._persists):
             raise StoreError(f"the unit already persists the instance of workflow {id_!r}; once is enough")
         rows = [("subscription", subscription.id) for subscription in subscriptions]
-        self._add(_Persist(*_named(name, id_), instance, snapshot, more), ("workflow", id_), *rows)
+        persist = _Persist(*_named(name, id_), instance, snapshot, more)
+        self._add(persist, ("workflow", id_), *rows)
+        self._persists.append(persist)
         self._is_fenced |= claim is not None
 
     def create_event(self, event: Event) -> None:
@@ -293,9 +292,6 @@ class SqlUnitOfWork(UnitOfWork):
         self._rows.update(rows)
         self._operations.append(operation)
 
-    def _persists(self) -> list[_Persist]:
-        return [operation for operation in self._operations if isinstance(operation, _Persist)]
-
     def _check_open(self) -> None:
         if self._is_over:
             raise StoreError("the unit is over: it was stored, or it failed; create a new one with provider.unit()")
@@ -308,9 +304,9 @@ class SqlUnitOfWork(UnitOfWork):
         """
         self._check_open()
         self._is_over = True
-        if self._claim is not None and self._fence is not None and (self._releases or not self._is_fenced):
-            name = "release_claim" if self._releases else "check_claim"  # releasing checks it too
-            self._operations.append(_Operation(*_named(name, self._claim.id), [self._fence]))
+        if self._claim is not None and (self._releases or not self._is_fenced):
+            fence = release_claim if self._releases else check_claim  # releasing checks it too
+            self._operations.append(_Operation(*_named(fence.__name__, self._claim.id), [fence(self._claim)]))
         self._operations.sort(key=lambda operation: operation.order)
 
     def _statements(self) -> list[Statement]:
@@ -354,7 +350,7 @@ class SqlUnitOfWork(UnitOfWork):
         raise error
 
     def _unchanged(self, error: Exception) -> _Persist:
-        return next(persist for persist in self._persists() if persist.statements[0].otherwise is error)
+        return next(persist for persist in self._persists if persist.statements[0].otherwise is error)
 
     def _stores(self) -> list[_Creation]:
         return [operation for operation in self._operations if isinstance(operation, _Creation)]
@@ -381,31 +377,19 @@ class SqlUnitOfWork(UnitOfWork):
     async def _commit(self) -> None:
         """Store everything, or raise why nothing was stored."""
         self._begin()
-        async with AsyncExitStack() as turns:
-            for persist in sorted(self._persists(), key=lambda persist: id(persist.instance)):
-                persist.turn = await turns.enter_async_context(Turn(persist.instance, self._engine.store_id))
-            while (unit := self._statements()) and (error := await self._try_write(unit)):
+        async with Turn([persist.instance for persist in self._persists], self._engine.store_id) as turn:
+            while error := await self._try_write(self._statements(), turn):
                 questions = self._questions(error)
                 self._answer(error, await self._engine.read(questions) if questions else [])
         if look := self._look_back():
             self._found(await self._engine.read(look))
 
-    async def _try_write(self, unit: list[Statement]) -> Exception | None:
+    async def _try_write(self, unit: list[Statement], turn: Turn) -> Exception | None:
         """Write everything; return an error that needs `_questions` to explain it."""
-        turns = [persist.turn for persist in self._persists() if persist.turn is not None]
-
-        def ended(outcome: Results | Exception | None) -> None:
-            if isinstance(outcome, list):
-                self._ran(outcome)
-                self._remember()
-            elif self._held is not None:
-                self._held.is_released = False
-            for turn in turns:
-                turn.end_write()
-
-        unit[0].ended = ended
-        for turn in turns:
-            turn.begin_write()
+        if not unit:
+            return None
+        unit[0].ended = partial(self._end, turn)
+        turn.begin_write()
         if self._held is not None:  # from now on a renewal may find the claim released
             self._held.is_released = True
         try:
@@ -413,6 +397,15 @@ class SqlUnitOfWork(UnitOfWork):
         except (NothingChangedError, UniqueViolationError) as error:
             return error
         return None
+
+    def _end(self, turn: Turn, outcome: Results | Exception | None) -> None:
+        """Note how the write has ended, even if the caller was cancelled."""
+        if isinstance(outcome, list):
+            self._ran(outcome)
+            self._remember()
+        elif self._held is not None:
+            self._held.is_released = False
+        turn.end_write()
 
 
 class Units(Claims, UnitRepository):
@@ -430,18 +423,12 @@ class Units(Claims, UnitRepository):
         return self._unit(claim, release=False, raises_on_conflict=True)
 
     def _unit(self, claim: Claim | None, *, release: bool, raises_on_conflict: bool) -> UnitOfWork:
-        fence, held = None, None
+        held = None
         if claim is not None:
-            fence = release_claim(claim) if release else check_claim(claim)
+            check_fields(claim)
             held = self._held_claims.get((claim.kind, claim.id, claim.token)) if release else None
         return SqlUnitOfWork(
-            self._engine,
-            self._now,
-            claim,
-            fence=fence,
-            release=release,
-            raises_on_conflict=raises_on_conflict,
-            held=held,
+            self._engine, self._now, claim, release=release, raises_on_conflict=raises_on_conflict, held=held
         )
 
     async def fetch(self, name: str, /, **params: Any) -> list[dict[str, Any]]:
@@ -457,7 +444,7 @@ def run_query(engine: Engine, name: str, params: Mapping[str, Any]) -> Statement
     """Return the statement that runs a query of the application.
 
     Raises:
-        QueryFileError: There is no query of this name.
+        QueryFileError: No query has this name.
         SerializationError: A parameter is missing or unknown, or a value cannot be stored.
     """
     application = engine.queries.application

@@ -87,7 +87,7 @@ class Workflows(Claims, WorkflowRepository, HostingRepository):
         """
         snapshot = Snapshot.of_changes(instance, self._engine.store_id, self._now())
         snapshot.workflow["claim_token"] = token_of(claim, ClaimKind.Workflow, snapshot.workflow["id"])
-        async with Turn(instance, self._engine.store_id) as turn:
+        async with Turn([instance], self._engine.store_id) as turn:
             stored = instance._stored.get(self._engine.store_id)
             while not await self._try_persist(instance, snapshot, stored, more, turn):
                 id_ = snapshot.workflow["id"]

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ class Reference:
 
     name = "reference"
 
-    def __init__(self, program: Path, *, postgres: bool) -> None:
+    def __init__(self, program: Path, *, postgres: bool, build: str) -> None:
         crate, connections = ("wfe-postgres", 10) if postgres else ("wfe-sqlite", 4)
-        self.setup = f"{crate} 1.11.4 (Rust, sqlx, release build) with its defaults: {connections} connections"
+        self.setup = f"{crate} 1.11.4 (Rust, sqlx, {build} build) with its defaults: {connections} connections"
         self.busy_retries = 0
         self._keeps_terminated = not postgres
         self._program = program
@@ -37,10 +38,11 @@ class Reference:
             OSError: cargo is not installed.
             subprocess.CalledProcessError: It cannot be built.
         """
-        profile = [] if quick else ["--release"]
+        build, profile = ("debug", []) if quick else ("release", ["--release"])
+        print("cargo builds the Rust program ...", file=sys.stderr, flush=True)
         subprocess.run(["cargo", "build", "--quiet", *profile], cwd=FOLDER, check=True)
         target = Path(os.environ.get("CARGO_TARGET_DIR", FOLDER / "target"))
-        return cls(target / ("debug" if quick else "release") / "wfe-sql-reference", postgres=postgres)
+        return cls(target / build / "wfe-sql-reference", postgres=postgres, build=build)
 
     def can_run(self, cell: Cell) -> bool:
         return not (cell.workload.beside or cell.workload.caller.needs_units)

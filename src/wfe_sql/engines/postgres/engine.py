@@ -223,7 +223,8 @@ class PostgresEngine:
 
     def _queue_of(self, unit: Unit) -> GroupQueue | None:
         """Return the queue in which a unit waits to be grouped, or None if it runs alone."""
-        if unit[0].operation and any(statement.operation != unit[0].operation for statement in unit):
+        is_of_several = unit[0].operation and any(statement.operation != unit[0].operation for statement in unit)
+        if is_of_several or unit[0].query == "persist_errors":
             return self._units if go_together(unit) else None
         group = group_of(unit)
         return None if group is None else self._groups[group.lead]

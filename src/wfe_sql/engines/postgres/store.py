@@ -192,7 +192,7 @@ class PostgresStore:
         return self._mode
 
     async def begin(self, connection: Connection, query: str) -> None:
-        """Begin a transaction, with its settings if a pooler lends the server's connection only for that."""
+        """Begin a transaction, with its settings if a pooler lends a server connection only for its duration."""
         run = connection.run_shared
         if run is None:
             await self._runner(connection)(query)
