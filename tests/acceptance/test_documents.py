@@ -36,7 +36,9 @@ def _params(language: str, *, installs: bool) -> Iterator[Any]:
     """Yield each document's blocks of a language in one piece, because a block may continue another."""
     for document in DOCUMENTS:
         if blocks := [text for text in _blocks(document, language) if ("pip install" in text) is installs]:
-            yield pytest.param("\n".join(blocks), id=document.relative_to(ROOT).as_posix())
+            is_quick = installs or document == ROOT / "README.md"
+            marks = () if is_quick else pytest.mark.slow
+            yield pytest.param("\n".join(blocks), id=document.relative_to(ROOT).as_posix(), marks=marks)
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -304,5 +304,6 @@ def test_a_terminal_gets_a_table_that_fits_and_colours(run: Run, columns: int) -
     assert "\x1b[33m" in run("explain", ":memory:", "get_execution_errors", **environment).out
 
 
+@pytest.mark.slow
 def test_a_terminal_is_known_as_such() -> None:
     assert "\x1b[" in _on_a_terminal("queries", "show", POLL)

@@ -88,7 +88,12 @@ def _folder(path: Path, queries: str = QUERIES, name: str = "invoices.sql") -> P
     return path
 
 
-@pytest.fixture(params=["file", "memory", "one connection", "postgres", "postgres, one connection"])
+@pytest.fixture(
+    params=[
+        *("file", "memory", "postgres"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("one connection", "postgres, one connection")),
+    ]
+)
 async def provider(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlPersistenceProvider]:
     """A store with the application's tables, and an invoice of 5."""
     backend, app_sql = request.param, _folder(tmp_path / "app")

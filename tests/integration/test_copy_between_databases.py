@@ -192,10 +192,22 @@ async def test_what_the_reference_wrote(postgres: PostgresPersistenceProvider, t
     ("edit", "where"),
     [
         ("workflows SET data = '{\"a\": \"\\u0000\"}' WHERE id = 'Z'", "data of id 'Z' .* NUL"),
-        ("workflows SET description = 'a' || char(0) || 'b' WHERE id = 'a1'", "description of id 'a1' .* NUL"),
-        ("execution_pointers SET outcome = '\"\\u0000\"' WHERE id = 'first'", "outcome of id 'first' .* NUL"),
+        pytest.param(
+            "workflows SET description = 'a' || char(0) || 'b' WHERE id = 'a1'",
+            "description of id 'a1' .* NUL",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "execution_pointers SET outcome = '\"\\u0000\"' WHERE id = 'first'",
+            "outcome of id 'first' .* NUL",
+            marks=pytest.mark.slow,
+        ),
         ("workflows SET version = 2147483648 WHERE id = 'a1'", "version of id 'a1' .* 2147483648, .* 32 bits"),
-        ("event_subscriptions SET step_id = -2147483649 WHERE id = 'ä'", "step_id of id 'ä' .* 32 bits"),
+        pytest.param(
+            "event_subscriptions SET step_id = -2147483649 WHERE id = 'ä'",
+            "step_id of id 'ä' .* 32 bits",
+            marks=pytest.mark.slow,
+        ),
         (
             "events SET event_key = replace(hex(zeroblob(9999)), '0', hex(randomblob(9))) WHERE id = 'a1'",
             "event_key of id 'a1' .* bytes",

@@ -61,7 +61,9 @@ def keep_rows(backend: str, by_hand: ByHand) -> Callable[[str], None]:
     return keep
 
 
-@pytest.mark.parametrize("table", ["workflows", "events", "execution_errors"])
+@pytest.mark.parametrize(
+    "table", ["workflows", *(pytest.param(table, marks=pytest.mark.slow) for table in ("events", "execution_errors"))]
+)
 async def test_a_purge_whose_rows_stay_ends(
     connect_store: Connect, keep_rows: Callable[[str], None], table: str
 ) -> None:
@@ -98,6 +100,7 @@ async def test_two_purges_at_once_are_no_rows_that_stay(connect_store: Connect) 
 # tokens
 
 
+@pytest.mark.slow
 async def test_a_token_set_beside_the_making_of_its_subscription(connect_store: Connect) -> None:
     """It is acquired, or does not exist yet; nobody else holds it."""
     async with connect_store() as one, connect_store() as other:
@@ -120,8 +123,8 @@ async def test_a_token_set_beside_the_making_of_its_subscription(connect_store: 
     ("table", "column"),
     [
         ("workflows", "id"),
-        ("events", "id"),
-        ("event_subscriptions", "id"),
+        pytest.param("events", "id", marks=pytest.mark.slow),
+        pytest.param("event_subscriptions", "id", marks=pytest.mark.slow),
         ("definition_sequences", "definition_id"),
     ],
 )
@@ -147,7 +150,13 @@ async def test_a_row_without_an_id_is_named_and_never_left_out(
 # times
 
 
-@pytest.mark.parametrize("column", ["create_time", "complete_time", "claim_expires_at"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "create_time",
+        *(pytest.param(column, marks=pytest.mark.slow) for column in ("complete_time", "claim_expires_at")),
+    ],
+)
 async def test_times_of_workflows_that_nobody_can_read(
     connect_store: Connect, by_hand: ByHand, backend: str, column: str
 ) -> None:

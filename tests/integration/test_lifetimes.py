@@ -95,6 +95,7 @@ def test_another_event_loop(connect_store: Connect) -> None:
         own.run(provider.close())
 
 
+@pytest.mark.slow
 def test_a_host_that_forgets_to_close_does_not_hang(store_url: str) -> None:
     program = (
         "import asyncio, sys, wfe_sql\n"

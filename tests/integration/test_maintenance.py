@@ -102,6 +102,7 @@ async def test_an_index_that_is_missing_is_found_and_made_again(file: Path) -> N
         assert await provider.check() == []
 
 
+@pytest.mark.slow
 async def test_statistics_that_are_missing_or_old(file: Path, provider: SqlitePersistenceProvider) -> None:
     def store(count: int) -> None:
         _by_hand(

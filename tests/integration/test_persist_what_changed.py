@@ -41,6 +41,7 @@ async def provider(connect_store: ConnectStore) -> AsyncIterator[SqlPersistenceP
         yield opened
 
 
+@pytest.mark.slow
 async def test_one_changed_pointer_of_a_thousand_is_a_small_write(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     instance = full_instance(execution_pointers=[full_pointer(step_id=number) for number in range(1_000)])
@@ -84,7 +85,7 @@ async def test_what_did_not_change_is_not_written(
     assert await provider.get_workflow_instance(instance.id) == instance
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
 async def test_any_change_is_stored(provider: SqlPersistenceProvider, seed: int) -> None:
     """Random changes by two callers with the same workflow, one of which overwrites the other unknowingly."""
     dice = random.Random(seed)

@@ -58,7 +58,7 @@ def planned_anew(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("mode", ["auto", "force_custom_plan"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("force_custom_plan", marks=pytest.mark.slow)])
 async def test_queries_need_no_generic_plan(postgres_url: str, schema: str, planned_anew: Path, mode: str) -> None:
     tuned = planned_anew / "connection.sql"
     tuned.write_text(tuned.read_text().replace("force_custom_plan", mode))

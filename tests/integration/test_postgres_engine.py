@@ -173,6 +173,7 @@ async def test_a_caller_that_is_cancelled_while_its_statement_waits(
     assert (await provider.get_event("e2")).is_processed is True
 
 
+@pytest.mark.slow
 async def test_close_waits_until_requests_to_cancel_are_over(
     postgres_url: str, schema: str, by_hand: psycopg.AsyncConnection
 ) -> None:

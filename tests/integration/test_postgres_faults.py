@@ -26,6 +26,12 @@ LONG = timedelta(seconds=30)
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
+    return empty_schema
+
+
+@pytest.fixture
 async def provider(relay: Any, schema: str) -> AsyncIterator[PostgresPersistenceProvider]:
     async with PostgresPersistenceProvider(relay.url, schema=schema) as opened:
         yield opened

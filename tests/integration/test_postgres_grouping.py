@@ -209,7 +209,13 @@ async def test_claims_taken_together_are_dealt_out_in_the_order_of_the_poll(
         assert len(some) <= number
 
 
-@pytest.mark.parametrize("bad", ["name in use", "pointer of another workflow", "NUL", "beyond 32 bits"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("name in use", "NUL"),
+        *(pytest.param(bad, marks=pytest.mark.slow) for bad in ("pointer of another workflow", "beyond 32 bits")),
+    ],
+)
 async def test_one_bad_unit_of_many_fails_alone(provider: PostgresPersistenceProvider, relay: Any, bad: str) -> None:
     await provider.create_new_workflow(sample_instance(name="taken", execution_pointers=[full_pointer(id="theirs")]))
     instances = [full_instance(id=f"w{number}", name=f"w{number}") for number in range(64)]

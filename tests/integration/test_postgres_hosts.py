@@ -20,6 +20,12 @@ Open = Callable[[], Awaitable[PostgresPersistenceProvider]]
 
 
 @pytest.fixture
+def schema(empty_schema: str) -> str:
+    """The schema of this module's stores, shared because none of its tests changes the tables."""
+    return empty_schema
+
+
+@pytest.fixture
 async def open_host(postgres_url: str, schema: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as hosts:
 
@@ -47,7 +53,9 @@ async def _somebody_waits(connection: psycopg.AsyncConnection, count: int = 1) -
         pass
 
 
-async def test_hosts_that_open_an_empty_database_at_once(postgres_url: str, schema: str) -> None:
+@pytest.mark.slow
+async def test_hosts_that_open_an_empty_database_at_once(postgres_url: str, new_schema: Callable[[], str]) -> None:
+    schema = new_schema()
     hosts = [PostgresPersistenceProvider(postgres_url, schema=schema, max_connections=2) for _ in range(12)]
     await asyncio.gather(*(host.open() for host in hosts))
     numbers = await asyncio.gather(*(host.next_definition_sequence("a") for host in hosts))
@@ -55,6 +63,7 @@ async def test_hosts_that_open_an_empty_database_at_once(postgres_url: str, sche
     await asyncio.gather(*(host.close() for host in hosts))
 
 
+@pytest.mark.slow
 async def test_workflows_persisted_in_opposite_order(open_host: Open, postgres_url: str) -> None:
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     with psycopg.connect(postgres_url, autocommit=True) as watcher:

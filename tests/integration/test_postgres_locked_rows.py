@@ -142,6 +142,7 @@ async def test_units_without_the_locked_rows_are_stored_while_they_are_locked(
     assert await provider.get_runnable_events(TIME) == []
 
 
+@pytest.mark.slow
 async def test_units_that_want_each_other_s_rows_do_not_wait_for_ever(
     postgres_url: str, schema: str, provider: PostgresPersistenceProvider
 ) -> None:

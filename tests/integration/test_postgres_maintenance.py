@@ -67,11 +67,27 @@ async def provider(postgres_url: str, schema: str) -> AsyncIterator[PostgresPers
     ("edit", "where"),
     [
         ("workflows SET status = 'Finished' WHERE id = 'a'", "workflows.status of id 'a'"),
-        ("workflows SET create_time = 'infinity' WHERE id = 'a'", "workflows.create_time of id 'a'"),
-        ("workflows SET complete_time = '0044-03-15 BC' WHERE id = 'a'", "workflows.complete_time of id 'a'"),
-        ("execution_pointers SET event_published = NULL WHERE id = 'a-p1'", "execution_pointers.event_published of id"),
+        pytest.param(
+            "workflows SET create_time = 'infinity' WHERE id = 'a'",
+            "workflows.create_time of id 'a'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "workflows SET complete_time = '0044-03-15 BC' WHERE id = 'a'",
+            "workflows.complete_time of id 'a'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "execution_pointers SET event_published = NULL WHERE id = 'a-p1'",
+            "execution_pointers.event_published of id",
+            marks=pytest.mark.slow,
+        ),
         ("execution_pointers SET children = '{}' WHERE id = 'a-p1'", "execution_pointers.children of id 'a-p1'"),
-        ("event_subscriptions SET subscribe_as_of = '-infinity'", "event_subscriptions.subscribe_as_of of id 's-a'"),
+        pytest.param(
+            "event_subscriptions SET subscribe_as_of = '-infinity'",
+            "event_subscriptions.subscribe_as_of of id 's-a'",
+            marks=pytest.mark.slow,
+        ),
         ("scheduled_commands SET command_name = 'Dance' WHERE data = 'a'", "scheduled_commands.command_name of id 2"),
     ],
 )

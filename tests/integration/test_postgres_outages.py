@@ -109,6 +109,7 @@ def end(request: pytest.FixtureRequest, server: OwnServer) -> Callable[[], None]
     return server.stop if request.param == "stopped" else server.kill
 
 
+@pytest.mark.slow
 async def test_calls_fail_while_the_server_is_away(server: OwnServer, end: Callable[[], None]) -> None:
     async with asyncio.timeout(60), open_(server) as provider:
         load = Load(provider)

@@ -79,6 +79,7 @@ async def hold_event(by_hand: psycopg.AsyncConnection, id_: str) -> None:
 # ended connections
 
 
+@pytest.mark.slow
 async def test_connections_that_are_ended_while_idle(open_: Open, named_url: str, admin: Admin, host_name: str) -> None:
     host = await open_(named_url)
     for round_ in range(3):
@@ -153,9 +154,9 @@ async def test_a_serialization_failure_is_run_again(
         ("40001", 10, StoreBusyError, "others changed the same rows each time"),
         ("40P01", 10, StoreBusyError, "others held the same rows each time"),
         ("55P03", 1, StoreBusyError, "a lock was held for too long"),
-        ("53100", 1, StoreFullError, "has no disk space left"),
-        ("25006", 1, StoreReadOnlyError, "cannot be written"),
-        ("XX001", 1, StoreCorruptError, "is damaged"),
+        pytest.param("53100", 1, StoreFullError, "has no disk space left", marks=pytest.mark.slow),
+        pytest.param("25006", 1, StoreReadOnlyError, "cannot be written", marks=pytest.mark.slow),
+        pytest.param("XX001", 1, StoreCorruptError, "is damaged", marks=pytest.mark.slow),
         ("42P01", 1, StoreError, "failed with an unexpected database error"),
     ],
 )

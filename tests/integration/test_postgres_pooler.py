@@ -28,7 +28,9 @@ LEFT_BEHIND = """
 """
 
 
-@pytest.fixture(scope="module", params=["transaction", "transaction, tracked", "session"])
+@pytest.fixture(
+    scope="module", params=["transaction", "transaction, tracked", pytest.param("session", marks=pytest.mark.slow)]
+)
 def pooled_url(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[str]:
     mode, _, tracked = request.param.partition(", ")
     with pooler(postgres_url, mode, prepared=200 if tracked else 0) as url:

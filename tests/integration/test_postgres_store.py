@@ -343,6 +343,7 @@ async def test_a_missing_index_is_left_to_init(
         assert run_sql(schema, has_index) == [(True,)]
 
 
+@pytest.mark.slow
 async def test_an_index_is_built_while_hosts_write_and_without_the_statement_timeout(
     postgres_url: str, schema: str, run_sql: RunSql
 ) -> None:

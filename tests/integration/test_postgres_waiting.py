@@ -147,6 +147,7 @@ async def test_a_transaction_that_began_to_write_before_anybody_asked(
             await asyncio.wait_for(waiting, SOON)
 
 
+@pytest.mark.slow
 async def test_an_idle_wait_commits_nothing(
     postgres_url: str, schema: str, clock: ManualClock, asks: Callable[[], int], own_server: OwnServer
 ) -> None:
@@ -226,6 +227,7 @@ async def test_a_notification_ends_a_wait_without_another_look(
         pytest.fail("each wait ended with another look")
 
 
+@pytest.mark.slow
 async def test_a_notification_that_is_lost_costs_the_fallback_interval(
     postgres_url: str, schema: str, clock: ManualClock, asks: Callable[[], int]
 ) -> None:
@@ -243,6 +245,7 @@ async def test_a_notification_that_is_lost_costs_the_fallback_interval(
         assert time.monotonic() - began < 3
 
 
+@pytest.mark.slow
 async def test_a_server_that_restarts(own_server: OwnServer, schema: str, clock: ManualClock) -> None:
     """A wait raises, as every call does, unless the provider has `wait_for_server`; then it continues."""
     options: dict[str, Any] = {"clock": clock, "fallback_interval": HOUR, "poll_interval": SHORT}
@@ -263,7 +266,11 @@ async def test_a_server_that_restarts(own_server: OwnServer, schema: str, clock:
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason"), [("transaction", "a pooler lends its connections for single transactions"), ("session", "")]
+    ("mode", "reason"),
+    [
+        ("transaction", "a pooler lends its connections for single transactions"),
+        pytest.param("session", "", marks=pytest.mark.slow),
+    ],
 )
 async def test_behind_a_pooler(
     postgres_url: str, schema: str, clock: ManualClock, mode: str, reason: str, caplog: pytest.LogCaptureFixture

@@ -36,8 +36,8 @@ from wfe_sql import (
 from wfe_sql.provider import SqlPersistenceProvider
 from wfe_sql.testing.samples import TIME, full_event, full_instance, full_subscription, sample_instance
 
-FEW = {"sqlite3", "sqlite+aiosqlite async session", "asyncpg", "postgresql+psycopg session"}
-"""The ways that represent all others in most tests: with and without async, the driver alone and SQLAlchemy."""
+FEW = {"sqlite3", "asyncpg"}
+"""The ways that represent all others in most tests: a driver of each database, without async and with it."""
 MOST_SLOW = [way if way.name in FEW else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
 ON_SQLITE = [param for param, way in zip(MOST_SLOW, WAYS, strict=True) if way.dialect == "sqlite"]
 ON_POSTGRES = [param for param, way in zip(MOST_SLOW, WAYS, strict=True) if way.dialect == "postgres"]

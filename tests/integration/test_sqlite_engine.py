@@ -186,6 +186,7 @@ async def test_units_that_wait_together_share_a_commit(file: Path, provider: Sql
     assert (together - before, apart - together) == (frame, 64 * frame)
 
 
+@pytest.mark.slow
 async def test_a_transaction_takes_in_no_more_after_its_time(provider: SqlitePersistenceProvider) -> None:
     """Units behind a workflow of 5,000 pointers, which takes far longer, are committed separately."""
     engine: Any = provider._engine

@@ -323,6 +323,7 @@ def held_by_another_process(file: Path, sql: str) -> Iterator[None]:
         other.communicate()
 
 
+@pytest.mark.slow
 async def test_the_busy_timeout_counts_from_the_call(file: Path) -> None:
     timeout = 0.5
     took: list[float] = []
@@ -376,6 +377,7 @@ async def write_much(provider: SqlitePersistenceProvider, megabytes: int) -> Non
         await provider.create_new_workflow(sample_instance(data="x" * 1_000_000))
 
 
+@pytest.mark.slow
 async def test_a_log_that_a_reader_of_another_process_holds(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with SqlitePersistenceProvider(file, durability="normal") as provider:
         await write_much(provider, 2)
@@ -532,6 +534,7 @@ def test_a_disk_without_room_for_the_index_of_the_log(file: Path) -> None:
 # in memory
 
 
+@pytest.mark.slow
 async def test_a_snapshot_of_a_store_in_memory_is_of_one_moment() -> None:
     async with SqlitePersistenceProvider(":memory:") as provider, SqlitePersistenceProvider(":memory:") as copy:
         for number in range(1_500):  # two pages

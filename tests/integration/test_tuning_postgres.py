@@ -38,6 +38,7 @@ async def test_a_tuned_query_is_the_one_that_runs(tmp_path: Path, provide: Provi
         assert await provider.get_runnable_instances(ManualClock().now) == ["w2", "w1"]
 
 
+@pytest.mark.slow
 async def test_every_query_of_the_library_does_for_itself(tmp_path: Path, provide: Provide) -> None:
     folder = tmp_path / "sql"
     folder.mkdir()

@@ -229,6 +229,7 @@ async def test_polling_pauses(clock: ManualClock) -> None:
         await poll_for_work(clock.now - timedelta(hours=1), interval=timedelta(hours=1), clock=clock)
 
 
+@pytest.mark.slow
 async def test_closing_at_any_moment_ends_it(connect_store: Connect, clock: ManualClock) -> None:
     for turns in range(0, 60, 3):
         async with connect_store(clock=clock, **LATE) as provider:

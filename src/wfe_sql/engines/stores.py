@@ -7,8 +7,8 @@ it adds columns to a table and `create_...` if it makes anything else, and list 
 
 import logging
 import re
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Sequence, Set
+from functools import cached_property, lru_cache
 
 from wfe_sql.errors import StoreError, StoreVersionError
 from wfe_sql.queries import QuerySet
@@ -42,16 +42,18 @@ _KEY = re.compile(r"'\w+'")
 _WATCHED = re.compile(r"\bUPDATE\s+OF\s+(.*?)\s+ON\b", re.DOTALL)
 
 
-def parts_made_by(sql: str) -> set[str]:
+def parts_made_by(sql: str) -> Set[str]:
     """Return what a script, or one statement of it, makes."""
     return _added_by(sql) | _created_by(sql)
 
 
-def _added_by(sql: str) -> set[str]:
+@lru_cache(maxsize=256)
+def _added_by(sql: str) -> Set[str]:
     return {f"{table}.{column}" for table, column in _ADDS.findall(sql)}
 
 
-def _created_by(sql: str) -> set[str]:
+@lru_cache(maxsize=256)
+def _created_by(sql: str) -> Set[str]:
     parts: set[str] = set()
     for kind, name, text in _CREATES.findall(sql):
         if column := _COLUMN.get(kind.upper()):
@@ -63,7 +65,8 @@ def _created_by(sql: str) -> set[str]:
     return parts
 
 
-def _defined_by(name: str, definition: str) -> set[str]:
+@lru_cache(maxsize=256)
+def _defined_by(name: str, definition: str) -> Set[str]:
     """Return the keys of a view's documents, or the columns that a trigger watches."""
     watched = (column for columns in _WATCHED.findall(definition) for column in re.findall(r"\w+", columns))
     return {f"{name}.{key}" for key in _KEY.findall(definition)} | {f"{name}:{column}" for column in watched}
@@ -92,7 +95,7 @@ class Scripts:
         self._queries = queries
 
     @cached_property
-    def made(self) -> dict[str, set[str]]:
+    def made(self) -> dict[str, Set[str]]:
         """What each script makes, including what the library's own script makes if this one replaces it."""
         own = self._queries.replaced
         return {
@@ -100,7 +103,7 @@ class Scripts:
             for name in self.names
         }
 
-    def missing(self, parts: Parts) -> dict[str, set[str]]:
+    def missing(self, parts: Parts) -> dict[str, Set[str]]:
         """Return the scripts that make something that the store lacks, with what it lacks."""
         return {name: lacks for name in self.names if (lacks := self.made[name] - parts.keys())}
 
@@ -121,7 +124,7 @@ class Scripts:
                 )
 
 
-def _columns(table: str, parts: Parts | set[str]) -> str:
+def _columns(table: str, parts: Parts | Set[str]) -> str:
     return ", ".join(sorted(part.partition(".")[2] for part in parts if of_table(part) == table and "." in part))
 
 

@@ -150,7 +150,8 @@ class SqliteStore:
                 self._make_readable(connection)
             run("refuse_writes")
             if in_pool:
-                self._parts(connection)
+                if self.file is not None:
+                    run("get_store_version")
                 run("wait_for_no_lock")
             if self.file is not None:
                 self.file.mark_as_store(writes=False)
@@ -167,7 +168,7 @@ class SqliteStore:
             self.begin_write(connection, time.monotonic() if asked_at is None else asked_at)
             parts = self._parts(connection)
             self._check(parts, connection)
-            self._run_scripts(connection)
+            self._run_scripts(connection, parts)
             self._queries.run(connection, "record_store_version", {"version": VERSION})
             run("commit")
             if self.file is not None:
@@ -301,14 +302,15 @@ class SqliteStore:
                 check_version(self.target, version, allow_unfinished_copy=self._allow_unfinished_copy)
         self.scripts.check_tables(self.target, parts, instead="file")
 
-    def _run_scripts(self, connection: sqlite3.Connection) -> Parts:
-        """Run the scripts that make what is missing, and return the parts that exist then."""
-        parts = self._parts(connection)
+    def _run_scripts(self, connection: sqlite3.Connection, parts: Parts) -> None:
+        """Run the scripts that make what is missing, where these parts exist."""
+        made = self.scripts.made
+        is_new = parts.keys().isdisjoint(set().union(*made.values()))
         for script in _SCRIPTS:
-            if not self.scripts.made[script] <= parts.keys():
+            if not made[script] <= parts.keys():
                 self._queries.run(connection, script, {})
-                parts = self._parts(connection)
-        return parts
+                # In a new store each script makes all its parts; reading them each time took longer than making them.
+                parts = {**parts, **dict.fromkeys(made[script])} if is_new else self._parts(connection)
 
     def _make_readable(self, connection: sqlite3.Connection) -> None:
         """Let this connection see what the file lacks, because the file must not be changed.
@@ -348,7 +350,8 @@ class SqliteStore:
     @cached_property
     def _complete(self) -> Parts:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
-            return self._run_scripts(scratch)
+            self._run_scripts(scratch, {})
+            return self._parts(scratch)
 
 
 def new_store_scripts() -> list[str]:
