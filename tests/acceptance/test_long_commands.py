@@ -18,6 +18,7 @@ import typer.main
 from commands import run_command
 from printed import COMMANDS, ROOT, arguments_of
 from property.faults import FAULTS
+from servers import with_option
 from wfe_sql import WorkflowStatus, connect, epoch_ms
 from wfe_sql.cli.root import app
 from wfe_sql.testing import full_instance
@@ -177,5 +178,5 @@ def test_moving_to_postgresql(store: Path, postgres_url: str, schema: str) -> No
     (arguments,) = arguments_of("wfe-sql", beginning="copy ")
     source, destination = arguments.split()[1:]
     assert (source, destination) == (store.name, "postgresql://user@host/database")
-    copied = run_command("copy", store, f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}")
+    copied = run_command("copy", store, with_option(postgres_url, f"schema={schema}"))
     assert (copied.code, copied.err) == (0, "")

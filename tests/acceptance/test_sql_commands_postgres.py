@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from commands import run_command
+from servers import with_option
 from wfe_sql import PostgresPersistenceProvider
 from wfe_sql.backends import load_postgres_queries
 from wfe_sql.queries import find_sql
@@ -129,7 +130,7 @@ def test_explain_with_a_tuned_query_that_postgres_refuses(database: str, tmp_pat
 
 def test_explain_goes_by_the_schema_of_the_url(database: str) -> None:
     _make_store(database)
-    there, other = (f"{database}{'&' if '?' in database else '?'}schema={name}" for name in ("wfc", "other"))
+    there, other = (with_option(database, f"schema={name}") for name in ("wfc", "other"))
     assert run_command("explain", there, POLL).code == 0
     assert "(schema other) does not exist" in run_command("explain", other, POLL).err
 

@@ -76,7 +76,7 @@ async def ask_everything(url: str, ids: list[str], backup: Path) -> list[WfeErro
     return errors
 
 
-@pytest.mark.parametrize("mode", ["rwc", pytest.param("ro", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["rwc", "ro"])
 @pytest.mark.slow
 async def test_only_our_errors_come_of_damaged_files(tmp_path: Path, mode: str) -> None:
     whole = WHOLE.read_bytes()

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from commands import run_command
+from servers import with_option
 from wfe_sql import (
     PostgresPersistenceProvider,
     ScheduledCommand,
@@ -40,8 +41,7 @@ def test_a_schema_is_distributed_as_printed(postgres_url: str, schema: str, admi
     (block,) = re.findall(r"```sql\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     command, *statements = block.replace("'wfc'", f"'{schema}'").splitlines()
     assert command == "-- wfe-sql init postgresql://wfe@coordinator/wfe?schema=wfc"
-    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}"
-    assert run_command("init", url).code == 0
+    assert run_command("init", with_option(postgres_url, f"schema={schema}")).code == 0
     if not admin("has_citus"):
         pytest.skip("the rest needs Citus, which the server does not have")
     with psycopg.connect(postgres_url, autocommit=True) as connection:

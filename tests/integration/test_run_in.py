@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from joining import WAYS, Transaction, Way, asyncpg_options
-from servers import OwnServer
+from servers import OwnServer, with_option
 from wfe_sql import (
     ClaimLostError,
     CommandName,
@@ -66,7 +66,7 @@ def make_provider(way: Way, target: str, request: pytest.FixtureRequest) -> Call
     def make_provider(mode: str = "rwc", **options: Any) -> SqlPersistenceProvider:
         if way.dialect == "sqlite":
             return SqlitePersistenceProvider(f"sqlite://{target}?mode={mode}", **options)
-        url = f"{target}{'&' if '?' in target else '?'}mode={mode}"
+        url = with_option(target, f"mode={mode}")
         return PostgresPersistenceProvider(url, schema=request.getfixturevalue("shared_schema"), **options)
 
     return make_provider

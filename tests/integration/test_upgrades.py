@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 import wfe_sql.queries
+from servers import with_option
 from wfe_sql import (
     PostgresPersistenceProvider,
     SqlitePersistenceProvider,
@@ -335,7 +336,7 @@ async def test_a_schema_that_lacks_something_says_what_when_it_may_not_be_change
     with pytest.raises(
         StoreUnavailableError, match=r"it lacks .*workflow_documents\.id.* Open it once without mode=ro to upgrade it"
     ):
-        await connect(f"{postgres_url}{'&' if '?' in postgres_url else '?'}mode=ro", schema=old_store).open()
+        await connect(with_option(postgres_url, "mode=ro"), schema=old_store).open()
     assert describe(old_store) == before
 
 
